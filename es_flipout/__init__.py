@@ -1,0 +1,33 @@
+"""Evolution strategies at the speed of the physics: one forward for a whole population, by flipout."""
+
+from es_flipout.config import Config
+from es_flipout.envs import make_vec
+from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator
+from es_flipout.fitness import centered_ranks, nes, raw, standardized
+from es_flipout.normalization import ObservationNormalizer, RunningStatistics
+from es_flipout.perturbations import Flipout, Independent, rule
+from es_flipout.policies import MLPPolicy
+from es_flipout.population import Population
+from es_flipout.strategy import FlipoutES
+from es_flipout.trainer import Trainer
+
+__all__ = [
+    "Config",
+    "Evaluation",
+    "Flipout",
+    "FlipoutES",
+    "Independent",
+    "MLPPolicy",
+    "ObservationNormalizer",
+    "OfficialEvaluator",
+    "Population",
+    "RunningStatistics",
+    "Trainer",
+    "VectorizedEvaluator",
+    "centered_ranks",
+    "make_vec",
+    "nes",
+    "raw",
+    "rule",
+    "standardized",
+]

@@ -1,0 +1,115 @@
+"""es-eval: score a run's policy in the official Gymnasium environment, and film it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import imageio.v2 as imageio
+import torch
+
+from es_flipout import checkpoint
+from es_flipout.checkpoint import RunDirectory
+from es_flipout.cli.arguments import UsageError, load_config
+from es_flipout.cli.process import run_command
+from es_flipout.evaluators import OfficialEvaluator
+from es_flipout.evaluators.official import FrameSink
+from es_flipout.policies import make_policy
+
+VIDEO_SUFFIXES = (".mp4", ".gif")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `es-eval` and returns its exit status."""
+    return run_command("es-eval", _evaluate, arguments)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog="es-eval", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="run directory")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes to score (default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="reset seed of the first; the others follow it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default=None,
+        help="best, last, or a checkpoint file (default: best if the run has one, else last)",
+    )
+    parser.add_argument(
+        "--video", type=Path, metavar="FILE", help="film the first episode into FILE, .mp4 or .gif"
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.episodes < 1:
+        raise UsageError(f"--episodes must be >= 1, got {parsed.episodes}")
+    if parsed.seed < 0:
+        raise UsageError(f"--seed must be >= 0, got {parsed.seed}")
+    if parsed.video is not None:
+        if parsed.video.suffix not in VIDEO_SUFFIXES:
+            raise UsageError(f"--video must end in {' or '.join(VIDEO_SUFFIXES)}, got {parsed.video}")
+        if not parsed.video.absolute().parent.is_dir():
+            raise UsageError(f"--video: the folder {parsed.video.parent} does not exist")
+    return parsed
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    parsed = _parse(arguments)
+    run = RunDirectory.open(parsed.run)
+    path = _checkpoint_path(run, parsed.checkpoint)
+    config = load_config(run.config)
+    if parsed.video is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    evaluator = OfficialEvaluator(
+        config.env.id, config.env.kwargs, parsed.episodes, render=parsed.video is not None
+    )
+    with closing(evaluator):
+        env = evaluator.envs[0]
+        policy = make_policy(config.policy, env.observation_space, env.action_space)
+        state = checkpoint.load(path)
+        checkpoint.load_policy(policy, state, path)
+        torch.set_num_threads(1)
+        with _film(parsed.video, env.metadata.get("render_fps", 30)) as on_frame:
+            result = evaluator.score(policy, seed=parsed.seed, on_frame=on_frame)
+    print(f"{config.env.id}, {path} (generation {state['generation']}), {parsed.episodes} episodes")
+    print(
+        f"return  mean {result.mean:.1f}  std {result.std:.1f}  "
+        f"min {min(result.returns):.1f}  max {max(result.returns):.1f}"
+    )
+    print(
+        f"length  mean {statistics.fmean(result.lengths):.1f}  "
+        f"min {min(result.lengths)}  max {max(result.lengths)}"
+    )
+    if parsed.video is not None:
+        print(f"video   {parsed.video} (episode of seed {parsed.seed}, return {result.returns[0]:.1f})")
+    return 0
+
+
+def _checkpoint_path(run: RunDirectory, name: str | None) -> Path:
+    if name is None:
+        return run.best if run.best.exists() else run.last
+    return {"best": run.best, "last": run.last}.get(name, Path(name))
+
+
+@contextmanager
+def _film(path: Path | None, fps: int) -> Iterator[FrameSink | None]:
+    """Yields what takes the frames of a film at `path`, or None if there is to be none."""
+    if path is None:
+        yield None
+        return
+    options = {"fps": fps} if path.suffix == ".mp4" else {"duration": 1000 / fps, "loop": 0}
+    with imageio.get_writer(path, **options) as writer:
+        yield writer.append_data  # type: ignore[attr-defined]

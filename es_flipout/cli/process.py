@@ -1,0 +1,53 @@
+"""What a command owes its process: exit status, one-line errors, signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from es_flipout.checkpoint import RunError
+from es_flipout.cli.arguments import UsageError
+
+Command = Callable[[Sequence[str]], int]
+
+
+def run_command(program: str, command: Command, arguments: Sequence[str] | None) -> int:
+    """Runs a command and returns its exit status; a user's mistake is one line on standard error and 2."""
+    try:
+        return command(sys.argv[1:] if arguments is None else arguments)
+    except (UsageError, RunError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+
+
+class StopRequest:
+    """Remembers the first SIGINT or SIGTERM, for the work to stop at its next safe point.
+
+    A second signal acts as it would have without this.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous = {
+            number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def __call__(self) -> bool:
+        """Returns whether a stop was requested."""
+        return self.signal is not None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self.restore()
+
+    def restore(self) -> None:
+        """Gives the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_status(self) -> int:
+        """Status to exit with: 0, or as a shell reports a signal, 128 + its number."""
+        return 0 if self.signal is None else 128 + self.signal

@@ -1,0 +1,75 @@
+"""es-train: train a policy from a configuration, or continue a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+
+import torch
+from rich.console import Console
+
+from es_flipout.checkpoint import RunDirectory
+from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
+from es_flipout.cli.process import StopRequest, run_command
+from es_flipout.metrics import JsonLines, Reporter, TensorBoard, Terminal
+from es_flipout.trainer import Trainer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `es-train` and returns its exit status."""
+    return run_command("es-train", _train, arguments)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    request = parse_train(arguments)
+    # The cores belong to the physics. One torch thread also keeps every sum in one order, so that
+    # results do not depend on the machine's core count.
+    torch.set_num_threads(1)
+    try:
+        trainer = Trainer(request.config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    with closing(trainer), ExitStack() as stack:
+        run = _open_run(request, trainer, stack)
+        console = Console(highlight=False)
+        if trainer.finished:
+            console.print(f"{run.path} has used up its budget ({trainer.es.generation} generations)")
+            return 0
+        action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
+        console.print(
+            f"run {run.path} {action}; follow it with: tensorboard --logdir {run.path}", soft_wrap=True
+        )
+        stop = StopRequest()
+        for reporter in (reporters := _reporters(request, trainer, run, console)):
+            stack.callback(reporter.close)
+        trainer.train(run, reporters, stop)
+        stop.restore()
+    if stop():
+        console.print(
+            f"stopped at generation {trainer.es.generation}; continue with: es-train --resume {run.path}"
+        )
+    else:
+        console.print(f"finished; score it with: es-eval {run.path}")
+    return stop.exit_status
+
+
+def _open_run(request: TrainArguments, trainer: Trainer, stack: ExitStack) -> RunDirectory:
+    if request.resume is None:
+        run = RunDirectory.create(request.config)
+        stack.enter_context(run.locked())
+        return run
+    run = RunDirectory.open(request.resume)
+    stack.enter_context(run.locked())
+    trainer.restore(run)
+    run.write_config(request.config)
+    return run
+
+
+def _reporters(
+    request: TrainArguments, trainer: Trainer, run: RunDirectory, console: Console
+) -> list[Reporter]:
+    reporters: list[Reporter] = [JsonLines(run.metrics), Terminal(console)]
+    if request.config.logging.tensorboard:
+        purge_after = trainer.env_steps if request.resume else None
+        reporters.insert(0, TensorBoard(run.path, purge_after))
+    return reporters

@@ -1,0 +1,256 @@
+"""What a run is made of: dataclasses whose docstrings are the command line's help.
+
+This module imports no torch, so that a bad configuration is refused before anything heavy loads. Range
+checks live here; whether a name exists (an environment, an optimizer) is checked where it is resolved.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
+Activation = Literal["tanh", "relu", "elu", "silu"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_positive(name: str, value: float | None) -> None:
+    _require(value is None or (value > 0 and math.isfinite(value)), f"{name} must be > 0, got {value}")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment that members are rolled out in."""
+
+    id: str = "Humanoid-v5"
+    """Gymnasium id of the task, for example Humanoid-v5, HalfCheetah-v5 or InvertedPendulum-v5."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, the same as for gymnasium.make (max_episode_steps included)."""
+    num_slots: int = 256
+    """Rollouts that run side by side; a slot whose episode ends takes the next member at once."""
+
+    def __post_init__(self) -> None:
+        _require_positive("env.num_slots", self.num_slots)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The network that maps an observation to an action."""
+
+    kind: Literal["mlp", "linear"] = "mlp"
+    """Architecture: mlp, or linear (no hidden layer; `hidden_sizes` and `activation` are then unused)."""
+    hidden_sizes: list[int] = field(default_factory=lambda: [64, 64])
+    """Widths of the hidden layers."""
+    activation: Activation = "tanh"
+    """Nonlinearity after each hidden layer."""
+    normalize_observations: bool = True
+    """Whether observations are standardised by the running mean and variance of all live steps."""
+    observation_clip: float = 10.0
+    """Bound on each standardised observation, in standard deviations."""
+
+    def __post_init__(self) -> None:
+        for width in self.hidden_sizes:
+            _require_positive("policy.hidden_sizes", width)
+        _require_positive("policy.observation_clip", self.observation_clip)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How a value moves from its start to `final_fraction` of it over the run's budget."""
+
+    kind: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    """Shape of the decay; constant keeps the start value."""
+    final_fraction: float = 0.1
+    """Value at the end of the budget, as a fraction of the start value."""
+
+    def __post_init__(self) -> None:
+        _require_positive("schedule.final_fraction", self.final_fraction)
+
+    def value(self, initial: float, progress: float) -> float:
+        """Returns the value at `progress` in [0, 1] of the budget (clamped), from `initial` at 0."""
+        progress = min(max(progress, 0.0), 1.0)
+        final = initial * self.final_fraction
+        if self.kind == "linear":
+            return initial + (final - initial) * progress
+        if self.kind == "cosine":
+            return final + (initial - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        if self.kind == "exponential":
+            return initial * math.pow(self.final_fraction, progress)
+        return initial
+
+
+@dataclass(frozen=True)
+class ESConfig:
+    """The evolution strategy: how members are drawn and how their fitness is weighed."""
+
+    population_size: int = 256
+    """Members evaluated in a generation, both halves of mirrored pairs counted."""
+    sigma: float = 0.05
+    """Standard deviation of the perturbation of every weight."""
+    sigma_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How sigma changes over the run."""
+    perturbation: Literal["flipout", "independent"] = "flipout"
+    """Noise family: flipout (shared bases, signs a member) or independent (dense noise a member; slow)."""
+    base_distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    """Distribution of flipout's base matrices; gaussian is the paper's, rademacher has less variance."""
+    num_bases: int = 1
+    """Number of flipout base matrices a weight; each serves population_size / num_bases members."""
+    mirrored: bool = True
+    """Antithetic sampling: members come in pairs with opposite perturbations."""
+    fitness_shaping: FitnessShaping = "centered_ranks"
+    """How returns become utilities."""
+
+    def __post_init__(self) -> None:
+        _require(self.population_size >= 2, f"es.population_size must be >= 2, got {self.population_size}")
+        _require_positive("es.sigma", self.sigma)
+        _require_positive("es.num_bases", self.num_bases)
+        _require(
+            not self.mirrored or self.population_size % 2 == 0,
+            f"es.population_size must be even when es.mirrored is true, got {self.population_size}",
+        )
+        unit = 2 * self.num_bases if self.mirrored else self.num_bases
+        _require(
+            self.perturbation != "flipout" or self.population_size % unit == 0,
+            f"es.population_size must be divisible by {'2 x ' if self.mirrored else ''}es.num_bases = {unit}"
+            f"{' (mirrored pairs share a base)' if self.mirrored else ''}, got {self.population_size}",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The torch.optim optimizer that follows the gradient estimate."""
+
+    name: str = "Adam"
+    """Class name in torch.optim, for example Adam, AdamW or SGD."""
+    lr: float = 0.01
+    """Learning rate."""
+    lr_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How the learning rate changes over the run."""
+    weight_decay: float = 0.0
+    """Weight decay, as the optimizer defines it (L2 for Adam and SGD, decoupled for AdamW)."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the optimizer, for example {betas: [0.9, 0.99]} or {momentum: 0.9}."""
+
+    def __post_init__(self) -> None:
+        _require_positive("optimizer.lr", self.lr)
+        _require(
+            self.weight_decay >= 0 and math.isfinite(self.weight_decay),
+            f"optimizer.weight_decay must be >= 0, got {self.weight_decay}",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the centre (the unperturbed policy) is scored in the official Gymnasium environment."""
+
+    interval: int = 10
+    """Generations between two scores; the last generation is always scored. 0 turns scoring off."""
+    episodes: int = 10
+    """Episodes a score."""
+    seed: int = 1_000_000
+    """Reset seed of the first episode; episode i uses seed + i, the same at every score."""
+
+    def __post_init__(self) -> None:
+        _require(self.interval >= 0, f"evaluation.interval must be >= 0, got {self.interval}")
+        _require_positive("evaluation.episodes", self.episodes)
+        _require(self.seed >= 0, f"evaluation.seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is written, and how often."""
+
+    tensorboard: bool = True
+    """Whether TensorBoard events are written to the run directory."""
+    histogram_interval: int = 10
+    """Generations between two TensorBoard histograms of fitness and parameters. 0 turns them off."""
+    checkpoint_interval: int = 1
+    """Generations between two writes of checkpoints/last.pt."""
+    keep_interval: int = 0
+    """Generations between two checkpoints that are kept for good (generation_000100.pt). 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.histogram_interval >= 0,
+            f"logging.histogram_interval must be >= 0, got {self.histogram_interval}",
+        )
+        _require_positive("logging.checkpoint_interval", self.checkpoint_interval)
+        _require(self.keep_interval >= 0, f"logging.keep_interval must be >= 0, got {self.keep_interval}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """The environment."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The policy network."""
+    es: ESConfig = field(default_factory=ESConfig)
+    """The evolution strategy."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimizer."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """The official score."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """Logging and checkpoints."""
+    seed: int = 0
+    """Seed of every random stream of the run."""
+    generations: int | None = None
+    """Generations to train for; null for no limit."""
+    max_env_steps: int | None = None
+    """Live env steps to train for (the generation that reaches it is finished); null for no limit."""
+    device: str = "cpu"
+    """Torch device of the policy and the perturbations."""
+    threads: int | None = None
+    """Physics threads; null takes every core. Results do not depend on it."""
+    out: str | None = None
+    """Run directory; null takes runs/ENV-seedSEED, with a number behind it if that is taken."""
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
+        _require_positive("generations", self.generations)
+        _require_positive("max_env_steps", self.max_env_steps)
+        _require_positive("threads", self.threads)
+        unlimited = self.generations is None and self.max_env_steps is None
+        scheduled = {self.es.sigma_schedule.kind, self.optimizer.lr_schedule.kind} != {"constant"}
+        _require(not (unlimited and scheduled), "a schedule needs a budget: set generations or max_env_steps")
+
+    def progress(self, generation: int, env_steps: int) -> float:
+        """Returns the used share of the budget in [0, 1]; 0 for a run without a limit."""
+        shares = [0.0]
+        if self.generations is not None:
+            shares.append(generation / self.generations)
+        if self.max_env_steps is not None:
+            shares.append(env_steps / self.max_env_steps)
+        return min(max(shares), 1.0)
+
+
+def shipped_config_dir() -> Path:
+    """Returns the folder of the shipped configurations: in the wheel, or in the source tree."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def find_config(name: str) -> Path:
+    """Returns the configuration file that `--config NAME` means: a path, or a shipped name.
+
+    Raises:
+        ValueError: if there is neither; the message lists the shipped names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_config_dir()
+    for candidate in (shipped / name, shipped / f"{name}.yaml"):
+        if path.name == name and candidate.is_file():
+            return candidate
+    names = ", ".join(sorted(file.name for file in shipped.glob("*.yaml")))
+    raise ValueError(f"config file {name!r} does not exist, and the shipped configs are: {names}")

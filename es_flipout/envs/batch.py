@@ -1,0 +1,61 @@
+"""Physics through `mujoco.batch`: the engine's own C++ thread pool, at the full speed of the physics.
+
+It shows the fields that mj_step computes. Contact forces on bodies (cfrc_ext) are not among them:
+Gymnasium gets those from mj_rnePostConstraint after the last substep, which a batch step does not
+call; tasks that need them run on `mjdata_pool`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+import torch
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores
+
+
+def _live_tensor(array: NDArray[np.float64]) -> Tensor:
+    """Returns a tensor that shares the memory of `array`, which may be read-only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+class BatchEngine(PhysicsEngine):
+    """N simulations in one `mujoco.batch.Batch`."""
+
+    def __init__(
+        self, model: mujoco.MjModel, num_envs: int, fields: Sequence[str], threads: int | None = None
+    ) -> None:
+        """Creates the batch.
+
+        Args:
+            model: the MuJoCo model.
+            num_envs: number of simulations N.
+            fields: names of the MjData fields to show.
+            threads: physics threads; every available core if None.
+        """
+        self.model = model
+        self.num_envs = num_envs
+        self._batch = Batch(model, num_envs, threads or available_cores())
+        self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
+        self._ctrl = self._batch.bind("ctrl")
+        self.fields = {name: _live_tensor(self._batch.bind(name)) for name in fields}
+
+    def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+        """See `PhysicsEngine.reset`."""
+        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self._qpos[ids] = qpos
+        self._qvel[ids] = qvel
+        self._batch.forward(ids)
+
+    def step(self, ctrl: NDArray[np.float64], num_substeps: int, ids: Ids | None = None) -> None:
+        """See `PhysicsEngine.step`."""
+        self._ctrl[:] = ctrl
+        self._batch.step(ids, nstep=num_substeps)

@@ -1,0 +1,55 @@
+"""InvertedPendulum-v5: keep the pole upright; the episode ends when it leans past 0.2 rad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout.envs.mujoco.task import Fields, MujocoTask
+
+MAX_ANGLE = 0.2
+"""Largest lean of the pole, radians."""
+
+
+class InvertedPendulum(MujocoTask):
+    """Gymnasium's InvertedPendulumEnv (v5), with its keyword arguments and their meaning."""
+
+    env_id = "InvertedPendulum-v5"
+    fields = ("qpos", "qvel")
+
+    def __init__(
+        self,
+        xml_file: str = "inverted_pendulum.xml",
+        frame_skip: int = 2,
+        reset_noise_scale: float = 0.01,
+    ) -> None:
+        super().__init__(xml_file, frame_skip)
+        self.reset_noise_scale = reset_noise_scale
+
+    def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `MujocoTask.initial_state`."""
+        scale = self.reset_noise_scale
+        qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
+        qvel = self.init_qvel + rng.uniform(-scale, scale, self.model.nv)
+        return qpos, qvel
+
+    def observe(self, fields: Fields) -> Sequence[Tensor]:
+        """See `MujocoTask.observe`."""
+        return fields["qpos"], fields["qvel"]
+
+    def reward(
+        self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `MujocoTask.reward`."""
+        upright = (~self.terminated(fields)).to(torch.float64)
+        return upright, {"reward_survive": upright}
+
+    def terminated(self, fields: Fields) -> Tensor:
+        """See `MujocoTask.terminated`."""
+        qpos, qvel = fields["qpos"], fields["qvel"]
+        finite = qpos.isfinite().all(dim=1) & qvel.isfinite().all(dim=1)
+        return ~finite | (qpos[:, 1].abs() > MAX_ANGLE)

@@ -1,0 +1,89 @@
+"""Scores an unperturbed policy in the official Gymnasium environment: the judge of every run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+
+FrameSink = Callable[[NDArray[np.uint8]], None]
+"""Receives rendered frames, uint8 [height, width, 3], in order."""
+
+
+@dataclass(frozen=True)
+class OfficialScore:
+    """Returns and lengths (env steps) of the episodes, in order."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return statistics.fmean(self.returns)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns (of the population, 0 for one episode)."""
+        return statistics.pstdev(self.returns)
+
+
+class OfficialEvaluator:
+    """Some official environments, side by side, so that the policy runs once a step for all of them."""
+
+    def __init__(
+        self, env_id: str, env_kwargs: Mapping[str, Any], episodes: int, *, render: bool = False
+    ) -> None:
+        """Makes the environments.
+
+        Args:
+            env_id: Gymnasium id.
+            env_kwargs: keyword arguments of `gymnasium.make`.
+            episodes: number of episodes a score.
+            render: whether the first episode can be rendered.
+        """
+        modes = ["rgb_array" if render and index == 0 else None for index in range(episodes)]
+        with deprecations_silenced():
+            self.envs = [gym.make(env_id, **{**env_kwargs, "render_mode": mode}) for mode in modes]
+
+    @torch.no_grad()
+    def score(self, policy: nn.Module, *, seed: int, on_frame: FrameSink | None = None) -> OfficialScore:
+        """Runs one episode of the policy in every environment.
+
+        Args:
+            policy: observations [N, O] to actions [N, A].
+            seed: reset seed of the first episode; episode i is reset with `seed + i`.
+            on_frame: if given, gets every frame of the first episode (needs `render`).
+        """
+        device = next(policy.parameters()).device
+        observations = [env.reset(seed=seed + index)[0] for index, env in enumerate(self.envs)]
+        returns, lengths = [0.0] * len(self.envs), [0] * len(self.envs)
+        live = list(range(len(self.envs)))
+        while live:
+            if on_frame and live[0] == 0:
+                on_frame(np.asarray(self.envs[0].render(), dtype=np.uint8))
+            batch = torch.as_tensor(np.stack([observations[i] for i in live]), dtype=torch.float32)
+            actions = policy(batch.to(device)).cpu().numpy()
+            still_live = []
+            for i, action in zip(live, actions, strict=True):
+                observations[i], reward, terminated, truncated, _ = self.envs[i].step(action)
+                returns[i] += float(reward)
+                lengths[i] += 1
+                if not (terminated or truncated):
+                    still_live.append(i)
+            live = still_live
+        return OfficialScore(returns, lengths)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for env in self.envs:
+            env.close()

@@ -1,0 +1,98 @@
+"""Fitness shaping: from returns to the utilities that weigh each member's perturbation.
+
+Pure functions of a vector of returns [P]. Under all of them equal returns get equal utilities, these sum
+to zero (and are exactly zero if all returns are equal), and a member whose return is NaN counts as the
+worst.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from es_flipout.config import FitnessShaping
+
+Shaping = Callable[[Tensor], Tensor]
+
+
+def failed(fitness: Tensor) -> Tensor:
+    """Returns which members have no usable return, bool [P]."""
+    return fitness.isnan()
+
+
+def _replace_failed(fitness: Tensor) -> Tensor:
+    """Returns the fitness with that of failed members replaced by the worst of the others."""
+    bad = failed(fitness)
+    if not bad.any():
+        return fitness
+    worst = fitness[~bad].min() if not bad.all() else torch.zeros((), dtype=fitness.dtype)
+    return torch.where(bad, worst, fitness)
+
+
+def _all_equal(fitness: Tensor) -> bool:
+    """Returns whether nothing tells members apart: utilities must then be 0, not rounding errors."""
+    return bool((fitness == fitness[0]).all() or failed(fitness).all())
+
+
+def _share_among_ties(fitness: Tensor, by_rank: Tensor) -> Tensor:
+    """Gives every member the value of its rank, members of equal fitness the mean of theirs.
+
+    Args:
+        fitness: returns [P]; failed members rank below all others.
+        by_rank: value of each rank from worst to best, float64 [P].
+    """
+    keys = torch.where(failed(fitness), -math.inf, fitness.to(torch.float64))
+    _, group, sizes = torch.unique(keys, sorted=True, return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(sizes), dtype=torch.float64)
+    sums.index_add_(0, torch.repeat_interleave(sizes), by_rank)
+    shared: Tensor = (sums / sizes)[group]
+    return shared
+
+
+def centered_ranks(fitness: Tensor) -> Tensor:
+    """Returns ranks scaled to [-1/2, 1/2] (Salimans et al., 2017, arXiv 1703.03864), float64 [P]."""
+    size = len(fitness)
+    ranks = _share_among_ties(fitness, torch.arange(size, dtype=torch.float64))
+    return ranks / max(size - 1, 1) - 0.5
+
+
+def nes(fitness: Tensor) -> Tensor:
+    """Returns the utilities of natural evolution strategies, float64 [P].
+
+    With rank i = 1 for the best, u_i = max(0, ln(P/2 + 1) - ln i) / Σ_j max(0, ln(P/2 + 1) - ln j) - 1/P
+    (Wierstra, Schaul, Glasmachers, Sun, Peters and Schmidhuber, JMLR 15, 2014).
+    """
+    size = len(fitness)
+    if _all_equal(fitness):
+        return torch.zeros(size, dtype=torch.float64)
+    from_worst = torch.arange(size, 0, -1, dtype=torch.float64)
+    by_rank = (math.log(size / 2 + 1) - from_worst.log()).clamp(min=0.0)
+    return _share_among_ties(fitness, by_rank / by_rank.sum() - 1 / size)
+
+
+def raw(fitness: Tensor) -> Tensor:
+    """Returns the returns less their mean, float64 [P].
+
+    The mean is a baseline: it leaves the estimate's expectation as it is, and takes its largest variance.
+    """
+    fitness = _replace_failed(fitness.to(torch.float64))
+    return torch.zeros_like(fitness) if _all_equal(fitness) else fitness - fitness.mean()
+
+
+def standardized(fitness: Tensor) -> Tensor:
+    """Returns the fitness less its mean, over its standard deviation (zeros if that is 0), float64 [P]."""
+    centered = raw(fitness)
+    deviation = centered.square().mean().sqrt()
+    return centered / deviation if deviation > 0 else centered
+
+
+SHAPINGS: dict[FitnessShaping, Shaping] = {
+    "centered_ranks": centered_ranks,
+    "standardized": standardized,
+    "nes": nes,
+    "raw": raw,
+}
+"""Every fitness shaping, by its configured name."""

@@ -1,0 +1,212 @@
+"""What is reported of a generation, and where: JSON lines, TensorBoard, the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True)
+class GenerationMetrics:
+    """The figures of one generation. All but `timing` are the same whenever the run is repeated."""
+
+    generation: int
+    """Generations finished, this one included."""
+    env_steps: int
+    """Live env steps since the run began."""
+    fitness_mean: float
+    """Mean return of the members (failed ones left out)."""
+    fitness_best: float
+    """Highest return."""
+    fitness_worst: float
+    """Lowest return."""
+    fitness_std: float
+    """Standard deviation of the returns."""
+    failed_members: int
+    """Members without a usable return; they rank worst."""
+    episode_length: float
+    """Mean env steps a member."""
+    live_share: float
+    """Share of the slot-steps that advanced an episode."""
+    sigma: float
+    """Standard deviation of the perturbation."""
+    lr: float
+    """Learning rate."""
+    gradient_norm: float
+    """Euclidean norm of the gradient estimate."""
+    update_norm: float
+    """Euclidean norm of the step that the optimizer took."""
+    parameter_norm: float
+    """Euclidean norm of the parameters after it."""
+    centre_score: float | None
+    """Mean return of the unperturbed policy in the official environment, if it was scored."""
+    centre_score_std: float | None
+    """Standard deviation over its episodes."""
+    centre_episode_length: float | None
+    """Mean length of its episodes."""
+    timing: Timing
+    """How long it took."""
+
+    def as_json(self) -> str:
+        """Returns one line of JSON; what is not finite becomes null."""
+
+        def plain(value: object) -> object:
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        figures = {name: plain(value) for name, value in asdict(self).items()}
+        return json.dumps(figures)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock figures of a generation, which differ from run to run."""
+
+    env_steps_per_second: float
+    """Live env steps over the seconds of the generation: rollouts and update, without official scoring."""
+    seconds: float
+    """Seconds of training since the run began, interruptions left out."""
+
+
+class Reporter(Protocol):
+    """Somewhere that figures go."""
+
+    def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
+        """Takes the figures of a generation.
+
+        Args:
+            metrics: the figures.
+            histograms: values whose distribution is of interest, by name; often empty.
+            progress: used share of the run's budget; 0 if it has none.
+        """
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+
+
+class JsonLines:
+    """Appends one line a generation to metrics.jsonl, whole and at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+
+    def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
+        """See `Reporter.report`."""
+        self._file.write(metrics.as_json() + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """See `Reporter.close`."""
+        self._file.close()
+
+
+TENSORBOARD_TAGS = {
+    "generation": "progress/generation",
+    "fitness_mean": "fitness/mean",
+    "fitness_best": "fitness/best",
+    "fitness_worst": "fitness/worst",
+    "fitness_std": "fitness/std",
+    "failed_members": "fitness/failed_members",
+    "episode_length": "rollout/episode_length",
+    "live_share": "rollout/live_share",
+    "sigma": "es/sigma",
+    "lr": "es/lr",
+    "gradient_norm": "es/gradient_norm",
+    "update_norm": "es/update_norm",
+    "parameter_norm": "es/parameter_norm",
+    "centre_score": "centre/score",
+    "centre_score_std": "centre/score_std",
+    "centre_episode_length": "centre/episode_length",
+}
+"""TensorBoard tag of each figure; the horizontal axis is env steps."""
+
+
+class TensorBoard:
+    """Writes scalars and histograms for TensorBoard."""
+
+    def __init__(self, directory: Path, purge_after: int | None = None) -> None:
+        """Opens the events file.
+
+        Args:
+            directory: the run directory.
+            purge_after: env steps after which earlier events are void, when a run is resumed.
+        """
+        self._writer = SummaryWriter(
+            str(directory), purge_step=None if purge_after is None else purge_after + 1
+        )
+
+    def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
+        """See `Reporter.report`."""
+        step, writer = metrics.env_steps, self._writer
+        for field, tag in TENSORBOARD_TAGS.items():
+            if (value := getattr(metrics, field)) is not None:
+                writer.add_scalar(tag, value, step)
+        for field, value in asdict(metrics.timing).items():
+            writer.add_scalar(f"time/{field}", value, step)
+        for name, values in histograms.items():
+            finite = values[torch.isfinite(values)]
+            if finite.numel():
+                writer.add_histogram(name, finite, step)
+        writer.flush()
+
+    def close(self) -> None:
+        """See `Reporter.close`."""
+        self._writer.close()
+
+
+class Terminal:
+    """Prints one line a generation, above a progress bar if the output is a terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.fields[label]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=1.0, label="first generation", left="")
+        self._bar.start()
+        self._start: tuple[float, float] | None = None
+        self._centre = "-"
+
+    def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
+        """See `Reporter.report`."""
+        if metrics.centre_score is not None:
+            self._centre = f"{metrics.centre_score:,.0f}"
+        left = self._time_left(metrics.timing.seconds, progress)
+        failed = f" ({metrics.failed_members} failed)" if metrics.failed_members else ""
+        self._console.print(
+            f"gen {metrics.generation:>5}  env steps {metrics.env_steps:>13,}  "
+            f"fitness mean {metrics.fitness_mean:>8,.1f}  best {metrics.fitness_best:>8,.1f}{failed}  "
+            f"centre {self._centre:>7}  "
+            f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}",
+            soft_wrap=True,
+        )
+        self._bar.update(
+            self._task, completed=progress, label=f"generation {metrics.generation}", left=f"left {left}"
+        )
+
+    def _time_left(self, seconds: float, progress: float) -> str:
+        """Returns h:mm:ss until the budget is used, at the pace since this process began."""
+        if self._start is None:
+            self._start = (seconds, progress)
+        start_seconds, start_progress = self._start
+        if progress <= start_progress or seconds <= start_seconds:
+            return "-"
+        left = round((seconds - start_seconds) * (1 - progress) / (progress - start_progress))
+        return f"{left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
+
+    def close(self) -> None:
+        """See `Reporter.close`."""
+        self._bar.stop()

@@ -1,0 +1,115 @@
+"""Running mean and variance of observations, and the module that standardises by them.
+
+Moments are kept in float64 and merged by the parallel update of Chan, Golub and LeVeque (1979):
+with counts a, b and delta = mean_b - mean_a,
+
+    mean = mean_a + delta b / (a + b)        M2 = M2_a + M2_b + delta^2 a b / (a + b)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+VARIANCE_FLOOR = 1e-8
+"""Smallest variance that an observation is divided by; constant features stay near zero."""
+
+
+class RunningStatistics:
+    """Moments of the rows seen so far.
+
+    Attributes:
+        count: rows seen, float64 scalar.
+        mean: mean a feature, float64 [O].
+        m2: sum of squared deviations from the mean a feature, float64 [O].
+    """
+
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self.m2 = torch.zeros(size, dtype=torch.float64, device=device)
+
+    def update(self, rows: Tensor, mask: Tensor | None = None) -> None:
+        """Counts rows in.
+
+        Args:
+            rows: observations [N, O], any floating dtype.
+            mask: which rows count, bool [N]; all of them if None. Rows left out may hold NaN.
+
+        Raises:
+            ValueError: if `rows` is not [N, O], or the mask is not [N] (never broadcast).
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.mean.shape[0]:
+            raise ValueError(f"rows must be [N, {self.mean.shape[0]}], got {list(rows.shape)}")
+        if mask is not None:
+            if mask.shape != rows.shape[:1]:
+                raise ValueError(f"mask must be [{rows.shape[0]}], got {list(mask.shape)}")
+            rows = rows[mask]
+        if rows.shape[0] == 0:
+            return
+        rows = rows.to(torch.float64)
+        count = torch.full_like(self.count, rows.shape[0])
+        mean = rows.mean(dim=0)
+        self._merge(count, mean, (rows - mean).square_().sum(dim=0))
+
+    def merge(self, other: RunningStatistics) -> None:
+        """Counts in all that `other` has seen."""
+        self._merge(other.count, other.mean, other.m2)
+
+    def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
+        total = self.count + count
+        share = count / total.clamp(min=1.0)
+        delta = mean - self.mean
+        self.mean = self.mean + delta * share
+        self.m2 = self.m2 + m2 + delta.square() * (self.count * share)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance a feature, float64 [O]; ones before two rows have been seen."""
+        return torch.where(self.count > 1, self.m2 / self.count.clamp(min=1.0), torch.ones_like(self.m2))
+
+
+class ObservationNormalizer(nn.Module):
+    """Standardises observations by moments that only `merge` changes.
+
+    The moments are buffers, so they travel with the policy (state dict, device), and are frozen
+    between two calls of `merge`: all members of a generation see the same normalisation.
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+
+    def __init__(self, size: int, clip: float = 10.0) -> None:
+        """Creates a normaliser that has seen nothing and changes nothing but the range.
+
+        Args:
+            size: number of features O.
+            clip: bound on each standardised feature, in standard deviations.
+        """
+        super().__init__()
+        empty = RunningStatistics(size)
+        self.register_buffer("count", empty.count)
+        self.register_buffer("mean", empty.mean)
+        self.register_buffer("m2", empty.m2)
+        self.clip = clip
+
+    def statistics(self) -> RunningStatistics:
+        """Returns the moments as a value of their own."""
+        statistics = RunningStatistics(self.mean.shape[0], self.mean.device)
+        statistics.count, statistics.mean, statistics.m2 = self.count, self.mean, self.m2
+        return statistics
+
+    def merge(self, other: RunningStatistics) -> None:
+        """Counts the observations of a generation in."""
+        merged = self.statistics()
+        merged.merge(other)
+        self.count, self.mean, self.m2 = merged.count, merged.mean, merged.m2
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Returns standardised observations, same shape and dtype as given ([..., O])."""
+        dtype = observations.dtype
+        scale = self.statistics().variance.clamp(min=VARIANCE_FLOOR).rsqrt()
+        standardized = (observations - self.mean.to(dtype)) * scale.to(dtype)
+        return standardized.clamp_(-self.clip, self.clip)

@@ -1,0 +1,181 @@
+"""Rules: how a torch operation runs when some of its parameters differ from row to row.
+
+A `PerturbedParameter` stands in for a parameter while a policy runs. When an operation meets one, torch
+hands the whole call over (`__torch_function__`), and the rule registered for that operation computes
+the result with each row's own weights. The policy's author sees none of it. To support another
+operation, register a rule:
+
+    @rule(torch.nn.functional.linear)
+    def linear(inputs, weight, bias=None): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from es_flipout.perturbations.base import ParameterNoise
+
+Operation = Callable[..., Any]
+RULES: dict[Operation, Operation] = {}
+"""Every supported operation and how it runs; filled by `rule`."""
+
+
+class UnsupportedOperationError(NotImplementedError):
+    """A perturbed parameter met an operation that has no rule."""
+
+
+class PerturbedParameter(Tensor):
+    """A parameter whose value differs from row to row: plain + noise.
+
+    Attributes:
+        plain: the unperturbed value, [*shape].
+        noise: the scaled noise of N rows.
+        parameter_name: the parameter's name in its module.
+        num_rows: N.
+    """
+
+    plain: Tensor
+    noise: ParameterNoise
+    parameter_name: str
+    num_rows: int
+
+    @staticmethod
+    def of(name: str, value: Tensor, noise: ParameterNoise, num_rows: int) -> PerturbedParameter:
+        """Makes the stand-in for parameter `name` of value `value`."""
+        stand_in = value.detach().as_subclass(PerturbedParameter)
+        stand_in.plain = value.detach()
+        stand_in.noise = noise
+        stand_in.parameter_name = name
+        stand_in.num_rows = num_rows
+        return stand_in
+
+    def rows(self) -> Tensor:
+        """Returns the value in every row, [N, *shape]."""
+        return self.plain + self.noise.dense()
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Operation,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs the rule of `func`; attributes such as shape and dtype are answered directly."""
+        kwargs = kwargs or {}
+        if func in RULES:
+            return RULES[func](*args, **kwargs)
+        if func in _ATTRIBUTES:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        names = [
+            arg.parameter_name for arg in (*args, *kwargs.values()) if isinstance(arg, PerturbedParameter)
+        ]
+        raise UnsupportedOperationError(
+            f"no rule for the operation {getattr(func, '__name__', func)!r} on the perturbed parameter "
+            f"{', '.join(map(repr, names)) or 'of a nested argument'}; register one with "
+            "es_flipout.perturbations.rule"
+        )
+
+
+_ATTRIBUTES: frozenset[Operation] = frozenset(
+    [
+        *(
+            getattr(torch.Tensor, name).__get__
+            for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "grad", "layout")
+        ),
+        *(getattr(torch.Tensor, name) for name in ("size", "dim", "numel", "is_floating_point", "__len__")),
+    ]
+)
+
+
+def rule(*operations: Operation) -> Callable[[Operation], Operation]:
+    """Registers the decorated function as the way to run `operations` with perturbed parameters.
+
+    The function gets the operation's own arguments, any of which may be a `PerturbedParameter`, and
+    returns a plain tensor with the rows first.
+    """
+
+    def register(function: Operation) -> Operation:
+        for operation in operations:
+            RULES[operation] = function
+        return function
+
+    return register
+
+
+def _check_rows(operation: str, inputs: Tensor, parameter: PerturbedParameter) -> None:
+    if inputs.ndim < 1 or inputs.shape[0] != parameter.num_rows:
+        raise ValueError(
+            f"{operation} got an input of shape {list(inputs.shape)}, but the members of "
+            f"{parameter.num_rows} rows were selected: the first dimension must be the row"
+        )
+
+
+@rule(F.linear)
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Runs y = x Wᵀ + b with W, b or both perturbed; inputs are [N, ..., I], the result [N, ..., J]."""
+    if isinstance(inputs, PerturbedParameter):
+        raise UnsupportedOperationError(
+            f"parameter {inputs.parameter_name!r} is the input of a linear map; there is no rule for that"
+        )
+    plain_weight = weight.plain if isinstance(weight, PerturbedParameter) else weight
+    plain_bias = None if isinstance(bias, PerturbedParameter) else bias
+    outputs = F.linear(inputs, plain_weight, plain_bias)
+    if isinstance(weight, PerturbedParameter):
+        _check_rows("linear", inputs, weight)
+        outputs = outputs + weight.noise.linear(inputs)
+    if isinstance(bias, PerturbedParameter):
+        _check_rows("linear", inputs, bias)
+        outputs = outputs + _align(bias, outputs.ndim)
+    return outputs
+
+
+def _align(parameter: PerturbedParameter, ndim: int) -> Tensor:
+    """Returns the parameter's rows [N, 1, ..., *shape], so that they broadcast against `ndim` dimensions."""
+    rows = parameter.rows()
+    shape = parameter.plain.shape or (1,)
+    middle = (1,) * (ndim - 1 - len(shape))
+    return rows.view(parameter.num_rows, *middle, *shape)
+
+
+def _elementwise(operation: Operation) -> Operation:
+    """Returns `operation` run on the rows of every perturbed vector or scalar among its arguments."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        others = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+        parameters = [arg for arg in others if isinstance(arg, PerturbedParameter)]
+        inputs = [arg for arg in others if not isinstance(arg, PerturbedParameter) and arg.ndim > 0]
+        for parameter in parameters:
+            if parameter.plain.ndim > 1:
+                raise UnsupportedOperationError(
+                    "elementwise operations are supported for vector parameters, "
+                    f"but {parameter.parameter_name!r} has "
+                    f"shape {list(parameter.plain.shape)}"
+                )
+        ndim = max((arg.ndim for arg in inputs), default=2)
+
+        def expand(arg: Any) -> Any:
+            return _align(arg, ndim) if isinstance(arg, PerturbedParameter) else arg
+
+        return operation(*map(expand, args), **{key: expand(value) for key, value in kwargs.items()})
+
+    return run
+
+
+_ELEMENTWISE_NAMES = (
+    *("add", "sub", "mul", "div", "true_divide", "pow", "neg", "exp", "log", "sqrt", "rsqrt", "square"),
+    *("abs", "tanh", "sigmoid", "relu", "clamp", "maximum", "minimum", "rsub"),
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__"),
+    *("__neg__", "__pow__"),
+)
+for _owner in (torch, Tensor):
+    for _name in _ELEMENTWISE_NAMES:
+        if (_function := getattr(_owner, _name, None)) is not None:
+            rule(_function)(_elementwise(_function))
+rule(F.softplus)(_elementwise(F.softplus))

@@ -1,0 +1,183 @@
+"""FlipoutES: ask for a population, tell its fitness, and the policy moves.
+
+One generation is
+
+    population = es.ask()                   # policy + noise of generation g
+    fitness = evaluate(population)          # yours, or an evaluator's: [P]
+    update = es.tell(fitness)               # utilities -> gradient estimate -> optimizer step
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from es_flipout.config import OptimizerConfig
+from es_flipout.fitness import Shaping, centered_ranks
+from es_flipout.perturbations import Flipout, Perturbation
+from es_flipout.population import Population
+from es_flipout.seeding import torch_generator
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a call of `tell` did.
+
+    Attributes:
+        gradient_norm: Euclidean norm of the gradient estimate.
+        update_norm: Euclidean norm of the change of the parameters.
+        parameter_norm: Euclidean norm of the parameters after it.
+    """
+
+    gradient_norm: float
+    update_norm: float
+    parameter_norm: float
+
+
+class FlipoutES:
+    """An evolution strategy over the parameters of any policy whose operations have rules.
+
+    Attributes:
+        policy: the centre; `tell` moves its parameters in place.
+        optimizer: any torch.optim optimizer over them that needs no closure.
+        sigma: standard deviation of a weight's perturbation; may be changed between generations.
+        generation: generations told so far.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        population_size: int = 256,
+        sigma: float = 0.05,
+        perturbation: Perturbation | None = None,
+        fitness_shaping: Shaping = centered_ranks,
+        seed: int = 0,
+    ) -> None:
+        """Takes the policy.
+
+        Args:
+            policy: the module to train; all its parameters are perturbed.
+            optimizer: built over `policy.parameters()`; Adam with learning rate 0.01 if None.
+            population_size: members P a generation, both halves of mirrored pairs counted.
+            sigma: standard deviation of a weight's perturbation.
+            perturbation: the noise family; mirrored flipout with one Rademacher base if None.
+            fitness_shaping: returns [P] to utilities [P].
+            seed: seed of the noise of every generation.
+
+        Raises:
+            ValueError: if sigma or the population size is not positive.
+        """
+        if sigma <= 0:
+            raise ValueError(f"sigma must be > 0, got {sigma}")
+        if population_size < 1:
+            raise ValueError(f"population_size must be >= 1, got {population_size}")
+        self.policy = policy
+        self.optimizer = optimizer or torch.optim.Adam(policy.parameters(), lr=0.01)
+        self.population_size = population_size
+        self.sigma = sigma
+        self.perturbation = perturbation or Flipout()
+        self.fitness_shaping = fitness_shaping
+        self.seed = seed
+        self.generation = 0
+        self._population: Population | None = None
+
+    def ask(self) -> Population:
+        """Returns the population of this generation; the same one until `tell` is called."""
+        if self._population is None:
+            parameters = dict(self.policy.named_parameters())
+            device = next(iter(parameters.values())).device
+            generator = torch_generator(self.seed, self.generation, "perturbation", device=device)
+            noise = self.perturbation.sample(parameters, self.population_size, generator)
+            self._population = Population(self.policy, noise, self.sigma)
+        return self._population
+
+    @torch.no_grad()
+    def tell(self, fitness: Tensor) -> Update:
+        """Moves the policy towards the members of higher fitness and ends the generation.
+
+        Args:
+            fitness: return of each member of the population last asked for, [P]; NaN ranks worst.
+
+        Raises:
+            RuntimeError: if no population was asked for.
+            ValueError: if there is not one return a member.
+        """
+        if self._population is None:
+            raise RuntimeError("tell needs a population: call ask first")
+        if fitness.shape != (self.population_size,):
+            raise ValueError(f"fitness must be [{self.population_size}], got {list(fitness.shape)}")
+        gradient = self._population.gradient(self._utilities(fitness))
+        parameters = dict(self.policy.named_parameters())
+        before = {name: value.detach().clone() for name, value in parameters.items()}
+        for name, value in parameters.items():
+            value.grad = -gradient[name]  # torch optimizers descend, fitness ascends
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._population = None
+        self.generation += 1
+        return Update(
+            gradient_norm=_norm(gradient.values()),
+            update_norm=_norm(parameters[name] - before[name] for name in parameters),
+            parameter_norm=_norm(parameters.values()),
+        )
+
+    def _utilities(self, fitness: Tensor) -> Tensor:
+        device = next(self.policy.parameters()).device
+        return self.fitness_shaping(fitness.detach().cpu()).to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the next generation depends on, besides the arguments of the constructor."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generation": self.generation,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a state that `state_dict` returned."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generation = state["generation"]
+        self._population = None
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    squares = [tensor.detach().to(torch.float64).square().sum() for tensor in tensors]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+def _optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
+    """Returns what torch.optim offers for dense gradients without a closure, by class name."""
+    unusable = {torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam}
+    return {
+        name: value
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value not in unusable
+    }
+
+
+def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> torch.optim.Optimizer:
+    """Builds the configured torch.optim optimizer over a policy's parameters.
+
+    Raises:
+        ValueError: if torch.optim has no such optimizer, or it does not take the arguments.
+    """
+    classes = _optimizer_classes()
+    if config.name not in classes:
+        raise ValueError(
+            f"optimizer.name {config.name!r} is not available; choose one of {', '.join(sorted(classes))}"
+        )
+    arguments: dict[str, Any] = {"lr": config.lr, **config.kwargs}
+    if config.weight_decay:
+        arguments["weight_decay"] = config.weight_decay
+    try:
+        return classes[config.name](policy.parameters(), **arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer {config.name}: {error}") from error

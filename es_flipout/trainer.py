@@ -1,0 +1,227 @@
+"""The generation loop: ask, evaluate, tell, score, report, save.
+
+A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
+a run that is interrupted anywhere continues as if it had not been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from es_flipout import checkpoint
+from es_flipout.checkpoint import RunDirectory, RunError
+from es_flipout.config import Config
+from es_flipout.envs import make_vec
+from es_flipout.evaluators import (
+    Evaluation,
+    EvaluationStoppedError,
+    OfficialEvaluator,
+    OfficialScore,
+    VectorizedEvaluator,
+)
+from es_flipout.fitness import SHAPINGS, failed
+from es_flipout.metrics import GenerationMetrics, Reporter, Timing
+from es_flipout.perturbations import make_perturbation
+from es_flipout.policies import MLPPolicy, make_policy
+from es_flipout.seeding import stream_seed, torch_generator
+from es_flipout.strategy import FlipoutES, Update, make_optimizer
+
+
+class Trainer:
+    """A run: its environment, policy and strategy, and how far it has come.
+
+    Attributes:
+        config: the resolved configuration.
+        es: the strategy, with the policy and the optimizer.
+        env_steps: live env steps since the run began.
+        seconds: seconds of training since the run began, interruptions left out.
+        best_score: highest centre score so far; minus infinity before the first.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Builds everything and writes nothing.
+
+        Raises:
+            ValueError: if the environment, the policy or the optimizer cannot be made as configured.
+        """
+        self.config = config
+        self.env = make_vec(
+            config.env.id,
+            config.env.num_slots,
+            device=config.device,
+            threads=config.threads,
+            **config.env.kwargs,
+        )
+        self.policy: MLPPolicy = make_policy(
+            config.policy,
+            self.env.single_observation_space,
+            self.env.single_action_space,
+            torch_generator(config.seed, 0, "policy"),
+        ).to(config.device)
+        self.es = FlipoutES(
+            self.policy,
+            make_optimizer(config.optimizer, self.policy),
+            population_size=config.es.population_size,
+            sigma=config.es.sigma,
+            perturbation=make_perturbation(config.es),
+            fitness_shaping=SHAPINGS[config.es.fitness_shaping],
+            seed=config.seed,
+        )
+        self.evaluator = VectorizedEvaluator(self.env)
+        self.judge = OfficialEvaluator(config.env.id, config.env.kwargs, config.evaluation.episodes)
+        self.env_steps = 0
+        self.seconds = 0.0
+        self.best_score = float("-inf")
+
+    @property
+    def progress(self) -> float:
+        """Used share of the budget, in [0, 1]; 0 for a run without a limit."""
+        return self.config.progress(self.es.generation, self.env_steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up."""
+        return self.progress >= 1.0
+
+    def train(
+        self,
+        run: RunDirectory,
+        reporters: Sequence[Reporter] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Runs generations until the budget is used up or `should_stop` says so, then saves.
+
+        A generation under way when the run is stopped is dropped; a resumed run repeats it.
+        """
+        while not self.finished and not should_stop():
+            try:
+                self._run_generation(run, reporters, should_stop)
+            except EvaluationStoppedError:
+                break
+        checkpoint.save(run.last, self.state_dict())
+
+    def _run_generation(
+        self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
+    ) -> None:
+        started = time.perf_counter()
+        self._apply_schedules()
+        evaluation = self.evaluator.evaluate(self.es.ask(), self._reset_seeds(), should_stop)
+        # From here on nothing is interrupted before the generation is whole.
+        update = self.es.tell(evaluation.fitness)
+        if self.policy.normalizer is not None:
+            self.policy.normalizer.merge(evaluation.observations)
+        self.env_steps += evaluation.env_steps
+        elapsed = time.perf_counter() - started
+        official = None
+        if self._is_due(self.config.evaluation.interval):
+            official = self.judge.score(self.policy, seed=self.config.evaluation.seed)
+        self.seconds += time.perf_counter() - started
+        metrics = self._metrics(evaluation, update, official, elapsed)
+        histograms = (
+            self._histograms(evaluation) if self._is_due(self.config.logging.histogram_interval) else {}
+        )
+        for reporter in reporters:
+            reporter.report(metrics, histograms, self.progress)
+        self._save(run, official)
+
+    def _apply_schedules(self) -> None:
+        config = self.config
+        self.es.sigma = config.es.sigma_schedule.value(config.es.sigma, self.progress)
+        for group in self.es.optimizer.param_groups:
+            group["lr"] = config.optimizer.lr_schedule.value(config.optimizer.lr, self.progress)
+
+    def _reset_seeds(self) -> list[int]:
+        """Returns the reset seed of each member; mirrored pairs share theirs, so that only noise differs."""
+        config, generation = self.config, self.es.generation
+        share = 2 if config.es.mirrored else 1
+        seeds = [
+            stream_seed(config.seed, generation, "reset", index)
+            for index in range(config.es.population_size // share)
+        ]
+        return [seed for seed in seeds for _ in range(share)]
+
+    def _is_due(self, interval: int) -> bool:
+        return interval > 0 and (self.es.generation % interval == 0 or self.finished)
+
+    def _metrics(
+        self, evaluation: Evaluation, update: Update, official: OfficialScore | None, elapsed: float
+    ) -> GenerationMetrics:
+        bad = failed(evaluation.fitness)
+        fitness = evaluation.fitness[~bad] if not bad.all() else evaluation.fitness
+        return GenerationMetrics(
+            generation=self.es.generation,
+            env_steps=self.env_steps,
+            fitness_mean=float(fitness.mean()),
+            fitness_best=float(fitness.max()),
+            fitness_worst=float(fitness.min()),
+            fitness_std=float(fitness.std(correction=0)),
+            failed_members=int(bad.sum()),
+            episode_length=float(evaluation.lengths.double().mean()),
+            live_share=evaluation.live_share,
+            sigma=self.es.sigma,
+            lr=self.es.optimizer.param_groups[0]["lr"],
+            gradient_norm=update.gradient_norm,
+            update_norm=update.update_norm,
+            parameter_norm=update.parameter_norm,
+            centre_score=official.mean if official else None,
+            centre_score_std=official.std if official else None,
+            centre_episode_length=sum(official.lengths) / len(official.lengths) if official else None,
+            timing=Timing(evaluation.env_steps / elapsed, self.seconds),
+        )
+
+    def _histograms(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        histograms = {"fitness": evaluation.fitness, "episode_length": evaluation.lengths}
+        for name, value in self.policy.named_parameters():
+            histograms[f"parameters/{name}"] = value.detach()
+        return histograms
+
+    def _save(self, run: RunDirectory, official: OfficialScore | None) -> None:
+        logging = self.config.logging
+        is_best = official is not None and official.mean > self.best_score
+        if official is not None and is_best:
+            self.best_score = official.mean
+        state = self.state_dict()
+        if is_best:
+            checkpoint.save(run.best, state)
+        if logging.keep_interval and self.es.generation % logging.keep_interval == 0:
+            checkpoint.save(run.kept(self.es.generation), state)
+        if self._is_due(logging.checkpoint_interval):
+            checkpoint.save(run.last, state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the rest of the run depends on, besides the configuration."""
+        return {
+            **self.es.state_dict(),
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "best_score": self.best_score,
+        }
+
+    def restore(self, run: RunDirectory) -> None:
+        """Continues from the run's last checkpoint, or from the start if it has none yet.
+
+        Raises:
+            RunError: if the checkpoint cannot be used.
+        """
+        generation = 0
+        if run.last.exists():
+            state = checkpoint.load(run.last, self.config.device)
+            checkpoint.check_policy(self.policy, state, run.last)
+            try:
+                self.es.load_state_dict(state)
+                self.env_steps = state["env_steps"]
+                self.seconds = state["seconds"]
+                self.best_score = state["best_score"]
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
+            generation = self.es.generation
+        run.truncate_metrics(generation)
+
+    def close(self) -> None:
+        """Closes the environments and ends their threads."""
+        self.env.close()
+        self.judge.close()
