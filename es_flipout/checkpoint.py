@@ -176,16 +176,16 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     Raises:
         RunError: if the file is missing, damaged, of another format, or holds anything but plain data.
     """
+    if not path.is_file():
+        raise RunError(f"checkpoint {path} does not exist")
+    if not zipfile.is_zipfile(path):
+        raise RunError(f"checkpoint {path} is damaged, truncated, or not a checkpoint at all")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise RunError(f"checkpoint {path} does not exist") from error
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
-            raise RunError(f"checkpoint {path} is refused: it holds objects other than plain data") from error
-        raise RunError(f"checkpoint {path} is refused: damaged, or not a checkpoint") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise RunError(f"checkpoint {path} cannot be read: it is damaged or truncated") from error
+        raise RunError(f"checkpoint {path} is refused: it holds objects other than plain data") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(f"checkpoint {path} cannot be read: it is damaged") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RunError(f"checkpoint {path} is not of format {FORMAT}")
     return state

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from es_flipout import checkpoint
@@ -49,6 +50,7 @@ class Trainer:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
         """
         self.config = config
+        _check_device(config.device)
         self.env = make_vec(
             config.env.id,
             config.env.num_slots,
@@ -225,3 +227,10 @@ class Trainer:
         """Closes the environments and ends their threads."""
         self.env.close()
         self.judge.close()
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not available") from error

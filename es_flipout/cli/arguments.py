@@ -118,11 +118,21 @@ def _config_parser() -> _Parser:
 
 
 def _one_line(message: str) -> str:
+    """Returns a parser's message on one line, in the words of the configuration."""
     message = " ".join(message.split())
-    message = re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", message)
     if match := re.match(r"unrecognized arguments: --([\w.]+)", message, re.IGNORECASE):
         return f"unknown option --{match[1]}{_suggestion(match[1], list(_option_names(Config)))}"
-    return message
+    if match := re.match(
+        r"Parser key \"([^\"]+)\": .*Expected a <class .*(?:Got|Given) value: (.*)", message
+    ):
+        kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", message))
+        allowed = " or ".join(kinds).replace("NoneType", "null")
+        return f"{match[1]} must be {allowed}, got {match[2]}"
+    if match := re.match(
+        r"Parser key \"([^\"]+)\": Expected a typing.Literal\[(.*)\]. Got value: (.*)", message
+    ):
+        return f"{match[1]} must be one of {match[2]}, got {match[3]}"
+    return re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", message)
 
 
 def _suggestion(name: str, allowed: Sequence[str]) -> str:

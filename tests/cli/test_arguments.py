@@ -1,0 +1,127 @@
+"""The command line and the YAML file: how they combine, and how each mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from es_flipout.cli.arguments import UsageError, parse_train
+from es_flipout.config import Config
+
+
+def write(content: str, name: str = "run.yaml") -> str:
+    Path(name).write_text(content)
+    return name
+
+
+def test_without_arguments_the_defaults_hold():
+    assert parse_train([]).config == Config()
+
+
+def test_an_override_wins_wherever_config_stands():
+    name = write("es: {sigma: 0.2, population_size: 32}\n")
+    for arguments in (
+        ["--config", name, "--es.sigma", "0.3"],
+        ["--es.sigma", "0.3", "--config", name],
+        ["--es.sigma=0.3", f"--config={name}"],
+    ):
+        es = parse_train(arguments).config.es
+        assert (es.sigma, es.population_size) == (0.3, 32)
+
+
+def test_numbers_in_exponent_notation_are_numbers():
+    assert parse_train(["--config", write("optimizer: {lr: 1e-3}\n")]).config.optimizer.lr == 0.001
+
+
+def test_free_form_keywords_merge_key_by_key():
+    name = write("env: {kwargs: {frame_skip: 3}}\noptimizer: {kwargs: {betas: [0.8, 0.9]}}\n")
+    config = parse_train(["--config", name, "--env.kwargs.reset_noise_scale", "0.0"]).config
+    assert config.env.kwargs == {"frame_skip": 3, "reset_noise_scale": 0.0}
+    assert config.optimizer.kwargs == {"betas": [0.8, 0.9]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("es: {sigm: 0.1}\n", "unknown key es.sigm in run.yaml; did you mean sigma?"),
+        ("evn: {}\n", "unknown key evn in run.yaml; did you mean env?"),
+        ("es: {sigma: wide}\n", "es.sigma must be float, got wide"),
+        ("es: {sigma: -0.1}\n", "es.sigma must be > 0, got -0.1"),
+        ("es: {population_size: 64.5}\n", "es.population_size must be int, got 64.5"),
+        ("es: {mirrored: 1}\n", "es.mirrored must be bool, got 1"),
+        ("seed: true\n", "seed must be int, got True"),
+        ("generations: many\n", "generations must be int or null, got many"),
+        ("policy: {kind: mpl}\n", "policy.kind must be one of 'mlp', 'linear', got mpl"),
+        ("es: 3\n", "es in config file run.yaml must hold keys and values, got 3"),
+        ("- es\n", "config file run.yaml must hold keys and values, got ['es']"),
+        ("", "config file run.yaml must hold keys and values, got None"),
+        ("es: {sigma: 0.1, sigma: 0.2}\n", "'sigma' stands twice (again in line 1)"),
+        ("seed: 1\nes: {}\nseed: 2\n", "'seed' stands twice (again in line 3)"),
+        ("es: [\n", "config file run.yaml is not valid YAML"),
+        ("\x00", "config file run.yaml is not valid YAML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(content, message):
+    name = write(content)
+    with pytest.raises(UsageError) as caught:
+        parse_train(["--config", name])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--es.sigmaa", "0.1"], "unknown option --es.sigmaa; did you mean es.sigma?"),
+        (["--es.sig", "0.1"], "unknown option --es.sig"),  # no silent abbreviation
+        (["--es.sigma", "-1"], "es.sigma must be > 0, got -1"),
+        (["--es.sigma"], "expected"),
+        (["--config", "nope.yaml"], "config file 'nope.yaml' does not exist"),
+        (["--config"], "expected"),
+        (["--config", "humanoid", "--config", "halfcheetah"], "--config is given more than once"),
+        (["walk"], "walk"),
+        (["--resume", "nowhere"], "nowhere is not a run directory"),
+        (["--resume", "a", "--config", "humanoid"], "leave --config out"),
+        (["--resume", "a", "--es.sigma", "0.1"], "--es.sigma cannot be changed when a run is resumed"),
+        (["--resume", "a", "--out", "b"], "--out cannot be changed when a run is resumed"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments, message):
+    with pytest.raises(UsageError) as caught:
+        parse_train(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resumed_run_keeps_its_configuration_but_for_budget_and_speed():
+    Path("run").mkdir()
+    write("seed: 5\ngenerations: 3\n", "run/config.yaml")
+    request = parse_train(["--resume", "run", "--generations", "9", "--threads=1"])
+    assert request.resume == Path("run")
+    assert (request.config.seed, request.config.generations, request.config.threads) == (5, 9, 1)
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for sentence in (
+        "Standard deviation of the perturbation of every weight.",
+        "YAML file, or the name of a shipped configuration.",
+        "Run directory to continue exactly.",
+        "Live env steps to train for",
+        "Class name in torch.optim",
+    ):
+        assert sentence in text
+
+
+def test_the_printed_template_is_a_configuration(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--es.sigma", "0.125", "--print_config"])
+    assert stop.value.code == 0
+    template = capsys.readouterr().out
+    assert yaml.safe_load(template)["es"]["sigma"] == 0.125
+    assert parse_train(["--config", write(template)]).config.es.sigma == 0.125

@@ -1,0 +1,260 @@
+"""es-train and es-eval as a user runs them: real processes, real signals, real kills."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v2 as imageio
+import pytest
+import torch
+
+from es_flipout import checkpoint
+from es_flipout.cli import eval, train
+
+COMMANDS = {"train": train.main, "eval": eval.main}
+TRAIN_PROCESS = [sys.executable, "-c", "import sys; from es_flipout.cli.train import main; sys.exit(main())"]
+
+
+@dataclass
+class Result:
+    """What a command said, and its exit status."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs a command in this process, as its entry point does."""
+
+    def run_here(command: str, *arguments: object) -> Result:
+        status = COMMANDS[command](list(map(str, arguments)))
+        return Result(status, *capsys.readouterr())
+
+    return run_here
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*TRAIN_PROCESS, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def figures(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "timing"} for line in lines]
+
+
+def last_state(out: Path) -> dict:
+    state = checkpoint.load(out / "checkpoints" / "last.pt")
+    del state["seconds"]
+    return state
+
+
+def flatten(state: object) -> list[object]:
+    if isinstance(state, dict):
+        return [item for key in state for item in (key, *flatten(state[key]))]
+    if isinstance(state, list | tuple):
+        return [item for value in state for item in flatten(value)]
+    return [state.numpy().tobytes() if isinstance(state, torch.Tensor) else state]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that es-train finished, with TensorBoard on."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = folder / "tiny.yaml"
+    config.write_text(
+        "env: {id: InvertedPendulum-v5, num_slots: 8, kwargs: {max_episode_steps: 60}}\n"
+        "policy: {hidden_sizes: [8]}\n"
+        "es: {population_size: 16, sigma: 0.1}\n"
+        "evaluation: {interval: 2, episodes: 2}\n"
+        "generations: 3\n"
+    )
+    with start("--config", config, "--out", folder / "run") as process:
+        output = process.stdout.read()
+    assert process.returncode == 0, output
+    assert output.count("gen ") == 3
+    return folder / "run"
+
+
+def test_a_run_leaves_the_promised_files(finished_run):
+    files = {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoints/last.pt", "checkpoints/best.pt"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert not any(name.endswith(".tmp") for name in files)
+
+
+def test_tensorboard_reads_scalars_and_histograms(finished_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished_run))
+    events.Reload()
+    tags = events.Tags()
+    assert {"fitness/mean", "centre/score", "es/sigma", "time/env_steps_per_second"} <= set(tags["scalars"])
+    assert {"fitness", "parameters/network.0.weight"} <= set(tags["histograms"])
+    logged = [event.value for event in events.Scalars("fitness/mean")]
+    assert logged == pytest.approx([line["fitness_mean"] for line in figures(finished_run)])
+    assert [event.step for event in events.Scalars("fitness/mean")] == [
+        line["env_steps"] for line in figures(finished_run)
+    ]
+
+
+def test_a_run_directory_is_never_overwritten_and_a_finished_run_stays_finished(run, finished_run):
+    before = (finished_run / "metrics.jsonl").read_bytes()
+    again = run("train", "--config", "inverted_pendulum", "--out", finished_run)
+    assert again.status == 2
+    assert f"--resume {finished_run}" in again.stderr
+    resumed = run("train", "--resume", finished_run)
+    assert resumed.status == 0
+    assert "has used up its budget" in resumed.stdout
+    assert (finished_run / "metrics.jsonl").read_bytes() == before
+
+
+# imageio leaves the pipes to its ffmpeg process to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_eval_scores_a_run_and_films_it(run, finished_run, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    for film in ("film.gif", "film.mp4"):
+        result = run("eval", finished_run, "--episodes", 3, "--video", film)
+        assert result.status == 0, result.stderr
+        assert re.search(r"return  mean [\d.]+  std [\d.]+  min [\d.]+  max [\d.]+", result.stdout)
+        steps = int(re.search(r"episode of seed 0, return (\d+)", result.stdout)[1])
+        frames = len(imageio.mimread(film, memtest=False))
+        # A frame before every step; the step in which the pole falls pays nothing. Players merge
+        # equal frames of a gif, so it may hold fewer.
+        assert frames in (steps, steps + 1) or (film.endswith("gif") and 1 < frames <= steps + 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is not a run directory"),
+        (["RUN", "--episodes", "0"], "--episodes must be >= 1"),
+        (["RUN", "--episodes", "some"], "invalid int value"),
+        (["RUN", "--video", "film.avi"], "--video must end in .mp4 or .gif"),
+        (["RUN", "--video", "nowhere/film.gif"], "the folder nowhere does not exist"),
+        (["RUN", "--checkpoint", "nope.pt"], "checkpoint nope.pt does not exist"),
+    ],
+)
+def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message):
+    result = run("eval", *(finished_run if argument == "RUN" else argument for argument in arguments))
+    assert result.status == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env.id", "Humanod-v5"], "unknown environment 'Humanod-v5'; did you mean Humanoid-v5?"),
+        (["--env.id", "CartPole-v1"], "CartPole-v1 has the discrete action space Discrete(2)"),
+        (["--env.kwargs.gravity", "3"], "Humanoid-v5 has no keyword argument 'gravity'"),
+        (["--optimizer.name", "LBFGS"], "optimizer.name 'LBFGS' is not available"),
+        (["--optimizer.kwargs.beta", "3"], "optimizer Adam:"),
+        (["--device", "abacus"], "device 'abacus' is not available"),
+        (["--es.sigma", "-1"], "es.sigma must be > 0"),
+    ],
+)
+def test_train_tells_a_mistake_in_one_line_and_writes_nothing(run, arguments, message):
+    result = run("train", *arguments, "--out", "run")
+    assert result.status == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_train_tells_a_checkpoint_it_cannot_use_and_leaves_it_alone(run, finished_run, tmp_path):
+    def broken(content: bytes) -> Path:
+        copy = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        subprocess.run(["cp", "-r", str(finished_run), str(copy)], check=True)
+        (copy / "checkpoints" / "last.pt").write_bytes(content)
+        return copy
+
+    whole = (finished_run / "checkpoints" / "last.pt").read_bytes()
+    for content in (b"", whole[:1000], whole[:-50]):
+        copy = broken(content)
+        result = run("train", "--resume", copy, "--generations", 9)
+        assert result.status == 2
+        assert "damaged" in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert (copy / "checkpoints" / "last.pt").read_bytes() == content
+        assert (copy / "metrics.jsonl").read_bytes() == (finished_run / "metrics.jsonl").read_bytes()
+    other = broken(whole)
+    config = other / "config.yaml"
+    config.write_text(re.sub(r"hidden_sizes:\s*- 8", "hidden_sizes: [9]", config.read_text()))
+    result = run("train", "--resume", other, "--generations", 9)
+    assert result.status == 2
+    assert "is of another policy: network.0.weight is (8, 4)" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_prints_the_command_that_resumes(tiny_config, number):
+    with start("--config", tiny_config, "--generations", 100_000, "--out", "run") as process:
+        for line in process.stdout:
+            if line.startswith("gen     3"):
+                process.send_signal(number)
+                break
+        output = process.stdout.read()
+    assert process.returncode == 128 + number
+    assert "continue with: es-train --resume run" in output
+    assert "Traceback" not in output
+    generation = last_state(Path("run"))["generation"]
+    assert generation >= 3
+    assert figures(Path("run"))[-1]["generation"] == generation
+
+
+def kill_at_random_moments(run, tiny_config: Path, kills: int, generations: int) -> None:
+    arguments = ["--config", tiny_config, "--generations", generations]
+    whole = run("train", *arguments, "--out", "whole")
+    assert whole.status == 0
+    rng = random.Random(0)
+    command: list[object] = [*arguments, "--out", "killed"]
+    for _ in range(kills):
+        with start(*command) as process:
+            # Wait for it to write, then let it run on for a moment of any length.
+            for line in process.stdout:
+                if line.startswith("gen "):
+                    break
+            time.sleep(rng.uniform(0.0, 0.3))
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+        command = ["--resume", "killed"]
+    resumed = run("train", *command)
+    assert resumed.status == 0, resumed.stderr
+    assert flatten(last_state(Path("whole"))) == flatten(last_state(Path("killed")))
+    assert figures(Path("whole")) == figures(Path("killed"))
+    best = [checkpoint.load(Path(name) / "checkpoints" / "best.pt") for name in ("whole", "killed")]
+    assert best[0]["generation"] == best[1]["generation"]
+
+
+def test_a_killed_run_resumes_bit_identically(run, tiny_config):
+    kill_at_random_moments(run, tiny_config, kills=2, generations=60)
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_resumes_bit_identically(run, tiny_config):
+    kill_at_random_moments(run, tiny_config, kills=10, generations=300)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(run, tiny_config):
+    result = run("train", "--config", tiny_config, "--generations", 1, "--out", "run")
+    assert result.status == 0
+    expected = flatten(last_state(Path("run")))
+    Path("run/checkpoints/last.pt").unlink()
+    result = run("train", "--resume", "run")
+    assert result.status == 0, result.stderr
+    assert flatten(last_state(Path("run"))) == expected

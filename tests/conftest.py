@@ -1,0 +1,38 @@
+"""What all tests share: one torch thread (the suite runs on few cores), and a small fast run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+TINY_RUN = {
+    "env": {"id": "InvertedPendulum-v5", "num_slots": 8, "kwargs": {"max_episode_steps": 60}},
+    "policy": {"hidden_sizes": [8]},
+    "es": {"population_size": 16, "sigma": 0.1},
+    "optimizer": {"lr": 0.05},
+    "evaluation": {"interval": 2, "episodes": 2},
+    "logging": {"tensorboard": False},
+    "generations": 6,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_torch_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs every test in a folder of its own: MuJoCo and es-train write into the current one."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Path:
+    """A configuration file whose whole run takes a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY_RUN))
+    return path

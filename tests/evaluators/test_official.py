@@ -1,0 +1,152 @@
+"""OfficialEvaluator: no more and no less than a plain Gymnasium loop."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.evaluators import OfficialEvaluator, OfficialScore
+from es_flipout.policies import MLPPolicy
+
+EPISODES = 4
+SEED = 70
+
+TASKS = [
+    pytest.param("HalfCheetah-v5", {"max_episode_steps": 10}, id="half-cheetah"),
+    # Ends at different times, by falling and by the time limit.
+    pytest.param("InvertedPendulum-v5", {"max_episode_steps": 12, "reset_noise_scale": 0.1}, id="pendulum"),
+    pytest.param("Humanoid-v5", {"max_episode_steps": 30}, id="humanoid"),
+]
+
+
+def make_env(env_id, kwargs):
+    with deprecations_silenced():
+        return gym.make(env_id, **kwargs)
+
+
+def policy_for(env):
+    generator = torch.Generator().manual_seed(0)
+    low, high = torch.from_numpy(env.action_space.low), torch.from_numpy(env.action_space.high)
+    size = env.observation_space.shape[0]
+    policy = MLPPolicy(size, low, high, hidden_sizes=(8,), generator=generator)
+    with torch.no_grad():
+        # A new policy hardly acts: its rewards would say little about it.
+        policy.network[-1].weight.mul_(50.0)
+    return policy
+
+
+def plain_episode(env, policy, seed):
+    observation, _ = env.reset(seed=seed)
+    total, length, ended = 0.0, 0, False
+    while not ended:
+        with torch.no_grad():
+            action = policy(torch.from_numpy(observation).to(torch.float32).unsqueeze(0))[0].numpy()
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, length, ended = total + float(reward), length + 1, terminated or truncated
+    return total, length
+
+
+@pytest.mark.parametrize(("env_id", "kwargs"), TASKS)
+def test_score_equals_a_plain_gymnasium_loop_of_consecutive_seeds(env_id, kwargs):
+    env = make_env(env_id, kwargs)
+    policy = policy_for(env)
+    expected = [plain_episode(env, policy, SEED + i) for i in range(EPISODES)]
+    evaluator = OfficialEvaluator(env_id, kwargs, EPISODES)
+    score = evaluator.score(policy, seed=SEED)
+    evaluator.close()
+    # A float32 forward of one row differs from that of four by some 1e-7, which the physics amplifies to
+    # 1e-5 at most; the returns of different seeds are far wider apart, as the last line asserts.
+    assert score.returns == pytest.approx([total for total, _ in expected], rel=0, abs=1e-4)
+    assert score.lengths == [length for _, length in expected]
+    if env_id == "InvertedPendulum-v5":
+        assert len(set(score.lengths)) > 1
+    else:
+        assert np.diff(np.sort(score.returns)).min() > 1e-3
+
+
+def test_the_same_seed_scores_the_same_and_another_does_not():
+    evaluator = OfficialEvaluator("HalfCheetah-v5", {"max_episode_steps": 15}, EPISODES)
+    policy = policy_for(evaluator.envs[0])
+    first = evaluator.score(policy, seed=SEED)
+    again = evaluator.score(policy, seed=SEED)
+    later = evaluator.score(policy, seed=SEED + EPISODES)
+    evaluator.close()
+    assert first == again
+    assert not set(first.returns) & set(later.returns)
+
+
+def test_env_kwargs_reach_the_environment():
+    kwargs = {"max_episode_steps": 3, "forward_reward_weight": 0.0, "ctrl_cost_weight": 0.0}
+    evaluator = OfficialEvaluator("HalfCheetah-v5", kwargs, 2)
+    score = evaluator.score(policy_for(evaluator.envs[0]), seed=0)
+    evaluator.close()
+    assert score == OfficialScore(returns=[0.0, 0.0], lengths=[3, 3])
+
+
+def test_mean_and_deviation_are_of_the_episodes():
+    # Mean 4, squared deviations 9 + 1 + 4 = 14 (9: 1-4, 1: 5-4, 4: 6-4), over 3 episodes.
+    score = OfficialScore(returns=[1.0, 5.0, 6.0], lengths=[1, 1, 1])
+    assert score.mean == pytest.approx(4.0)
+    assert score.std == pytest.approx((14 / 3) ** 0.5)
+    assert OfficialScore(returns=[2.0], lengths=[1]).std == 0.0
+
+
+@pytest.fixture
+def egl(monkeypatch):
+    """Renders off screen, or skips where that cannot be."""
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    try:
+        from mujoco.egl import GLContext
+
+        GLContext(16, 16).free()
+    except Exception as error:  # the drivers fail in many ways
+        pytest.skip(f"EGL cannot render on this machine: {error!r}")
+
+
+def mean_difference(frame, other):
+    return np.abs(frame.astype(int) - other.astype(int)).mean()
+
+
+@pytest.mark.usefixtures("egl")
+def test_every_frame_of_the_first_episode_is_delivered_in_order():
+    kwargs = {"max_episode_steps": 6, "width": 48, "height": 32}
+    plain = make_env("HalfCheetah-v5", {**kwargs, "render_mode": "rgb_array"})
+    policy = policy_for(plain)
+    observation, _ = plain.reset(seed=SEED)
+    expected, ended = [], False
+    while not ended:
+        expected.append(plain.render())
+        with torch.no_grad():
+            action = policy(torch.from_numpy(observation).to(torch.float32).unsqueeze(0))[0].numpy()
+        observation, _, _, ended, _ = plain.step(action)
+    plain.close()
+
+    frames = []
+    evaluator = OfficialEvaluator("HalfCheetah-v5", kwargs, 2, render=True)
+    score = evaluator.score(policy, seed=SEED, on_frame=frames.append)
+    evaluator.close()
+    assert score.lengths == [6, 6]
+    assert len(frames) == 6
+    for frame, expected_frame in zip(frames, expected, strict=True):
+        assert frame.shape == (32, 48, 3)
+        assert frame.dtype == np.uint8
+        # Where the two forwards round apart a pixel may too; neighbours in time differ by far more.
+        assert mean_difference(frame, expected_frame) < 0.05
+    assert min(map(mean_difference, frames, frames[1:])) > 0.2
+
+
+@pytest.mark.usefixtures("egl")
+def test_rendering_changes_no_score():
+    kwargs = {"max_episode_steps": 8, "width": 32, "height": 32}
+    scores = []
+    for render in (False, True):
+        evaluator = OfficialEvaluator("HalfCheetah-v5", kwargs, 2, render=render)
+        policy = policy_for(evaluator.envs[0])
+        frames = []
+        scores.append(evaluator.score(policy, seed=SEED, on_frame=frames.append if render else None))
+        evaluator.close()
+    assert len(frames) == 8
+    assert scores[0] == scores[1]

@@ -1,0 +1,246 @@
+"""One contract for every noise family: three views of the same noise, checked against dense weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from es_flipout.perturbations import Flipout, Independent, Perturbation, PopulationNoise
+from es_flipout.population import Population
+
+
+@dataclass(frozen=True)
+class Family:
+    label: str
+    make: Callable[[], Perturbation]
+    num_bases: int
+    mirrored: bool
+
+    @property
+    def unit(self) -> int:
+        """The smallest population that the family serves."""
+        return self.num_bases * (2 if self.mirrored else 1)
+
+
+def independent(mirrored: bool) -> Family:
+    label = f"independent-{'mirrored' if mirrored else 'single'}"
+    return Family(label, lambda: Independent(mirrored=mirrored), 1, mirrored)
+
+
+def flipout(distribution: str, num_bases: int, mirrored: bool) -> Family:
+    label = f"flipout-{distribution}-K{num_bases}-{'mirrored' if mirrored else 'single'}"
+    return Family(label, lambda: Flipout(distribution, num_bases, mirrored), num_bases, mirrored)
+
+
+FAMILIES = [
+    *(independent(mirrored) for mirrored in (True, False)),
+    *(
+        flipout(distribution, num_bases, mirrored)
+        for distribution in ("gaussian", "rademacher")
+        for num_bases in (1, 2, 3)
+        for mirrored in (True, False)
+    ),
+]
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.label)
+mirrored_families = pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family.mirrored], ids=lambda family: family.label
+)
+
+
+class Probe(nn.Module):
+    """A module with a matrix, a bias, a matrix without bias, a vector gain and a scalar among its weights."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.second = nn.Linear(hidden, outputs, bias=False)
+        self.gain = nn.Parameter(torch.empty(hidden))
+        self.log_scale = nn.Parameter(torch.empty(()))
+        self.double()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(generator=generator)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(observations)) * self.gain) * self.log_scale.exp()
+
+
+def generator_of(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(family: Family, parameters: dict[str, Tensor], population_size: int, seed: int) -> PopulationNoise:
+    return family.make().sample(parameters, population_size, generator_of(seed))
+
+
+def shapes(**sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    return {name: torch.empty(size, dtype=torch.float64) for name, size in sizes.items()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random policy, a population of `multiple` units, and rows that name members by fractions of P."""
+
+    layers: tuple[int, int, int]
+    multiple: int
+    picks: list[float]
+    sigma: float
+    seed: int
+
+    def population(self, family: Family) -> Population:
+        policy = Probe(*self.layers, generator_of(self.seed))
+        noise = draw(family, dict(policy.named_parameters()), self.multiple * family.unit, self.seed + 1)
+        return Population(policy, noise, self.sigma)
+
+    def members(self, population: Population) -> Tensor:
+        return torch.tensor([int(pick * population.size) for pick in self.picks])
+
+
+cases = st.builds(
+    Case,
+    layers=st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4)),
+    multiple=st.integers(1, 3),
+    picks=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=9),
+    sigma=st.sampled_from([0.02, 0.3, 1.0]),
+    seed=st.integers(0, 10_000),
+)
+
+
+@every_family
+@settings(deadline=None, max_examples=12)
+@given(case=cases)
+def test_rows_run_as_their_member_does_alone(family: Family, case: Case) -> None:
+    population = case.population(family)
+    members = case.members(population)
+    observations = torch.randn(len(members), case.layers[0], generator=generator_of(2), dtype=torch.float64)
+    alone = [
+        torch.func.functional_call(population.policy, population.member(int(member)), (row.unsqueeze(0),))
+        for member, row in zip(members, observations, strict=True)
+    ]
+    torch.testing.assert_close(
+        population.select(members)(observations), torch.cat(alone).detach(), rtol=1e-9, atol=1e-11
+    )
+
+
+@every_family
+@settings(deadline=None, max_examples=12)
+@given(case=cases)
+def test_rows_written_out_are_the_scaled_noise_of_their_members(family: Family, case: Case) -> None:
+    population = case.population(family)
+    members = case.members(population)
+    rows = population.noise.rows(members, 0.25)
+    for name in dict(population.policy.named_parameters()):
+        expected = torch.stack([0.25 * population.noise.member(int(member))[name] for member in members])
+        torch.testing.assert_close(rows[name].dense(), expected, rtol=0, atol=1e-15)
+
+
+@every_family
+@settings(deadline=None, max_examples=12)
+@given(case=cases)
+def test_gradient_is_the_sum_over_members(family: Family, case: Case) -> None:
+    population = case.population(family)
+    utilities = torch.randn(population.size, generator=generator_of(3), dtype=torch.float64)
+    noise = [population.noise.member(index) for index in range(population.size)]
+    gradient = population.gradient(utilities)
+    total = population.noise.weighted_sum(utilities)
+    parameters = dict(population.policy.named_parameters())
+    assert gradient.keys() == total.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        explicit = sum(
+            utility * member[name] for utility, member in zip(utilities.tolist(), noise, strict=True)
+        )
+        assert total[name].shape == parameter.shape
+        torch.testing.assert_close(total[name], explicit, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            gradient[name], explicit / (population.size * case.sigma), rtol=1e-10, atol=1e-12
+        )
+
+
+@mirrored_families
+def test_mirrored_pairs_are_neighbours_and_exact_negatives(family: Family) -> None:
+    noise = draw(family, shapes(weight=(3, 2), bias=(3,), scalar=()), 2 * family.unit, 5)
+    for even in range(0, noise.population_size, 2):
+        plus, minus = noise.member(even), noise.member(even + 1)
+        for name in plus:
+            torch.testing.assert_close(minus[name], -plus[name], rtol=0, atol=0)
+            assert plus[name].abs().sum() > 0
+
+
+@mirrored_families
+def test_utilities_equal_within_pairs_sum_to_exactly_zero(family: Family) -> None:
+    noise = draw(family, shapes(weight=(3, 2), bias=(3,)), 2 * family.unit, 5)
+    utilities = torch.arange(noise.population_size, dtype=torch.float64).div(2, rounding_mode="floor")
+    assert all(bool((total == 0).all()) for total in noise.weighted_sum(utilities + 0.1).values())
+
+
+@every_family
+def test_noise_is_white(family: Family) -> None:
+    # Weights of one member, and of two members that are not a pair, must be uncorrelated with unit
+    # variance. Over G generations an entry of the covariance has a standard error of at most
+    # sqrt(3 / G) = 0.04 (the worst case: one Gaussian base weight seen by two members, E[base^4] = 3), so
+    # 6 of them leave a chance below 1e-6 to an honest family, and none to a variance of 0.5 or a shared sign.
+    generations, bound = 2000, 6 * (3 / 2000) ** 0.5
+    generator = generator_of(11)
+    parameters = shapes(weight=(2, 3), bias=(2,))
+    perturbation = family.make()
+    samples = []
+    for generation in range(generations):
+        noise = perturbation.sample(parameters, 2 * family.unit, generator)
+        # Every orientation and every base takes its turn; the second is never the mirror image of the first.
+        first = generation % noise.population_size
+        second = (first + (2 if family.mirrored else 1)) % noise.population_size
+        samples.append(
+            torch.cat([value.flatten() for m in (first, second) for value in noise.member(m).values()])
+        )
+    stacked = torch.stack(samples)
+    assert stacked.mean(dim=0).abs().max() < bound
+    covariance = stacked.T @ stacked / generations
+    assert (covariance - torch.eye(covariance.shape[0], dtype=torch.float64)).abs().max() < bound
+
+
+@every_family
+def test_the_generator_decides_the_noise(family: Family) -> None:
+    parameters = shapes(weight=(4, 5), bias=(4,))
+    one, same, other = (draw(family, parameters, 2 * family.unit, seed).member(0) for seed in (7, 7, 8))
+    for name in parameters:
+        torch.testing.assert_close(one[name], same[name], rtol=0, atol=0)
+        assert not torch.equal(one[name], other[name])
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_has_the_dtype_of_its_parameter(family: Family, dtype: torch.dtype) -> None:
+    parameters = {name: value.to(dtype) for name, value in shapes(weight=(4, 5), bias=(4,)).items()}
+    noise = draw(family, parameters, family.unit, 0)
+    utilities = torch.ones(family.unit, dtype=torch.float64)  # shaped fitness is float64 for any policy
+    rows = noise.rows(torch.tensor([0]), 0.1)
+    for name in parameters:
+        views = (noise.member(0)[name], noise.weighted_sum(utilities)[name], rows[name].dense())
+        assert {view.dtype for view in views} == {dtype}
+
+
+@mirrored_families
+def test_an_odd_mirrored_population_is_refused(family: Family) -> None:
+    with pytest.raises(ValueError, match="must be even, got 7 members"):
+        draw(family, shapes(weight=(2, 2)), 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "population_size", "divisor"),
+    [
+        (flipout("gaussian", 3, False), 8, 3),
+        (flipout("rademacher", 2, False), 5, 2),
+        (flipout("gaussian", 3, True), 8, 6),  # even, but four pairs do not split over three bases
+        (flipout("rademacher", 2, True), 6, 4),
+    ],
+    ids=lambda value: getattr(value, "label", str(value)),
+)
+def test_a_population_that_the_bases_do_not_divide_is_refused(
+    family: Family, population_size: int, divisor: int
+) -> None:
+    with pytest.raises(ValueError, match=f"must be divisible by {divisor}$"):
+        draw(family, shapes(weight=(2, 2)), population_size, 0)
