@@ -81,7 +81,7 @@ def test_mirrored_members_average_to_the_centre(policy: MLPPolicy) -> None:
 
 def test_running_members_leaves_the_policy_and_autograd_alone(policy: MLPPolicy) -> None:
     before = {name: value.clone() for name, value in policy.state_dict().items()}
-    actions = populate(policy).select(torch.arange(7))(OBSERVATIONS)
+    actions = populate(policy).select(torch.arange(7))(OBSERVATIONS.clone().requires_grad_())
     assert not actions.requires_grad
     assert type(actions) is Tensor
     assert all(type(value) is nn.Parameter for value in policy.parameters())

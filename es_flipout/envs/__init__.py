@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -48,8 +49,8 @@ def make_vec(
     limit = kwargs.pop("max_episode_steps", None)
     if limit is None:
         limit = gym.spec(env_id).max_episode_steps
-    elif limit != -1 and limit < 1:
-        raise ValueError(f"max_episode_steps must be >= 1, or -1 for no limit, got {limit}")
+    elif not isinstance(limit, int) or (limit != -1 and limit < 1):
+        raise ValueError(f"max_episode_steps must be an integer >= 1, or -1 for no limit, got {limit}")
     task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
     allowed = list(inspect.signature(task_class).parameters)
     for name in task_kwargs:
@@ -59,7 +60,7 @@ def make_vec(
             )
     try:
         task = task_class(**task_kwargs)
-    except (OSError, TypeError) as error:
+    except (OSError, TypeError, AttributeError) as error:
         raise ValueError(f"{env_id}: {error}") from error
     return MujocoVectorEnv(
         task,
@@ -79,12 +80,22 @@ def _find_task(env_id: str) -> type[MujocoTask]:
         close = difflib.get_close_matches(env_id, TASKS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"unknown environment {env_id!r}{hint} (available: {native})")
-    env = gym.make(env_id)
-    action_space = env.action_space
+    action_space = _action_space(env_id)
+    if action_space is None or isinstance(action_space, gym.spaces.Box):
+        raise ValueError(f"{env_id} is not available natively (available: {native})")
+    raise ValueError(
+        f"{env_id} has the discrete action space {action_space}, but policies give continuous actions; "
+        f"available environments: {native}"
+    )
+
+
+def _action_space(env_id: str) -> gym.Space[Any] | None:
+    """Returns the action space of a registered environment, None if it cannot be made here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            env = gym.make(env_id)
+    except (gym.error.Error, ImportError):
+        return None
     env.close()
-    if not isinstance(action_space, gym.spaces.Box):
-        raise ValueError(
-            f"{env_id} has the discrete action space {action_space}, but policies give continuous actions; "
-            f"available environments: {native}"
-        )
-    raise ValueError(f"{env_id} is not available natively (available: {native})")
+    return env.action_space

@@ -8,7 +8,8 @@ loads a row, steps with the GIL released, and saves the row and the fields that 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
@@ -37,22 +38,18 @@ class _Worker:
         self,
         model: mujoco.MjModel,
         states: NDArray[np.float64],
-        copied: dict[str, NDArray[np.float64]],
+        copied: Mapping[str, NDArray[np.float64]],
     ) -> None:
         self.model = model
         self.data = mujoco.MjData(model)
         self.states = states
         self.copies = [(array, getattr(self.data, name)) for name, array in copied.items()]
 
-    def step(self, ids: Sequence[int], num_substeps: int, chunks: Iterator[int]) -> None:
-        model, data, states = self.model, self.data, self.states
-        # next() on a shared iterator is atomic, so each chunk is taken by one thread.
-        while (start := next(chunks) * _CHUNK) < len(ids):
-            for i in ids[start : start + _CHUNK]:
-                mujoco.mj_setState(model, data, states[i], _STATE)
-                mujoco.mj_step(model, data, num_substeps)
-                mujoco.mj_rnePostConstraint(model, data)
-                self.save(i)
+    def step(self, i: int, num_substeps: int) -> None:
+        mujoco.mj_setState(self.model, self.data, self.states[i], _STATE)
+        mujoco.mj_step(self.model, self.data, num_substeps)
+        mujoco.mj_rnePostConstraint(self.model, self.data)
+        self.save(i)
 
     def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         mujoco.mj_resetData(self.model, self.data)
@@ -89,24 +86,35 @@ class MjDataPoolEngine(PhysicsEngine):
             if name not in in_state
         }
         self.fields = {name: torch.from_numpy(copied.get(name, in_state.get(name))) for name in fields}
-        self._all = range(num_envs)
         self._workers = [_Worker(model, states, copied) for _ in range(threads or available_cores())]
         self._pool = ThreadPoolExecutor(len(self._workers), "physics")
+        for i in range(num_envs):
+            self._workers[0].save(i)
 
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         """See `PhysicsEngine.reset`."""
-        for row, i in enumerate(ids.tolist()):
-            self._workers[0].reset(i, qpos[row], qvel[row])
+        simulations = ids.tolist()
+        self._share_out(len(ids), lambda worker, k: worker.reset(simulations[k], qpos[k], qvel[k]))
 
     def step(self, ctrl: NDArray[np.float64], num_substeps: int, ids: Ids | None = None) -> None:
         """See `PhysicsEngine.step`."""
         self._ctrl[:] = ctrl
-        moving = self._all if ids is None else ids.tolist()
+        simulations = range(self.num_envs) if ids is None else ids.tolist()
+        self._share_out(len(simulations), lambda worker, k: worker.step(simulations[k], num_substeps))
+
+    def _share_out(self, count: int, work: Callable[[_Worker, int], None]) -> None:
+        """Does `work` for 0 .. count - 1, a chunk at a time, on whichever worker is free."""
         chunks = itertools.count()
-        futures = [
-            self._pool.submit(worker.step, moving, num_substeps, chunks) for worker in self._workers[1:]
-        ]
-        self._workers[0].step(moving, num_substeps, chunks)
+
+        def run(worker: _Worker) -> None:
+            # next() on a shared iterator is atomic, so each chunk is taken by one worker.
+            while (start := next(chunks) * _CHUNK) < count:
+                for k in range(start, min(start + _CHUNK, count)):
+                    work(worker, k)
+
+        helpers = self._workers[1 : math.ceil(count / _CHUNK)]
+        futures = [self._pool.submit(run, worker) for worker in helpers]
+        run(self._workers[0])
         for future in futures:
             future.result()
 

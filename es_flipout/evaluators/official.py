@@ -62,17 +62,22 @@ class OfficialEvaluator:
         Args:
             policy: observations [N, O] to actions [N, A].
             seed: reset seed of the first episode; episode i is reset with `seed + i`.
-            on_frame: if given, gets every frame of the first episode (needs `render`).
+            on_frame: if given, gets every frame of the first episode.
+
+        Raises:
+            ValueError: if frames are wanted of environments made without `render`.
         """
-        device = next(policy.parameters()).device
+        if on_frame and self.envs[0].render_mode is None:
+            raise ValueError("on_frame needs environments made with render=True")
+        like = next(policy.parameters())
         observations = [env.reset(seed=seed + index)[0] for index, env in enumerate(self.envs)]
         returns, lengths = [0.0] * len(self.envs), [0] * len(self.envs)
         live = list(range(len(self.envs)))
         while live:
             if on_frame and live[0] == 0:
                 on_frame(np.asarray(self.envs[0].render(), dtype=np.uint8))
-            batch = torch.as_tensor(np.stack([observations[i] for i in live]), dtype=torch.float32)
-            actions = policy(batch.to(device)).cpu().numpy()
+            batch = torch.as_tensor(np.stack([observations[i] for i in live])).to(like)
+            actions = policy(batch).cpu().numpy()
             still_live = []
             for i, action in zip(live, actions, strict=True):
                 observations[i], reward, terminated, truncated, _ = self.envs[i].step(action)

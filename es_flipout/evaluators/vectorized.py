@@ -32,7 +32,7 @@ class Evaluation:
         fitness: return (sum of rewards) of each member's episode, float64 [P].
         lengths: env steps of each member's episode, int64 [P].
         slot_steps: slots x steps spent, live or not.
-        observations: moments of the observations that members acted on, live steps only.
+        observations: moments of the finite observations that members acted on, live steps only.
     """
 
     fitness: Tensor
@@ -101,8 +101,6 @@ class VectorizedEvaluator:
         num_steps = 0
 
         while True:
-            if should_stop():
-                raise EvaluationStoppedError
             if ended.any():
                 started = slots.refill(ended)
                 if not slots.any_live:
@@ -113,11 +111,14 @@ class VectorizedEvaluator:
                 live, members = slots.live(device), slots.live_members()
                 rows = population.select(members.to(device))
                 actions = torch.zeros(self.env.action_space.shape or (), device=device)
+            if should_stop():
+                raise EvaluationStoppedError
             live_observations = observations[live]
             if statistics is None:
                 statistics = RunningStatistics(self._observation_size, device)
-            statistics.update(live_observations)
-            actions[live] = rows(live_observations)
+            # A simulation that blew up must not poison the moments of all the others.
+            statistics.update(live_observations, live_observations.isfinite().all(dim=1))
+            actions[live] = rows(live_observations).to(actions.dtype)
             observations, rewards, terminated, truncated, _ = self.env.step(actions)
             fitness[members] += rewards[live].to("cpu", torch.float64)
             lengths[members] += 1

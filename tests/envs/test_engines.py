@@ -196,3 +196,9 @@ def test_fields_are_live_views(make_engine, model):
     assert (kept["qpos"][:, 2] != height_before).all()
     for name, value in engine.fields.items():
         assert value.data_ptr() == kept[name].data_ptr()
+
+
+def test_a_new_engine_shows_the_models_default_state(make_engine, model):
+    engine = make_engine()
+    for name in ("qpos", "qvel"):
+        np.testing.assert_array_equal(engine.fields[name], LoopOverMjData(model).field(name))

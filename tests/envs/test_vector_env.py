@@ -322,8 +322,13 @@ def test_a_wrong_number_of_seeds_is_refused(seeds):
         ("HalfCheetah-v5", {"healthy_reward": 1.0}, "no keyword argument 'healthy_reward'"),
         ("HalfCheetah-v5", {"healthy_reward": 1.0}, "allowed: xml_file, frame_skip, forward_reward_weight"),
         ("HalfCheetah-v5", {"xml_file": "missing.xml"}, "missing.xml does not exist"),
-        ("HalfCheetah-v5", {"frame_skip": 0}, "frame_skip must be >= 1, got 0"),
-        ("HalfCheetah-v5", {"max_episode_steps": 0}, "max_episode_steps must be >= 1, or -1"),
+        ("HalfCheetah-v5", {"frame_skip": 0}, "frame_skip must be an integer >= 1, got 0"),
+        ("HalfCheetah-v5", {"frame_skip": 2.5}, "frame_skip must be an integer >= 1, got 2.5"),
+        ("HalfCheetah-v5", {"max_episode_steps": "x"}, "max_episode_steps must be an integer >= 1"),
+        ("HalfCheetah-v5", {"xml_file": 3}, "HalfCheetah-v5: "),
+        ("Humanoid-v5", {"healthy_z_range": 3}, "Humanoid-v5: "),
+        ("Humanoid-v3", {}, "Humanoid-v3 is not available natively"),
+        ("HalfCheetah-v5", {"max_episode_steps": 0}, "max_episode_steps must be an integer >= 1, or -1"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(env_id, kwargs, message):

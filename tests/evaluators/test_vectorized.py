@@ -91,6 +91,19 @@ class CountSteps(gym.vector.VectorWrapper):
         return self.env.step(actions)
 
 
+class BlowsUpOnce(gym.vector.VectorWrapper):
+    """Shows NaN to the member in slot 2 once, after its third step."""
+
+    steps = 0
+
+    def step(self, actions):
+        observations, *rest = self.env.step(actions)
+        self.steps += 1
+        if self.steps == 3:
+            observations[2] = torch.nan
+        return observations, *rest
+
+
 @ON_EACH_TASK
 @pytest.mark.parametrize("slots", [4, 16], ids=["fewer-slots", "more-slots"])
 def test_a_member_scores_what_it_scores_alone_in_the_official_environment(env_id, slots):
@@ -114,6 +127,19 @@ def test_observation_statistics_are_of_exactly_what_members_acted_on(env_id):
     assert statistics.count.item() == len(seen)
     np.testing.assert_allclose(statistics.mean.numpy(), seen.mean(axis=0), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(statistics.variance.numpy(), seen.var(axis=0), rtol=1e-9, atol=1e-12)
+
+
+def test_a_simulation_that_blows_up_spoils_its_own_fitness_alone():
+    env = native("HalfCheetah-v5", MEMBERS)
+    population = population_for(env)
+    plain = VectorizedEvaluator(env).evaluate(population, SEEDS)
+    result = VectorizedEvaluator(BlowsUpOnce(env)).evaluate(population, SEEDS)
+    others = [member for member in range(MEMBERS) if member != 2]
+    assert result.fitness[2].isnan()  # by the control cost of what it did on seeing NaN
+    assert torch.equal(result.fitness[others], plain.fitness[others])
+    assert result.observations.mean.isfinite().all()
+    assert result.observations.m2.isfinite().all()
+    assert result.observations.count == plain.observations.count - 1
 
 
 @ON_EACH_TASK
@@ -221,6 +247,18 @@ def test_a_stop_is_obeyed_before_the_next_step_and_leaves_the_environment_usable
 def test_an_environment_that_resets_itself_is_refused():
     env = gym.make_vec("InvertedPendulum-v5", num_envs=2, vectorization_mode="sync")
     with pytest.raises(ValueError, match=r"autoreset mode must be DISABLED, got .*NEXT_STEP"):
+        VectorizedEvaluator(env)
+
+
+def test_observations_that_are_no_vectors_are_refused():
+    env = gym.make_vec(
+        "InvertedPendulum-v5",
+        num_envs=2,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": gym.vector.AutoresetMode.DISABLED},
+        wrappers=[lambda env: gym.wrappers.ReshapeObservation(env, (2, 2))],
+    )
+    with pytest.raises(ValueError, match="observations must be vectors, got Box"):
         VectorizedEvaluator(env)
 
 

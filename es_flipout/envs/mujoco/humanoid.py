@@ -47,10 +47,10 @@ class Humanoid(MujocoTask):
         self.forward_reward_weight = forward_reward_weight
         self.ctrl_cost_weight = ctrl_cost_weight
         self.contact_cost_weight = contact_cost_weight
-        self.contact_cost_range = contact_cost_range
+        self.min_contact_cost, self.max_contact_cost = contact_cost_range
         self.healthy_reward = healthy_reward
         self.terminate_when_unhealthy = terminate_when_unhealthy
-        self.healthy_z_range = healthy_z_range
+        self.min_healthy_z, self.max_healthy_z = healthy_z_range
         self.reset_noise_scale = reset_noise_scale
         self.skipped_qpos = 2 if exclude_current_positions_from_observation else 0
         included = {
@@ -97,7 +97,7 @@ class Humanoid(MujocoTask):
             contact = self.contact_cost_weight * fields["cfrc_ext"].square().sum(dim=(1, 2))
         else:
             contact = torch.zeros_like(forward)
-        contact = contact.clamp(*self.contact_cost_range)
+        contact = contact.clamp(self.min_contact_cost, self.max_contact_cost)
         info = {
             "x_velocity": velocity[:, 0],
             "y_velocity": velocity[:, 1],
@@ -115,6 +115,5 @@ class Humanoid(MujocoTask):
         return ~self._is_healthy(fields)
 
     def _is_healthy(self, fields: Fields) -> Tensor:
-        low, high = self.healthy_z_range
         height = fields["qpos"][:, 2]
-        return (low < height) & (height < high)
+        return (self.min_healthy_z < height) & (height < self.max_healthy_z)

@@ -46,10 +46,10 @@ class MujocoTask(ABC):
 
         Raises:
             OSError: if there is no such file.
-            ValueError: if the model does not compile, or frame_skip is not positive.
+            ValueError: if the model does not compile, or frame_skip is not a positive integer.
         """
-        if frame_skip < 1:
-            raise ValueError(f"frame_skip must be >= 1, got {frame_skip}")
+        if not isinstance(frame_skip, int) or frame_skip < 1:
+            raise ValueError(f"frame_skip must be an integer >= 1, got {frame_skip}")
         with deprecations_silenced():
             self.model = mujoco.MjModel.from_xml_path(expand_model_path(xml_file))
         self.frame_skip = frame_skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,7 +140,7 @@ class MujocoVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._terminated |= live & self.task.terminated(fields)
         self._elapsed += live
         if self.max_episode_steps is not None:
-            self._truncated |= live & (self._elapsed >= self.max_episode_steps)
+            self._truncated |= self._elapsed >= self.max_episode_steps
         return (
             self._observe().to(self.device),
             rewards.to(self.device, self.dtype),
@@ -167,11 +168,12 @@ class MujocoVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int):
-            return range(seed, seed + self.num_envs)
-        if len(seed) != self.num_envs:
-            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
-        return seed
+        if isinstance(seed, Sequence | np.ndarray):
+            if len(seed) != self.num_envs:
+                raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
+            return [None if one is None else operator.index(one) for one in seed]
+        first = operator.index(seed)
+        return range(first, first + self.num_envs)
 
     def _rng(self, row: int, seed: int | None) -> np.random.Generator:
         rng = self._rngs[row]

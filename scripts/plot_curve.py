@@ -1,0 +1,54 @@
+"""Draws the learning curves of runs: the official centre score over env steps and over time.
+
+    python scripts/plot_curve.py runs/Humanoid-v5-seed0 --out docs/humanoid.png --title Humanoid-v5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+
+from matplotlib import pyplot as plt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--title", default="")
+    arguments = parser.parse_args()
+    figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
+    for run in arguments.runs:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        scored = [line for line in lines if line["centre_score"] is not None]
+        for axis, horizontal in (
+            (by_steps, lambda line: line["env_steps"] / 1e6),
+            (by_time, lambda line: line["timing"]["seconds"] / 60),
+        ):
+            (curve,) = axis.plot(
+                [horizontal(line) for line in scored],
+                [line["centre_score"] for line in scored],
+                label=f"{run.name}: centre, official score",
+            )
+            axis.plot(
+                [horizontal(line) for line in lines],
+                [line["fitness_mean"] for line in lines],
+                color=curve.get_color(),
+                alpha=0.35,
+                label=f"{run.name}: mean of the population",
+            )
+    by_steps.set(xlabel="million live env steps", ylabel="return", title=arguments.title)
+    by_time.set(xlabel="minutes")
+    by_steps.legend(fontsize="small")
+    for axis in (by_steps, by_time):
+        axis.grid(alpha=0.3)
+    figure.savefig(arguments.out, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
