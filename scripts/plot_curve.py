@@ -1,6 +1,6 @@
 """Draws the learning curves of runs: the official centre score over env steps and over time.
 
-    python scripts/plot_curve.py runs/Humanoid-v5-seed0 --out docs/humanoid.png --title Humanoid-v5
+python scripts/plot_curve.py runs/Humanoid-v5-seed0 --out docs/humanoid.png --title Humanoid-v5
 """
 
 from __future__ import annotations

@@ -128,6 +128,10 @@ class TestEveryShaping:
         assert utilities.isfinite().all()
         assert utilities[index % len(fitness)] <= utilities.min() + 1e-12
 
+    def test_returns_are_compared_in_full_precision(self, shaping: Shaping) -> None:
+        worse, better = shaped(shaping, 1e9, 1e9 + 1)  # one and the same number in float32
+        assert worse < 0 < better
+
     def test_float32_returns_give_float64_utilities(self, shaping: Shaping) -> None:
         fitness = torch.tensor([1.0, 4.0, 2.5])
         utilities = shaping(fitness)
