@@ -138,6 +138,9 @@ class OptimizerConfig:
     """Further keyword arguments of the optimizer, for example {betas: [0.9, 0.99]} or {momentum: 0.9}."""
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "maximize"):
+            reason = "fitness is always maximised" if name == "maximize" else f"set optimizer.{name}"
+            _require(name not in self.kwargs, f"optimizer.kwargs must not hold {name}: {reason}")
         _require_positive("optimizer.lr", self.lr)
         _require(
             self.weight_decay >= 0 and math.isfinite(self.weight_decay),

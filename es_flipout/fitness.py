@@ -1,8 +1,8 @@
 """Fitness shaping: from returns to the utilities that weigh each member's perturbation.
 
 Pure functions of a vector of returns [P]. Under all of them equal returns get equal utilities, these sum
-to zero (and are exactly zero if all returns are equal), and a member whose return is NaN counts as the
-worst.
+to zero (and are exactly zero if all returns are equal), and a member whose return is not finite counts as
+the worst: by rank below all others, by value equal to the lowest of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Shaping = Callable[[Tensor], Tensor]
 
 
 def failed(fitness: Tensor) -> Tensor:
-    """Returns which members have no usable return, bool [P]."""
-    return fitness.isnan()
+    """Returns which members have no usable return (NaN or infinite), bool [P]."""
+    return ~fitness.isfinite()
 
 
 def _replace_failed(fitness: Tensor) -> Tensor:
@@ -55,8 +55,10 @@ def _share_among_ties(fitness: Tensor, by_rank: Tensor) -> Tensor:
 def centered_ranks(fitness: Tensor) -> Tensor:
     """Returns ranks scaled to [-1/2, 1/2] (Salimans et al., 2017, arXiv 1703.03864), float64 [P]."""
     size = len(fitness)
+    if _all_equal(fitness):
+        return torch.zeros(size, dtype=torch.float64)
     ranks = _share_among_ties(fitness, torch.arange(size, dtype=torch.float64))
-    return ranks / max(size - 1, 1) - 0.5
+    return ranks / (size - 1) - 0.5
 
 
 def nes(fitness: Tensor) -> Tensor:
@@ -76,7 +78,8 @@ def nes(fitness: Tensor) -> Tensor:
 def raw(fitness: Tensor) -> Tensor:
     """Returns the returns less their mean, float64 [P].
 
-    The mean is a baseline: it leaves the estimate's expectation as it is, and takes its largest variance.
+    The mean is a baseline: it takes the largest part of the estimate's variance away. Mirrored pairs
+    cancel it anyway; without them it scales the estimate's expectation by (P - 1) / P.
     """
     fitness = _replace_failed(fitness.to(torch.float64))
     return torch.zeros_like(fitness) if _all_equal(fitness) else fitness - fitness.mean()

@@ -37,13 +37,13 @@ class RunningStatistics:
             mask: which rows count, bool [N]; all of them if None. Rows left out may hold NaN.
 
         Raises:
-            ValueError: if `rows` is not [N, O], or the mask is not [N] (never broadcast).
+            ValueError: if `rows` is not [N, O], or the mask is not bool [N] (never broadcast).
         """
         if rows.ndim != 2 or rows.shape[1] != self.mean.shape[0]:
             raise ValueError(f"rows must be [N, {self.mean.shape[0]}], got {list(rows.shape)}")
         if mask is not None:
-            if mask.shape != rows.shape[:1]:
-                raise ValueError(f"mask must be [{rows.shape[0]}], got {list(mask.shape)}")
+            if mask.shape != rows.shape[:1] or mask.dtype != torch.bool:
+                raise ValueError(f"mask must be bool [{rows.shape[0]}], got {mask.dtype} {list(mask.shape)}")
             rows = rows[mask]
         if rows.shape[0] == 0:
             return
@@ -67,7 +67,11 @@ class RunningStatistics:
     @property
     def variance(self) -> Tensor:
         """Population variance a feature, float64 [O]; ones before two rows have been seen."""
-        return torch.where(self.count > 1, self.m2 / self.count.clamp(min=1.0), torch.ones_like(self.m2))
+        return _variance(self.count, self.m2)
+
+
+def _variance(count: Tensor, m2: Tensor) -> Tensor:
+    return torch.where(count > 1, m2 / count.clamp(min=1.0), torch.ones_like(m2))
 
 
 class ObservationNormalizer(nn.Module):
@@ -98,7 +102,8 @@ class ObservationNormalizer(nn.Module):
     def statistics(self) -> RunningStatistics:
         """Returns the moments as a value of their own."""
         statistics = RunningStatistics(self.mean.shape[0], self.mean.device)
-        statistics.count, statistics.mean, statistics.m2 = self.count, self.mean, self.m2
+        statistics.count, statistics.mean = self.count.clone(), self.mean.clone()
+        statistics.m2 = self.m2.clone()
         return statistics
 
     def merge(self, other: RunningStatistics) -> None:
@@ -110,6 +115,6 @@ class ObservationNormalizer(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Returns standardised observations, same shape and dtype as given ([..., O])."""
         dtype = observations.dtype
-        scale = self.statistics().variance.clamp(min=VARIANCE_FLOOR).rsqrt()
+        scale = _variance(self.count, self.m2).clamp(min=VARIANCE_FLOOR).rsqrt()
         standardized = (observations - self.mean.to(dtype)) * scale.to(dtype)
         return standardized.clamp_(-self.clip, self.clip)

@@ -89,7 +89,8 @@ class MLPPolicy(nn.Module):
         if self.normalizer is not None:
             observations = self.normalizer(observations)
         squashed = torch.tanh(self.network(observations))
-        return self.action_low + (squashed + 1.0) * (0.5 * (self.action_high - self.action_low))
+        actions = self.action_low + (squashed + 1.0) * (0.5 * (self.action_high - self.action_low))
+        return actions.clamp(self.action_low, self.action_high)  # rounding may overshoot by an ulp
 
 
 def make_policy(

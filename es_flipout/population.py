@@ -11,7 +11,10 @@ from es_flipout.perturbations import PerturbedParameter, PopulationNoise
 
 
 class MemberRows:
-    """A policy whose row n runs with the weights of member n of a selection."""
+    """A policy whose row n runs with the weights of member n of a selection.
+
+    It shares the policy's parameters: once they move, it is a selection around the new centre.
+    """
 
     def __init__(self, policy: nn.Module, parameters: Mapping[str, Tensor]) -> None:
         self._policy = policy
@@ -82,4 +85,4 @@ class Population:
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")
         total = self.noise.weighted_sum(utilities)
-        return {name: value / (self.size * self.sigma) for name, value in total.items()}
+        return {name: total[name] / (self.size * self.sigma) for name, _ in self.policy.named_parameters()}

@@ -138,6 +138,7 @@ class FlipoutES:
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generation": self.generation,
+            "sigma": self.sigma,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -145,6 +146,7 @@ class FlipoutES:
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generation = state["generation"]
+        self.sigma = state["sigma"]
         self._population = None
 
 
@@ -179,5 +181,5 @@ def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> torch.optim.Op
         arguments["weight_decay"] = config.weight_decay
     try:
         return classes[config.name](policy.parameters(), **arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"optimizer {config.name}: {error}") from error

@@ -40,8 +40,14 @@ class TestCenteredRanks:
         result = shaped(centered_ranks, NAN, 3, -1e9, NAN)
         assert result == pytest.approx([-1 / 3, 1 / 2, 1 / 6, -1 / 3])
 
-    def test_infinite_returns_rank_at_the_ends(self) -> None:
-        assert shaped(centered_ranks, math.inf, 0, -math.inf) == [0.5, 0.0, -0.5]
+    def test_infinite_returns_rank_worst(self) -> None:
+        # Both share ranks 0 and 1 of 3: 0.5 / 3 - 1/2.
+        assert shaped(centered_ranks, math.inf, 0, -math.inf, -1) == pytest.approx(
+            [-1 / 3, 0.5, -1 / 3, 1 / 6]
+        )
+
+    def test_a_single_member_has_nothing_to_tell(self) -> None:
+        assert shaped(centered_ranks, 3.0) == [0.0]
 
 
 class TestNes:

@@ -117,7 +117,7 @@ class TestMoments:
     @pytest.mark.parametrize("shape", [(2,), (1,), (3, 1), (3, 2), ()], ids=str)
     def test_a_mask_of_another_shape_is_refused(self, shape: tuple[int, ...]) -> None:
         statistics = RunningStatistics(2)
-        with pytest.raises(ValueError, match=r"mask must be \[3\]"):
+        with pytest.raises(ValueError, match=r"mask must be bool \[3\]"):
             statistics.update(ROWS, torch.ones(shape, dtype=torch.bool))
         assert statistics.count == 0
 

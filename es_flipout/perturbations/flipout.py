@@ -75,10 +75,14 @@ class FlipoutRows(ParameterNoise):
 
     def linear(self, inputs: Tensor) -> Tensor:
         """See `ParameterNoise.linear`."""
-        middle = (1,) * (inputs.ndim - 2)
-        rows = inputs.shape[0]
-        flipped = inputs * self.input_signs.view(rows, *middle, -1)
-        return self._times_base(flipped) * self.output_signs.view(rows, *middle, -1)
+        flipped = inputs * self._aligned(self.input_signs, inputs.ndim)
+        return self._times_base(flipped) * self._aligned(self.output_signs, inputs.ndim)
+
+    @staticmethod
+    def _aligned(signs: Tensor, ndim: int) -> Tensor:
+        """Returns the signs as [N, 1, ..., width], so that they broadcast over the dimensions between."""
+        rows, width = signs.shape
+        return signs.view(rows, *(1,) * (ndim - 2), width)
 
     def _times_base(self, inputs: Tensor) -> Tensor:
         if self.groups is None:
@@ -112,7 +116,7 @@ class MatrixNoise:
 
 
 class FlipoutNoise(PopulationNoise):
-    """The bases and signs of a generation; directions d use base d // (D / K)."""
+    """The bases and signs of a generation; direction d uses base d // (D / K)."""
 
     def __init__(
         self, matrices: Mapping[str, MatrixNoise], vectors: IndependentNoise, num_bases: int

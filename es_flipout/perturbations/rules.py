@@ -6,12 +6,12 @@ the result with each row's own weights. The policy's author sees none of it. To 
 operation, register a rule:
 
     @rule(torch.nn.functional.linear)
-    def linear(inputs, weight, bias=None): ...
+    def linear(input, weight, bias=None): ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from es_flipout.perturbations.base import ParameterNoise
+from es_flipout.perturbations.independent import DenseNoise
 
 Operation = Callable[..., Any]
 RULES: dict[Operation, Operation] = {}
@@ -73,14 +74,28 @@ class PerturbedParameter(Tensor):
         if func in _ATTRIBUTES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        names = [
-            arg.parameter_name for arg in (*args, *kwargs.values()) if isinstance(arg, PerturbedParameter)
-        ]
         raise UnsupportedOperationError(
-            f"no rule for the operation {getattr(func, '__name__', func)!r} on the perturbed parameter "
-            f"{', '.join(map(repr, names)) or 'of a nested argument'}; register one with "
+            f"no rule for the operation {_operation_name(func)!r} on the perturbed parameter "
+            f"{', '.join(_parameter_names((*args, *kwargs.values())))}; register one with "
             "es_flipout.perturbations.rule"
         )
+
+
+def _operation_name(operation: Operation) -> str:
+    """Returns an operation's name; that of `weight.T` is T."""
+    name: str = getattr(operation, "__name__", repr(operation))
+    return _operation_name(operation.__self__) if name == "__get__" else name  # type: ignore[attr-defined]
+
+
+def _parameter_names(arguments: Iterable[Any]) -> list[str]:
+    """Returns the names of the perturbed parameters among arguments and lists of them."""
+    names: list[str] = []
+    for argument in arguments:
+        if isinstance(argument, PerturbedParameter):
+            names.append(repr(argument.parameter_name))
+        elif isinstance(argument, list | tuple):
+            names.extend(_parameter_names(argument))
+    return names
 
 
 _ATTRIBUTES: frozenset[Operation] = frozenset(
@@ -109,61 +124,79 @@ def rule(*operations: Operation) -> Callable[[Operation], Operation]:
     return register
 
 
-def _check_rows(operation: str, inputs: Tensor, parameter: PerturbedParameter) -> None:
-    if inputs.ndim < 1 or inputs.shape[0] != parameter.num_rows:
+def _check_rows(operation: str, input: Tensor, parameter: PerturbedParameter) -> None:
+    if input.shape[0] != parameter.num_rows:
         raise ValueError(
-            f"{operation} got an input of shape {list(inputs.shape)}, but the members of "
+            f"{operation} got an input of shape {list(input.shape)}, but the members of "
             f"{parameter.num_rows} rows were selected: the first dimension must be the row"
         )
 
 
 @rule(F.linear)
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Runs y = x Wᵀ + b with W, b or both perturbed; inputs are [N, ..., I], the result [N, ..., J]."""
-    if isinstance(inputs, PerturbedParameter):
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Runs y = x Wᵀ + b with W, b or both perturbed; the input is [N, ..., I], the result [N, ..., J]."""
+    if isinstance(input, PerturbedParameter):
         raise UnsupportedOperationError(
-            f"parameter {inputs.parameter_name!r} is the input of a linear map; there is no rule for that"
+            f"parameter {input.parameter_name!r} is the input of a linear map; there is no rule for that"
+        )
+    if input.ndim < 2:
+        raise ValueError(
+            f"linear got an input of shape {list(input.shape)}: the first dimension must be the row"
         )
     plain_weight = weight.plain if isinstance(weight, PerturbedParameter) else weight
     plain_bias = None if isinstance(bias, PerturbedParameter) else bias
-    outputs = F.linear(inputs, plain_weight, plain_bias)
+    outputs = F.linear(input, plain_weight, plain_bias)
     if isinstance(weight, PerturbedParameter):
-        _check_rows("linear", inputs, weight)
-        outputs = outputs + weight.noise.linear(inputs)
+        _check_rows("linear", input, weight)
+        outputs = outputs + weight.noise.linear(input)
     if isinstance(bias, PerturbedParameter):
-        _check_rows("linear", inputs, bias)
+        _check_rows("linear", input, bias)
         outputs = outputs + _align(bias, outputs.ndim)
     return outputs
 
 
 def _align(parameter: PerturbedParameter, ndim: int) -> Tensor:
     """Returns the parameter's rows [N, 1, ..., *shape], so that they broadcast against `ndim` dimensions."""
-    rows = parameter.rows()
-    shape = parameter.plain.shape or (1,)
-    middle = (1,) * (ndim - 1 - len(shape))
-    return rows.view(parameter.num_rows, *middle, *shape)
+    shape = parameter.plain.shape
+    return parameter.rows().view(parameter.num_rows, *(1,) * (ndim - 1 - len(shape)), *shape)
 
 
 def _elementwise(operation: Operation) -> Operation:
-    """Returns `operation` run on the rows of every perturbed vector or scalar among its arguments."""
+    """Returns how `operation` runs when some of its arguments are perturbed vectors or scalars.
+
+    A tensor of more dimensions than the parameters has the row as its first; others are constants. The
+    result of parameters and constants alone, as in `log_std.exp()`, is a perturbed parameter again.
+    """
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        others = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
-        parameters = [arg for arg in others if isinstance(arg, PerturbedParameter)]
-        inputs = [arg for arg in others if not isinstance(arg, PerturbedParameter) and arg.ndim > 0]
+        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+        parameters = [arg for arg in tensors if isinstance(arg, PerturbedParameter)]
         for parameter in parameters:
             if parameter.plain.ndim > 1:
                 raise UnsupportedOperationError(
                     "elementwise operations are supported for vector parameters, "
-                    f"but {parameter.parameter_name!r} has "
-                    f"shape {list(parameter.plain.shape)}"
+                    f"but {parameter.parameter_name!r} has shape {list(parameter.plain.shape)}"
                 )
-        ndim = max((arg.ndim for arg in inputs), default=2)
+        width = max(parameter.plain.ndim for parameter in parameters)
+        inputs = [arg for arg in tensors if not isinstance(arg, PerturbedParameter) and arg.ndim > width]
+        for tensor in inputs:
+            _check_rows(_operation_name(operation), tensor, parameters[0])
+        ndim = max((tensor.ndim for tensor in inputs), default=width + 1)
 
-        def expand(arg: Any) -> Any:
-            return _align(arg, ndim) if isinstance(arg, PerturbedParameter) else arg
+        def apply(value_of: Callable[[PerturbedParameter], Tensor]) -> Tensor:
+            def resolve(arg: Any) -> Any:
+                return value_of(arg) if isinstance(arg, PerturbedParameter) else arg
 
-        return operation(*map(expand, args), **{key: expand(value) for key, value in kwargs.items()})
+            keywords = {key: resolve(value) for key, value in kwargs.items()}
+            result: Tensor = operation(*map(resolve, args), **keywords)
+            return result
+
+        rows = apply(lambda parameter: _align(parameter, ndim))
+        if inputs:
+            return rows
+        plain = apply(lambda parameter: parameter.plain)
+        names = " and ".join(parameter.parameter_name for parameter in parameters)
+        return PerturbedParameter.of(names, plain, DenseNoise(rows - plain), parameters[0].num_rows)
 
     return run
 
@@ -172,10 +205,11 @@ _ELEMENTWISE_NAMES = (
     *("add", "sub", "mul", "div", "true_divide", "pow", "neg", "exp", "log", "sqrt", "rsqrt", "square"),
     *("abs", "tanh", "sigmoid", "relu", "clamp", "maximum", "minimum", "rsub"),
     *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__"),
-    *("__neg__", "__pow__"),
+    *("__neg__", "__pow__", "__rpow__"),
 )
 for _owner in (torch, Tensor):
     for _name in _ELEMENTWISE_NAMES:
         if (_function := getattr(_owner, _name, None)) is not None:
             rule(_function)(_elementwise(_function))
-rule(F.softplus)(_elementwise(F.softplus))
+for _function in (F.softplus, F.relu, F.elu, F.silu):
+    rule(_function)(_elementwise(_function))

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from es_flipout.perturbations import Flipout, Independent, Perturbation, PopulationNoise
+from es_flipout.config import ESConfig
+from es_flipout.perturbations import Flipout, Independent, Perturbation, PopulationNoise, make_perturbation
 from es_flipout.population import Population
 
 
@@ -111,7 +112,7 @@ cases = st.builds(
 
 
 @every_family
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(case=cases)
 def test_rows_run_as_their_member_does_alone(family: Family, case: Case) -> None:
     population = case.population(family)
@@ -127,7 +128,7 @@ def test_rows_run_as_their_member_does_alone(family: Family, case: Case) -> None
 
 
 @every_family
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(case=cases)
 def test_rows_written_out_are_the_scaled_noise_of_their_members(family: Family, case: Case) -> None:
     population = case.population(family)
@@ -139,7 +140,7 @@ def test_rows_written_out_are_the_scaled_noise_of_their_members(family: Family, 
 
 
 @every_family
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(case=cases)
 def test_gradient_is_the_sum_over_members(family: Family, case: Case) -> None:
     population = case.population(family)
@@ -181,9 +182,9 @@ def test_utilities_equal_within_pairs_sum_to_exactly_zero(family: Family) -> Non
 def test_noise_is_white(family: Family) -> None:
     # Weights of one member, and of two members that are not a pair, must be uncorrelated with unit
     # variance. Over G generations an entry of the covariance has a standard error of at most
-    # sqrt(3 / G) = 0.04 (the worst case: one Gaussian base weight seen by two members, E[base^4] = 3), so
+    # sqrt(3 / G) = 0.045 (the worst case: one Gaussian base weight seen by two members, E[base^4] = 3), so
     # 6 of them leave a chance below 1e-6 to an honest family, and none to a variance of 0.5 or a shared sign.
-    generations, bound = 2000, 6 * (3 / 2000) ** 0.5
+    generations, bound = 1500, 6 * (3 / 1500) ** 0.5
     generator = generator_of(11)
     parameters = shapes(weight=(2, 3), bias=(2,))
     perturbation = family.make()
@@ -244,3 +245,19 @@ def test_a_population_that_the_bases_do_not_divide_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"must be divisible by {divisor}$"):
         draw(family, shapes(weight=(2, 2)), population_size, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ESConfig(), Flipout("rademacher", 1, mirrored=True)),
+        (
+            ESConfig(base_distribution="gaussian", num_bases=4, mirrored=False),
+            Flipout("gaussian", 4, mirrored=False),
+        ),
+        (ESConfig(perturbation="independent", mirrored=False), Independent(mirrored=False)),
+    ],
+    ids=["default", "flipout", "independent"],
+)
+def test_the_configured_family_is_built(config: ESConfig, expected: Perturbation) -> None:
+    assert make_perturbation(config) == expected

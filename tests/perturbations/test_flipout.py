@@ -188,14 +188,14 @@ class TestGradientOfALinearFitness:
         ],
     )
     def test_relative_error_is_what_theory_says(self, perturbation: Perturbation, variance: float) -> None:
-        draws = 400  # for which the mean's relative standard error is 2 per cent, 5 with one Gaussian base
+        draws = 250  # for which the relative standard error is 2 to 3 per cent, 6 with one Gaussian base
         generator = torch.Generator().manual_seed(3)
         error = sum(
             (estimate(perturbation.sample({"weight": TARGET}, 32, generator), TARGET) - TARGET).square().sum()
             for _ in range(draws)
         )
         relative = float(error) / draws / float(TARGET.square().sum())
-        assert relative == pytest.approx(variance, rel=0.12)
+        assert relative == pytest.approx(variance, rel=0.15)
 
     def test_cosine_to_the_gradient_grows_with_the_population(self) -> None:
         # A Rademacher base has cosine² = 1 / (1 + (d - 1) / N), about 0.22, 0.52 and 0.82 for N = 8, 32 and
