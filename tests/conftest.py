@@ -7,6 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, and no verdict on how busy the machine is.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 TINY_RUN = {
     "env": {"id": "InvertedPendulum-v5", "num_slots": 8, "kwargs": {"max_episode_steps": 60}},

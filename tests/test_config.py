@@ -36,6 +36,8 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         (lambda: PolicyConfig(hidden_sizes=[64, 0]), "policy.hidden_sizes"),
         (lambda: OptimizerConfig(lr=0.0), "optimizer.lr must be > 0"),
         (lambda: OptimizerConfig(weight_decay=-1.0), "optimizer.weight_decay must be >= 0"),
+        (lambda: OptimizerConfig(kwargs={"lr": 0.1}), "must not hold lr: set optimizer.lr"),
+        (lambda: OptimizerConfig(kwargs={"maximize": True}), "must not hold maximize: fitness is always"),
         (lambda: EvaluationConfig(interval=-1), "evaluation.interval must be >= 0"),
         (lambda: Config(seed=-1), "seed must be >= 0"),
         (lambda: Config(threads=0), "threads must be > 0"),

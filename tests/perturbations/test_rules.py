@@ -81,6 +81,20 @@ class TestLinear:
         with pytest.raises(UnsupportedOperationError, match="'start' is the input of a linear map"):
             populate(policy).select(MEMBERS)(inputs_of(4, 2))
 
+    def test_torchs_own_keywords_work(self) -> None:
+        policy = Module(lambda x, w, b: F.linear(input=x, weight=w, bias=b), w=(2, 3), b=(2,))
+        check(policy, inputs_of(4, 3))
+
+    def test_an_input_without_rows_is_refused(self) -> None:
+        # As wide as there are rows: the width must not pass for them.
+        with pytest.raises(ValueError, match=r"shape \[4\]: the first dimension must be the row"):
+            populate(nn.Linear(4, 2).double()).select(MEMBERS)(inputs_of(4))
+
+    @pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=str)
+    def test_no_rows_give_no_rows(self, perturbation: Independent | Flipout) -> None:
+        rows = populate(nn.Linear(3, 2).double(), perturbation).select(MEMBERS[:0])
+        assert rows(inputs_of(0, 3)).shape == (0, 2)
+
     @pytest.mark.parametrize("rows", [1, 3, 5])
     def test_a_wrong_number_of_rows_is_refused(self, rows: int) -> None:
         population = populate(nn.Linear(3, 2).double())
@@ -125,6 +139,20 @@ class TestElementwise:
         # With as many steps as rows, a gain that lines up with the wrong one would go unseen by broadcasting.
         check(Module(lambda x, p: x * p, p=size), inputs_of(*inputs))
 
+    @pytest.mark.parametrize("size", [(4, 5, 3), (4, 4, 3)], ids=str)
+    def test_a_parameter_transformed_first_keeps_its_rows(self, size: tuple[int, ...]) -> None:
+        check(Module(lambda x, log_std: x * (2.0 * log_std.exp() + 1.0), log_std=(3,)), inputs_of(*size))
+
+    def test_a_scalar_meets_one_number_a_row(self) -> None:
+        policy = Module(lambda x, scale: x.sum(dim=-1) * scale, scale=())
+        assert check(policy, inputs_of(4, 3)).shape == (4,)
+
+    @pytest.mark.parametrize("rows", [1, 5])
+    def test_a_wrong_number_of_rows_is_refused(self, rows: int) -> None:
+        population = populate(Module(lambda x, gain: x * gain, gain=(3,)))
+        with pytest.raises(ValueError, match=rf"shape \[{rows}, 3\], but .* of 4 rows"):
+            population.select(MEMBERS)(inputs_of(rows, 3))
+
     def test_vector_and_scalar_parameters_mix(self) -> None:
         def forward(x: Tensor, gain: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
             return x * (gain * scale) + offset
@@ -157,8 +185,10 @@ class TestUnsupported:
             (Module(lambda x, table: x @ table, table=(3, 2)), "matmul", "table"),
             (Module(lambda x, gain: x.mul_(gain), gain=(3,)), "mul_", "gain"),
             (Module(lambda x, gain: x * gain.sum(), gain=(3,)), "sum", "gain"),
+            (Module(lambda x, table: x @ table.T, table=(2, 3)), "T", "table"),
+            (Module(lambda x, gain: torch.cat([x[0], gain]), gain=(3,)), "cat", "gain"),
         ],
-        ids=["layer-norm", "bilinear", "matmul", "in-place", "reduction"],
+        ids=["layer-norm", "bilinear", "matmul", "in-place", "reduction", "property", "list"],
     )
     def test_error_names_operation_and_parameter(
         self, policy: nn.Module, operation: str, parameter: str
