@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pickle
@@ -18,11 +19,11 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from es_flipout.config import Config
 
@@ -76,17 +77,24 @@ class RunDirectory:
         Raises:
             RunError: if `config.out` names a directory that holds something, or cannot be written.
         """
-        run = cls(Path(config.out) if config.out else _free_name(config))
         try:
-            if run.path.is_dir() and any(run.path.iterdir()):
-                raise RunError(
-                    f"{run.path} is not empty; continue it with --resume {run.path}, or choose another --out"
-                )
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-            run.write_config(config)
+            run = cls(Path(config.out).expanduser() if config.out else _make_unnamed(config))
+            run._refuse_if_taken()
+            run.path.mkdir(parents=True, exist_ok=True)
+            with run.locked():
+                run._refuse_if_taken()  # by a process that was faster
+                run.checkpoints.mkdir()
+                run.write_config(config)
         except OSError as error:
-            raise RunError(f"cannot write to the run directory {run.path}: {error.strerror}") from error
+            place = config.out or "runs"
+            raise RunError(f"cannot write to the run directory {place}: {error.strerror}") from error
         return run
+
+    def _refuse_if_taken(self) -> None:
+        if not self.path.is_dir() or not any(entry.name != ".lock" for entry in self.path.iterdir()):
+            return
+        advice = f"continue it with --resume {self.path}, or " if self.config.exists() else ""
+        raise RunError(f"{self.path} is not empty; {advice}choose another --out")
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -120,7 +128,7 @@ class RunDirectory:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise RunError(f"another process is training in {self.path}") from error
             yield
 
@@ -128,22 +136,30 @@ class RunDirectory:
         """Drops the metrics of generations after `generation`: a resumed run writes them again."""
         if not self.metrics.exists():
             return
-        kept = []
+        kept: list[str] = []
         for line in self.metrics.read_text().splitlines(keepends=True):
             # Only the line being written when a process died can be torn, and it is past the checkpoint.
-            if not line.endswith("\n") or json.loads(line)["generation"] > generation:
+            if not line.endswith("\n"):
                 break
+            try:
+                if json.loads(line)["generation"] > generation:
+                    break
+            except (ValueError, TypeError, KeyError) as error:
+                raise RunError(f"{self.metrics} is damaged in line {len(kept) + 1}") from error
             kept.append(line)
         with atomic_write(self.metrics) as file:
             file.write("".join(kept).encode())
 
 
-def _free_name(config: Config) -> Path:
+def _make_unnamed(config: Config) -> Path:
+    """Makes a directory whose name nobody else has taken, also not at the same time."""
     name = f"{config.env.id.replace('/', '_')}-seed{config.seed}"
-    candidates = [Path("runs") / name]
-    while candidates[-1].exists():
-        candidates.append(Path("runs") / f"{name}-{len(candidates) + 1}")
-    return candidates[-1]
+    for number in itertools.count(1):
+        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
 
 
 @contextlib.contextmanager
@@ -153,15 +169,11 @@ def atomic_write(path: Path) -> Any:
     try:
         with temporary.open("wb") as file:
             yield file
-            _sync(file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -188,6 +200,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise RunError(f"checkpoint {path} cannot be read: it is damaged") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise RunError(f"checkpoint {path} is not of format {FORMAT}")
+    policy = state.get("policy")
+    if not isinstance(policy, dict) or not all(isinstance(value, Tensor) for value in policy.values()):
+        raise RunError(f"checkpoint {path} holds no policy")
     return state
 
 
@@ -207,7 +222,7 @@ def check_policy(policy: nn.Module, state: Mapping[str, Any], path: Path) -> Non
     Raises:
         RunError: if it has not; the message names the first that differs.
     """
-    saved, expected = state.get("policy", {}), policy.state_dict()
+    saved, expected = state["policy"], policy.state_dict()
     for name in [*expected, *saved]:
         found = tuple(saved[name].shape) if name in saved else "missing"
         wanted = tuple(expected[name].shape) if name in expected else "not part of it"

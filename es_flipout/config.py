@@ -1,7 +1,7 @@
 """What a run is made of: dataclasses whose docstrings are the command line's help.
 
-This module imports no torch, so that a bad configuration is refused before anything heavy loads. Range
-checks live here; whether a name exists (an environment, an optimizer) is checked where it is resolved.
+Range checks live here; whether a name exists (an environment, an optimizer) is checked where it is
+resolved.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ def _require_positive(name: str, value: float | None) -> None:
     _require(value is None or (value > 0 and math.isfinite(value)), f"{name} must be > 0, got {value}")
 
 
+_NOT_ENV_KWARGS = frozenset({"env_id", "id", "num_envs", "device", "dtype", "threads", "render_mode"})
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     """The environment that members are rolled out in."""
@@ -37,6 +40,11 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         _require_positive("env.num_slots", self.num_slots)
+        for name in self.kwargs:
+            _require(
+                isinstance(name, str) and name not in _NOT_ENV_KWARGS,
+                f"env.kwargs must not hold {name!r}: it is no keyword argument of an environment",
+            )
 
 
 @dataclass(frozen=True)
@@ -221,9 +229,15 @@ class Config:
         _require_positive("generations", self.generations)
         _require_positive("max_env_steps", self.max_env_steps)
         _require_positive("threads", self.threads)
-        unlimited = self.generations is None and self.max_env_steps is None
         scheduled = {self.es.sigma_schedule.kind, self.optimizer.lr_schedule.kind} != {"constant"}
-        _require(not (unlimited and scheduled), "a schedule needs a budget: set generations or max_env_steps")
+        _require(
+            self.has_budget or not scheduled, "a schedule needs a budget: set generations or max_env_steps"
+        )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the run ends by itself."""
+        return self.generations is not None or self.max_env_steps is not None
 
     def progress(self, generation: int, env_steps: int) -> float:
         """Returns the used share of the budget in [0, 1]; 0 for a run without a limit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +104,7 @@ class JsonLines:
         """See `Reporter.report`."""
         self._file.write(metrics.as_json() + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())  # on disk before the checkpoint that builds on it
 
     def close(self) -> None:
         """See `Reporter.close`."""
@@ -166,16 +168,24 @@ class TensorBoard:
 class Terminal:
     """Prints one line a generation, above a progress bar if the output is a terminal."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+    def __init__(self, console: Console, progress: float | None) -> None:
+        """Starts the display.
+
+        Args:
+            console: where it goes.
+            progress: used share of the run's budget so far, in [0, 1]; None for a run without one.
+        """
+        self._console = console
         self._bar = Progress(
             TextColumn("{task.fields[label]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=1.0, label="first generation", left="")
+        total = None if progress is None else 1.0
+        self._task = self._bar.add_task("", total=total, label="running", left="")
+        self._bar.update(self._task, completed=progress or 0.0)
         self._bar.start()
         self._start: tuple[float, float] | None = None
         self._centre = "-"
@@ -190,8 +200,7 @@ class Terminal:
             f"gen {metrics.generation:>5}  env steps {metrics.env_steps:>13,}  "
             f"fitness mean {metrics.fitness_mean:>8,.1f}  best {metrics.fitness_best:>8,.1f}{failed}  "
             f"centre {self._centre:>7}  "
-            f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}",
-            soft_wrap=True,
+            f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}"
         )
         self._bar.update(
             self._task, completed=progress, label=f"generation {metrics.generation}", left=f"left {left}"

@@ -7,7 +7,7 @@ a run that is interrupted anywhere continues as if it had not been.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,10 +74,16 @@ class Trainer:
             seed=config.seed,
         )
         self.evaluator = VectorizedEvaluator(self.env)
-        self.judge = OfficialEvaluator(config.env.id, config.env.kwargs, config.evaluation.episodes)
+        try:
+            # A keyword of the right name may still hold a value that only a first episode refuses.
+            self.env.reset(seed=0)
+            self.judge = OfficialEvaluator(config.env.id, config.env.kwargs, config.evaluation.episodes)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
         self.env_steps = 0
         self.seconds = 0.0
         self.best_score = float("-inf")
+        self._saved_generation = -1
 
     @property
     def progress(self) -> float:
@@ -104,7 +110,12 @@ class Trainer:
                 self._run_generation(run, reporters, should_stop)
             except EvaluationStoppedError:
                 break
+        if self._saved_generation != self.es.generation:
+            self._save_last(run)
+
+    def _save_last(self, run: RunDirectory) -> None:
         checkpoint.save(run.last, self.state_dict())
+        self._saved_generation = self.es.generation
 
     def _run_generation(
         self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
@@ -192,7 +203,7 @@ class Trainer:
         if logging.keep_interval and self.es.generation % logging.keep_interval == 0:
             checkpoint.save(run.kept(self.es.generation), state)
         if self._is_due(logging.checkpoint_interval):
-            checkpoint.save(run.last, state)
+            self._save_last(run)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, besides the configuration."""
@@ -214,14 +225,20 @@ class Trainer:
             state = checkpoint.load(run.last, self.config.device)
             checkpoint.check_policy(self.policy, state, run.last)
             try:
+                self._check_optimizer(state["optimizer"])
                 self.es.load_state_dict(state)
                 self.env_steps = state["env_steps"]
                 self.seconds = state["seconds"]
                 self.best_score = state["best_score"]
-            except (KeyError, ValueError, RuntimeError) as error:
+            except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
             generation = self.es.generation
         run.truncate_metrics(generation)
+
+    def _check_optimizer(self, state: Mapping[str, Any]) -> None:
+        saved, configured = (set(each["param_groups"][0]) for each in (state, self.es.optimizer.state_dict()))
+        if saved != configured:
+            raise ValueError("it is of another optimizer")
 
     def close(self) -> None:
         """Closes the environments and ends their threads."""
@@ -231,6 +248,6 @@ class Trainer:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {device!r} is not available") from error

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -21,9 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import mujoco
-import numpy as np
 import torch
+from machine import describe_machine
 
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
@@ -132,13 +130,7 @@ def main() -> None:
         "median_ratio": statistics.median(entry["ratio"] for entry in rounds),
         "median_engine_share": statistics.median(entry["engine_share"] for entry in rounds),
         "rounds": rounds,
-        "machine": {"cores": torch.multiprocessing.cpu_count(), "processor": platform.machine()},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "mujoco": mujoco.__version__,
-            "numpy": np.__version__,
-        },
+        "machine": describe_machine(),
     }
     print(f"median ratio {result['median_ratio']:.3f}, engine's share {result['median_engine_share']:.3f}")
     if arguments.json:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 from pathlib import Path
 
 import torch
+from machine import describe_machine
 
 from es_flipout import FlipoutES, MLPPolicy
 
 HUMANOID_OBSERVATIONS, HUMANOID_ACTIONS = 348, 17
 
 
-def peak_bytes() -> int:
-    """Returns the most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident_bytes(field: str) -> int:
+    """Returns what /proc says of this process's memory: VmRSS, now, or VmHWM, the most so far."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def main() -> None:
@@ -30,12 +31,13 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
+    torch.manual_seed(0)
     size = arguments.population_size
     bound = torch.full((HUMANOID_ACTIONS,), 0.4)
     policy = MLPPolicy(HUMANOID_OBSERVATIONS, -bound, bound, hidden_sizes=arguments.hidden_sizes)
     # A first small generation loads every library that the large one uses.
     for population_size in (2, size):
-        before = peak_bytes()
+        before = resident_bytes("VmRSS")
         es = FlipoutES(policy, population_size=population_size)
         population = es.ask()
         for start in range(0, population_size, arguments.slots):
@@ -48,8 +50,9 @@ def main() -> None:
         "population_size": size,
         "parameters": parameters,
         "dense_bytes": 4 * parameters * size,
-        "peak_growth_bytes": peak_bytes() - before,
-        "torch": torch.__version__,
+        "peak_growth_bytes": resident_bytes("VmHWM") - before,
+        "seed": 0,
+        "machine": describe_machine(),
     }
     print(
         f"{size:,} members of {parameters:,} parameters: dense weights {result['dense_bytes'] / 1e9:.2f} GB, "

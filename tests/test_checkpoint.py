@@ -52,6 +52,13 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, share):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize("policy", [None, 3, {"weight": 3}])
+def test_a_checkpoint_without_a_policy_is_refused(tmp_path, policy):
+    checkpoint.save(tmp_path / "c.pt", {"policy": policy})
+    with pytest.raises(RunError, match="holds no policy"):
+        checkpoint.load(tmp_path / "c.pt")
+
+
 def test_a_missing_or_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(RunError, match="does not exist"):
         checkpoint.load(tmp_path / "c.pt")
@@ -74,10 +81,15 @@ def test_a_checkpoint_of_another_policy_names_what_differs(saved, message):
 
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
+    def write_half(file):
+        file.write(b"half of a checkp")
+        file.flush()
+        raise OSError
+
     path = tmp_path / "c.pt"
-    checkpoint.save(path, {"generation": 1})
-    with pytest.raises(ZeroDivisionError), checkpoint.atomic_write(path) as file:
-        file.write(b"half of a checkp" * (1 // 0))
+    checkpoint.save(path, {"policy": {}, "generation": 1})
+    with pytest.raises(OSError), checkpoint.atomic_write(path) as file:  # noqa: PT011
+        write_half(file)
     assert checkpoint.load(path)["generation"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
@@ -112,6 +124,27 @@ def test_a_run_is_trained_by_one_process_at_a_time():
         pass
     with run.locked():  # free again
         pass
+
+
+def test_a_directory_without_a_configuration_is_not_called_a_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()  # as a process leaves it that was killed in its first moments
+    with pytest.raises(RunError, match=r"not empty; choose another --out$"):
+        RunDirectory.create(Config(out=str(tmp_path)))
+
+
+def test_a_second_start_in_the_same_directory_changes_nothing(tmp_path):
+    run = RunDirectory.create(Config(out=str(tmp_path / "run")))
+    before = run.config.read_bytes()
+    with run.locked(), pytest.raises(RunError, match="not empty"):
+        RunDirectory.create(Config(out=str(tmp_path / "run"), es=ESConfig(sigma=0.2)))
+    assert run.config.read_bytes() == before
+
+
+def test_damaged_metrics_are_told():
+    run = RunDirectory.create(Config())
+    run.metrics.write_bytes(b'{"generation": 1}\n' + bytes(20) + b"\n")
+    with pytest.raises(RunError, match=r"metrics.jsonl is damaged in line 2"):
+        run.truncate_metrics(2)
 
 
 def test_metrics_past_the_checkpoint_and_a_torn_line_are_dropped():

@@ -154,32 +154,63 @@ def test_checkpoints_are_kept_when_asked_for(config):
     assert checkpoint.load(run.last)["generation"] == 5
 
 
-def test_a_sparse_checkpoint_interval_resumes_exactly_too(config):
-    config = replace(config, logging=replace(config.logging, checkpoint_interval=3))
+class CrashError(Exception):
+    """What ends a run at a chosen moment."""
+
+
+@pytest.mark.parametrize("checkpoint_interval", [1, 3])
+@pytest.mark.parametrize("crash_at", range(6))
+def test_a_crash_around_any_write_resumes_exactly(config, monkeypatch, checkpoint_interval, crash_at):
+    # The tiny run writes metrics each generation, and best, kept and last checkpoints in some. It dies at
+    # every second of these writes in turn: by turns just before it and just after it.
+    logging = replace(config.logging, checkpoint_interval=checkpoint_interval, keep_interval=2)
+    config = replace(config, logging=logging)
     whole, crashed = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "crashed"))
     train(config, whole)
 
-    class CrashError(Exception):
-        pass
+    writes = iter(range(10**9))
+    save, report = checkpoint.save, JsonLines.report
 
-    class Crash:
-        def report(self, metrics, histograms, progress):
-            if metrics.generation == 5:
+    def crashing(write):
+        def run(*arguments):
+            dies = next(writes) == 2 * crash_at
+            if dies and crash_at % 2:
+                raise CrashError
+            write(*arguments)
+            if dies:
                 raise CrashError
 
-        def close(self):
-            pass
+        return run
 
     trainer = Trainer(config)
     reporter = JsonLines(crashed.metrics)
-    with pytest.raises(CrashError):
-        trainer.train(crashed, [reporter, Crash()])
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", crashing(save))
+        patch.setattr(JsonLines, "report", crashing(report))
+        with pytest.raises(CrashError):
+            trainer.train(crashed, [reporter])
     reporter.close()
     trainer.close()
-    assert checkpoint.load(crashed.last)["generation"] == 3
+
     train(config, crashed)
     assert figures(whole) == figures(crashed)
-    assert_same_state(checkpoint.load(whole.last), checkpoint.load(crashed.last))
+    for path in whole.checkpoints.iterdir():
+        assert_same_state(checkpoint.load(path), checkpoint.load(crashed.checkpoints / path.name))
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(config):
+    run = RunDirectory.create(config)
+    train(replace(config, generations=1), run)
+    other = Trainer(replace(config, optimizer=replace(config.optimizer, name="SGD")))
+    with pytest.raises(RunError, match="does not fit the run's config: it is of another optimizer"):
+        other.restore(run)
+    other.close()
+
+
+@pytest.mark.parametrize("kwargs", [{"reset_noise_scale": "x"}, {"reset_noise_scale": -1.0}, {"width": "x"}])
+def test_a_value_that_only_an_episode_refuses_is_told_at_once(config, kwargs):
+    with pytest.raises(ValueError, match=r"env\.kwargs do not fit InvertedPendulum-v5"):
+        Trainer(replace(config, env=replace(config.env, kwargs=kwargs)))
 
 
 def test_a_checkpoint_of_another_policy_is_refused(config):

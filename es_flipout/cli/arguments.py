@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import itertools
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
@@ -21,7 +23,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from es_flipout.config import Config, find_config
 
 RESUME_OPTIONS = ("generations", "max_env_steps", "threads", "logging")
-"""What may be changed when a run is resumed: its budget, its speed, its logging, never its mathematics."""
+"""What may be changed when a run is resumed: its budget, its speed, its logging."""
 
 
 class UsageError(ValueError):
@@ -68,7 +70,9 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
         path = Path(known.resume) / "config.yaml"
         if not path.is_file():
             raise UsageError(f"{known.resume} is not a run directory: it has no config.yaml")
-        return TrainArguments(load_config(path, overrides), Path(known.resume))
+        config = load_config(path, overrides)
+        _check_resumed_schedules(config, load_config(path))
+        return TrainArguments(config, Path(known.resume))
     try:
         path = find_config(known.config) if known.config is not None else None
     except ValueError as error:
@@ -84,8 +88,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """
     # The file goes first: an override wins wherever --config stood on the command line.
     arguments = list(overrides)
+    _check_section_options(overrides)
     if path is not None:
-        _check_keys(_read_yaml(path), Config, path)
+        _check_keys(_read_yaml(path.read_text, path), Config, path)
         arguments = ["--config", str(path), *arguments]
     parser = _config_parser()
     try:
@@ -144,10 +149,20 @@ def _field_types(section: type) -> dict[str, Any]:
     return get_type_hints(section)
 
 
+def _sections(section: type) -> dict[str, type]:
+    """Returns the sections that a section holds, by name."""
+    return {
+        name: kind
+        for name, kind in _field_types(section).items()
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type)
+    }
+
+
 def _option_names(section: type, prefix: str = "") -> Iterator[str]:
-    for name, kind in _field_types(section).items():
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            yield from _option_names(kind, f"{prefix}{name}.")
+    sections = _sections(section)
+    for name in _field_types(section):
+        if name in sections:
+            yield from _option_names(sections[name], f"{prefix}{name}.")
         else:
             yield prefix + name
 
@@ -156,13 +171,14 @@ def _check_keys(content: object, section: type, path: Path, prefix: str = "") ->
     if not isinstance(content, dict):
         where = f"{prefix.rstrip('.')} in " if prefix else ""
         raise UsageError(f"{where}config file {path} must hold keys and values, got {content!r}")
-    fields = _field_types(section)
+    fields, sections = _field_types(section), _sections(section)
     for key, value in content.items():
         if key not in fields:
             raise UsageError(f"unknown key {prefix}{key} in {path}{_suggestion(str(key), list(fields))}")
-        kind = fields[key]
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            _check_keys(value, kind, path, f"{prefix}{key}.")
+        if value is None and type(None) not in get_args(fields[key]):
+            raise UsageError(f"{prefix}{key} in {path} must not be null")
+        if key in sections:
+            _check_keys(value, sections[key], path, f"{prefix}{key}.")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -171,22 +187,44 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *anchor` may be overridden by the keys beside it
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise UsageError(f"key {key!r} in line {key_node.start_mark.line + 1} is not a name")
             if key in seen:
                 raise UsageError(f"key {key!r} stands twice (again in line {key_node.start_mark.line + 1})")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> object:
+def _read_yaml(read: Callable[[], str], source: object) -> object:
     try:
-        return yaml.load(path.read_text(), Loader=_StrictLoader)
+        return yaml.load(read(), Loader=_StrictLoader)
     except UsageError as error:
-        raise UsageError(f"config file {path}: {error}") from error
+        raise UsageError(f"config file {source}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {path} is not valid YAML: {_one_line(str(error))}") from error
+        raise UsageError(f"config file {source} is not valid YAML: {_one_line(str(error))}") from error
     except OSError as error:
-        raise UsageError(f"config file {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"config file {source} cannot be read: {error.strerror}") from error
+
+
+def _check_section_options(overrides: Sequence[str]) -> None:
+    """Checks whole sections given as options, `--es FILE` or `--es '{sigma: 0.1}'`, as strictly as a file."""
+    sections = {f"--{name}": kind for name, kind in _sections(Config).items()}
+    words = [word for override in overrides for word in override.split("=", 1)]
+    for option, value in itertools.pairwise(words):
+        if option in sections:
+            file = Path(value)
+            text = file.read_text if file.is_file() else partial(str, value)
+            _check_keys(_read_yaml(text, option), sections[option], Path(option), f"{option[2:]}.")
+
+
+def _check_resumed_schedules(config: Config, original: Config) -> None:
+    budgets = [(each.generations, each.max_env_steps) for each in (config, original)]
+    kinds = {config.es.sigma_schedule.kind, config.optimizer.lr_schedule.kind}
+    if kinds != {"constant"} and budgets[0] != budgets[1]:
+        raise UsageError("the budget of a run with a schedule cannot be changed: the schedule follows it")
 
 
 def _check_resume_overrides(overrides: Sequence[str]) -> None:

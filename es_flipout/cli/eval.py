@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import gymnasium as gym
 import imageio.v2 as imageio
 import torch
 
@@ -63,6 +64,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"--video must end in {' or '.join(VIDEO_SUFFIXES)}, got {parsed.video}")
         if not parsed.video.absolute().parent.is_dir():
             raise UsageError(f"--video: the folder {parsed.video.parent} does not exist")
+        if parsed.video.is_dir() or not os.access(parsed.video.absolute().parent, os.W_OK):
+            raise UsageError(f"--video: cannot write {parsed.video}")
     return parsed
 
 
@@ -73,18 +76,21 @@ def _evaluate(arguments: Sequence[str]) -> int:
     config = load_config(run.config)
     if parsed.video is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    evaluator = OfficialEvaluator(
-        config.env.id, config.env.kwargs, parsed.episodes, render=parsed.video is not None
-    )
-    with closing(evaluator):
+    try:
+        evaluator = OfficialEvaluator(
+            config.env.id, config.env.kwargs, parsed.episodes, render=parsed.video is not None
+        )
         env = evaluator.envs[0]
         policy = make_policy(config.policy, env.observation_space, env.action_space)
+    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
+        raise UsageError(f"{run.config}: {error}") from error
+    with closing(evaluator):
         state = checkpoint.load(path)
         checkpoint.load_policy(policy, state, path)
         torch.set_num_threads(1)
         with _film(parsed.video, env.metadata.get("render_fps", 30)) as on_frame:
             result = evaluator.score(policy, seed=parsed.seed, on_frame=on_frame)
-    print(f"{config.env.id}, {path} (generation {state['generation']}), {parsed.episodes} episodes")
+    print(f"{config.env.id}, {path} (generation {state.get('generation')}), {parsed.episodes} episodes")
     print(
         f"return  mean {result.mean:.1f}  std {result.std:.1f}  "
         f"min {min(result.returns):.1f}  max {max(result.returns):.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +19,11 @@ def run_command(program: str, command: Command, arguments: Sequence[str] | None)
     try:
         return command(sys.argv[1:] if arguments is None else arguments)
     except (UsageError, RunError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 class StopRequest:
@@ -41,6 +45,8 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self.restore()
+        # Not print: the signal may have interrupted one.
+        os.write(sys.stderr.fileno(), b"stopping; once more aborts at once\n")
 
     def restore(self) -> None:
         """Gives the signals back to whoever had them."""

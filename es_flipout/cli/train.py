@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
@@ -31,14 +32,15 @@ def _train(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
         run = _open_run(request, trainer, stack)
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        name = shlex.quote(str(run.path))
         if trainer.finished:
             console.print(f"{run.path} has used up its budget ({trainer.es.generation} generations)")
             return 0
+        if request.resume:
+            run.write_config(request.config)
         action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
-        console.print(
-            f"run {run.path} {action}; follow it with: tensorboard --logdir {run.path}", soft_wrap=True
-        )
+        console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
         stop = StopRequest()
         for reporter in (reporters := _reporters(request, trainer, run, console)):
             stack.callback(reporter.close)
@@ -46,10 +48,10 @@ def _train(arguments: Sequence[str]) -> int:
         stop.restore()
     if stop():
         console.print(
-            f"stopped at generation {trainer.es.generation}; continue with: es-train --resume {run.path}"
+            f"stopped at generation {trainer.es.generation}; continue with: es-train --resume {name}"
         )
     else:
-        console.print(f"finished; score it with: es-eval {run.path}")
+        console.print(f"finished; score it with: es-eval {name}")
     return stop.exit_status
 
 
@@ -61,14 +63,14 @@ def _open_run(request: TrainArguments, trainer: Trainer, stack: ExitStack) -> Ru
     run = RunDirectory.open(request.resume)
     stack.enter_context(run.locked())
     trainer.restore(run)
-    run.write_config(request.config)
     return run
 
 
 def _reporters(
     request: TrainArguments, trainer: Trainer, run: RunDirectory, console: Console
 ) -> list[Reporter]:
-    reporters: list[Reporter] = [JsonLines(run.metrics), Terminal(console)]
+    terminal = Terminal(console, progress=trainer.progress if request.config.has_budget else None)
+    reporters: list[Reporter] = [JsonLines(run.metrics), terminal]
     if request.config.logging.tensorboard:
         purge_after = trainer.env_steps if request.resume else None
         reporters.insert(0, TensorBoard(run.path, purge_after))

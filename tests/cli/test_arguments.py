@@ -59,6 +59,12 @@ def test_free_form_keywords_merge_key_by_key():
         ("", "config file run.yaml must hold keys and values, got None"),
         ("es: {sigma: 0.1, sigma: 0.2}\n", "'sigma' stands twice (again in line 1)"),
         ("seed: 1\nes: {}\nseed: 2\n", "'seed' stands twice (again in line 3)"),
+        ("? [1, 2]\n: 3\n", "config file run.yaml: key [1, 2] in line 1 is not a name"),
+        ("es: {sigma: null}\n", "es.sigma in run.yaml must not be null"),
+        ("es: {mirrored:}\n", "es.mirrored in run.yaml must not be null"),
+        ("env:\n", "env in run.yaml must not be null"),
+        ("env: {kwargs: {threads: 2}}\n", "env.kwargs must not hold 'threads'"),
+        ("env: {kwargs: {1: 2}}\n", "env.kwargs must not hold 1"),
         ("es: [\n", "config file run.yaml is not valid YAML"),
         ("\x00", "config file run.yaml is not valid YAML"),
     ],
@@ -79,6 +85,8 @@ def test_a_mistake_in_the_file_is_one_line(content, message):
         (["--es.sigma", "-1"], "es.sigma must be > 0, got -1"),
         (["--es.sigma"], "expected"),
         (["--config", "nope.yaml"], "config file 'nope.yaml' does not exist"),
+        (["--es", "{sigma: 0.1, sigma: 0.2}"], "'sigma' stands twice"),
+        (["--es={sigm: 0.1}"], "unknown key es.sigm in --es; did you mean sigma?"),
         (["--config"], "expected"),
         (["--config", "humanoid", "--config", "halfcheetah"], "--config is given more than once"),
         (["walk"], "walk"),
@@ -101,6 +109,28 @@ def test_a_resumed_run_keeps_its_configuration_but_for_budget_and_speed():
     request = parse_train(["--resume", "run", "--generations", "9", "--threads=1"])
     assert request.resume == Path("run")
     assert (request.config.seed, request.config.generations, request.config.threads) == (5, 9, 1)
+
+
+def test_a_merge_key_takes_what_the_keys_beside_it_leave():
+    name = write("es: &es {sigma: 0.2, population_size: 8}\n")
+    Path("merged.yaml").write_text(
+        Path(name).read_text().replace("es: &es", "es:\n  <<: &es") + "  sigma: 0.3\n"
+    )
+    es = parse_train(["--config", "merged.yaml"]).config.es
+    assert (es.sigma, es.population_size) == (0.3, 8)
+
+
+def test_a_section_may_be_given_whole():
+    assert parse_train(["--es", "{sigma: 0.2, population_size: 8}"]).config.es.population_size == 8
+    assert parse_train([f"--es={write('sigma: 0.2')}"]).config.es.sigma == 0.2
+
+
+def test_the_budget_of_a_schedule_is_not_changed_under_way():
+    Path("run").mkdir()
+    write("generations: 3\nes: {sigma_schedule: {kind: linear}}\n", "run/config.yaml")
+    with pytest.raises(UsageError, match="the budget of a run with a schedule cannot be changed"):
+        parse_train(["--resume", "run", "--generations", "9"])
+    assert parse_train(["--resume", "run", "--threads", "1"]).config.threads == 1
 
 
 def test_help_explains_every_field(capsys):

@@ -67,10 +67,7 @@ class Humanoid(MujocoTask):
 
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `MujocoTask.initial_state`."""
-        scale = self.reset_noise_scale
-        qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
-        qvel = self.init_qvel + rng.uniform(-scale, scale, self.model.nv)
-        return qpos, qvel
+        return self._uniform_around_start(rng, self.reset_noise_scale)
 
     def observe(self, fields: Fields) -> Sequence[Tensor]:
         """See `MujocoTask.observe`."""

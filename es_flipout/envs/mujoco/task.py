@@ -71,6 +71,14 @@ class MujocoTask(ABC):
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Draws qpos [nq] and qvel [nv] of a new episode, in the same order of draws as Gymnasium."""
 
+    def _uniform_around_start(
+        self, rng: np.random.Generator, scale: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Draws qpos, then qvel, each coordinate within `scale` of where the model starts."""
+        qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
+        qvel = self.init_qvel + rng.uniform(-scale, scale, self.model.nv)
+        return qpos, qvel
+
     @abstractmethod
     def observe(self, fields: Fields) -> Sequence[Tensor]:
         """Returns the parts of the observation, each [N, ...]; flattened and joined they are [N, O]."""

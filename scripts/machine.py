@@ -1,0 +1,29 @@
+"""What a measurement ran on, for the JSON beside it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+
+from es_flipout.envs.engine import available_cores
+
+
+def describe_machine() -> dict[str, object]:
+    """Returns the processor, the cores that this process may use, and the versions that matter."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "cores": available_cores(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "mujoco": mujoco.__version__,
+        "gymnasium": gymnasium.__version__,
+        "numpy": np.__version__,
+    }
