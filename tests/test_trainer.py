@@ -246,7 +246,7 @@ def test_a_failed_member_is_counted_and_does_not_poison_the_run(config):
 
 
 def test_inverted_pendulum_is_learnt(config):
-    config = replace(config, env=replace(config.env, kwargs={"max_episode_steps": 200}))
+    config = replace(config, env=replace(config.env, num_slots=64, kwargs={"max_episode_steps": 200}))
     config = replace(config, es=replace(config.es, population_size=64), generations=20)
     run = RunDirectory.create(config)
     train(config, run)
