@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from es_flipout.config import Config
 
-FORMAT = 1
+FORMAT = 2
 """Version of the checkpoint's layout."""
 
 

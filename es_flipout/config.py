@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
 Activation = Literal["tanh", "relu", "elu", "silu"]
+ActionBounds = Literal["rescale", "clip"]
+EngineName = Literal["auto", "batch", "mjdata_pool", "gymnasium", "gymnasium_processes"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -24,7 +26,9 @@ def _require_positive(name: str, value: float | None) -> None:
     _require(value is None or (value > 0 and math.isfinite(value)), f"{name} must be > 0, got {value}")
 
 
-_NOT_ENV_KWARGS = frozenset({"env_id", "id", "num_envs", "device", "dtype", "threads", "render_mode"})
+_NOT_ENV_KWARGS = frozenset(
+    {"env_id", "id", "num_envs", "device", "dtype", "engine", "threads", "info", "wrappers", "render_mode"}
+)
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,20 @@ class EnvConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment, the same as for gymnasium.make (max_episode_steps included)."""
     num_slots: int = 256
-    """Rollouts that run side by side; a slot whose episode ends takes the next member at once."""
+    """Rollouts that run side by side; a slot whose episode ends takes the next one at once."""
+    engine: EngineName = "auto"
+    """What runs it: batch or mjdata_pool (native MuJoCo tasks), gymnasium (any environment, one after the
+    other in this process) or gymnasium_processes (any environment, shared out over `threads` processes).
+    auto takes a native engine for a native task, and gymnasium otherwise."""
+    wrappers: list[str] = field(default_factory=list)
+    """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
 
     def __post_init__(self) -> None:
         _require_positive("env.num_slots", self.num_slots)
+        _require(
+            not self.wrappers or self.engine not in ("batch", "mjdata_pool"),
+            f"env.wrappers need a gymnasium engine, got env.engine {self.engine}",
+        )
         for name in self.kwargs:
             _require(
                 isinstance(name, str) and name not in _NOT_ENV_KWARGS,
@@ -57,6 +71,8 @@ class PolicyConfig:
     """Widths of the hidden layers."""
     activation: Activation = "tanh"
     """Nonlinearity after each hidden layer."""
+    action_bounds: ActionBounds = "rescale"
+    """How outputs become actions of a Box: rescale (tanh into its range) or clip (cut off at its bounds)."""
     normalize_observations: bool = True
     """Whether observations are standardised by the running mean and variance of all live steps."""
     observation_clip: float = 10.0
@@ -128,6 +144,57 @@ class ESConfig:
             f"es.population_size must be divisible by {'2 x ' if self.mirrored else ''}es.num_bases = {unit}"
             f"{' (mirrored pairs share a base)' if self.mirrored else ''}, got {self.population_size}",
         )
+
+
+@dataclass(frozen=True)
+class EpisodeLimitConfig:
+    """A limit on the length of training episodes that starts short and grows with what members reach."""
+
+    initial: int | None = None
+    """Env steps after which an episode is cut off at first; null for no limit but the environment's own."""
+    threshold: float = 0.5
+    """The limit grows after a generation in which at least this share of episodes reached it."""
+    growth: float = 1.5
+    """Factor by which it grows."""
+
+    def __post_init__(self) -> None:
+        _require_positive("rollout.episode_limit.initial", self.initial)
+        _require(
+            0 < self.threshold <= 1,
+            f"rollout.episode_limit.threshold must be in (0, 1], got {self.threshold}",
+        )
+        _require(
+            self.growth > 1 and math.isfinite(self.growth),
+            f"rollout.episode_limit.growth must be > 1, got {self.growth}",
+        )
+
+    def next(self, limit: int | None, share_reached: float) -> int | None:
+        """Returns the next generation's limit, given the share of episodes that reached this one's."""
+        if limit is None or share_reached < self.threshold:
+            return limit
+        return max(limit + 1, int(limit * self.growth))
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The episodes that a member is judged by."""
+
+    episodes: int = 1
+    """Episodes a member; its fitness is their mean return."""
+    reset_seeds: Literal["fresh", "common", "fixed"] = "fresh"
+    """fresh: every member (or mirrored pair) starts from states of its own, new ones in each generation.
+    common: all members of a generation start from the same states. fixed: those never change."""
+    mirrored_pairs_share_seeds: bool = True
+    """Whether, with fresh seeds, both members of a mirrored pair start from the same states."""
+    min_env_steps: int = 0
+    """Live env steps that a generation has at least: while it has fewer, another population_size members are
+    drawn and evaluated, and all of them make one update."""
+    episode_limit: EpisodeLimitConfig = field(default_factory=EpisodeLimitConfig)
+    """An adaptive limit on the length of training episodes."""
+
+    def __post_init__(self) -> None:
+        _require_positive("rollout.episodes", self.episodes)
+        _require(self.min_env_steps >= 0, f"rollout.min_env_steps must be >= 0, got {self.min_env_steps}")
 
 
 @dataclass(frozen=True)
@@ -205,6 +272,8 @@ class Config:
     """The policy network."""
     es: ESConfig = field(default_factory=ESConfig)
     """The evolution strategy."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """The episodes a member is judged by."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -220,7 +289,8 @@ class Config:
     device: str = "cpu"
     """Torch device of the policy and the perturbations."""
     threads: int | None = None
-    """Physics threads; null takes every core. Results do not depend on it."""
+    """Physics threads (processes, for env.engine gymnasium_processes); null takes every core. Results do not
+    depend on it."""
     out: str | None = None
     """Run directory; null takes runs/ENV-seedSEED, with a number behind it if that is taken."""
 

@@ -35,8 +35,12 @@ class GenerationMetrics:
     """Standard deviation of the returns."""
     failed_members: int
     """Members without a usable return; they rank worst."""
+    failures: dict[str, int]
+    """What went wrong, and in how many episodes."""
     episode_length: float
-    """Mean env steps a member."""
+    """Mean env steps an episode."""
+    episode_limit: int | None
+    """Env steps after which an episode was cut off, if it was an adaptive limit that did."""
     live_share: float
     """Share of the slot-steps that advanced an episode."""
     sigma: float
@@ -119,6 +123,7 @@ TENSORBOARD_TAGS = {
     "fitness_std": "fitness/std",
     "failed_members": "fitness/failed_members",
     "episode_length": "rollout/episode_length",
+    "episode_limit": "rollout/episode_limit",
     "live_share": "rollout/live_share",
     "sigma": "es/sigma",
     "lr": "es/lr",
@@ -202,6 +207,10 @@ class Terminal:
             f"centre {self._centre:>7}  "
             f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}"
         )
+        for failure, count in metrics.failures.items():
+            self._console.print(
+                f"          {count} {'episodes' if count > 1 else 'episode'} failed: {failure}"
+            )
         self._bar.update(
             self._task, completed=progress, label=f"generation {metrics.generation}", left=f"left {left}"
         )

@@ -8,6 +8,8 @@ with counts a, b and delta = mean_b - mean_a,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -74,6 +76,71 @@ def _variance(count: Tensor, m2: Tensor) -> Tensor:
     return torch.where(count > 1, m2 / count.clamp(min=1.0), torch.ones_like(m2))
 
 
+MERGED_TOGETHER = 64
+"""Episodes whose moments are merged in one go."""
+
+
+class EpisodeMoments:
+    """Merges the moments of episodes in the order of their index, whatever order they end in.
+
+    Sums of floats depend on their order. This way the moments of a generation do not depend on which
+    episode ran in which slot, nor on how many slots there were.
+    """
+
+    def __init__(self, size: int, num_episodes: int, device: torch.device | str = "cpu") -> None:
+        """Creates the moments of no episode.
+
+        Args:
+            size: number of features O.
+            num_episodes: how many episodes there will be.
+            device: where the moments are kept.
+        """
+        self.merged = RunningStatistics(size, device)
+        self._missing = [
+            min(MERGED_TOGETHER, num_episodes - first) for first in range(0, num_episodes, MERGED_TOGETHER)
+        ]
+        self._pending: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._next = 0
+
+    def add(self, episodes: Tensor, counts: Tensor, means: Tensor, m2s: Tensor) -> None:
+        """Takes the moments of finished episodes; those with a value that is not finite count nothing.
+
+        Args:
+            episodes: their indices, int64 [M] on the CPU, each given once.
+            counts: observations of each, [M].
+            means: their means, [M, O].
+            m2s: their sums of squared deviations from these means, [M, O].
+        """
+        usable = means.isfinite().all(dim=1) & m2s.isfinite().all(dim=1)
+        counts = torch.where(usable, counts.to(means), 0.0)
+        means, m2s = (torch.where(usable.unsqueeze(1), values, 0.0) for values in (means, m2s))
+        for row, episode in enumerate(episodes.tolist()):
+            group, place = divmod(episode, MERGED_TOGETHER)
+            if group not in self._pending:
+                shape = (MERGED_TOGETHER, means.shape[1])
+                self._pending[group] = (
+                    means.new_zeros(shape[0]),
+                    means.new_zeros(shape),
+                    means.new_zeros(shape),
+                )
+            for kept, given in zip(self._pending[group], (counts, means, m2s), strict=True):
+                kept[place] = given[row]
+            self._missing[group] -= 1
+        while self._next < len(self._missing) and self._missing[self._next] == 0:
+            self.merged.merge(_pooled(*self._pending.pop(self._next)))
+            self._next += 1
+
+
+def _pooled(counts: Tensor, means: Tensor, m2s: Tensor) -> RunningStatistics:
+    """Returns the moments of all rows of several samples, given those of each."""
+    pooled = RunningStatistics(means.shape[1], means.device)
+    pooled.count = counts.sum()
+    weights = counts.unsqueeze(1)
+    pooled.mean = (weights * means).sum(dim=0) / pooled.count.clamp(min=1.0)
+    pooled.m2 = (m2s + weights * (means - pooled.mean).square()).sum(dim=0)
+    return pooled
+
+
 class ObservationNormalizer(nn.Module):
     """Standardises observations by moments that only `merge` changes.
 
@@ -98,6 +165,7 @@ class ObservationNormalizer(nn.Module):
         self.register_buffer("mean", empty.mean)
         self.register_buffer("m2", empty.m2)
         self.clip = clip
+        self._standardizer: tuple[Tensor, Tensor] | None = None
 
     def statistics(self) -> RunningStatistics:
         """Returns the moments as a value of their own."""
@@ -111,10 +179,20 @@ class ObservationNormalizer(nn.Module):
         merged = self.statistics()
         merged.merge(other)
         self.count, self.mean, self.m2 = merged.count, merged.mean, merged.m2
+        self._standardizer = None
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._standardizer = None
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._standardizer = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Returns standardised observations, same shape and dtype as given ([..., O])."""
-        dtype = observations.dtype
-        scale = _variance(self.count, self.m2).clamp(min=VARIANCE_FLOOR).rsqrt()
-        standardized = (observations - self.mean.to(dtype)) * scale.to(dtype)
-        return standardized.clamp_(-self.clip, self.clip)
+        if self._standardizer is None or self._standardizer[0].dtype != observations.dtype:
+            scale = _variance(self.count, self.m2).clamp(min=VARIANCE_FLOOR).rsqrt()
+            self._standardizer = self.mean.to(observations.dtype), scale.to(observations.dtype)
+        mean, scale = self._standardizer
+        return ((observations - mean) * scale).clamp_(-self.clip, self.clip)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +14,39 @@ class MemberRows:
     It shares the policy's parameters: once they move, it is a selection around the new centre.
     """
 
-    def __init__(self, policy: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-        self._policy = policy
-        self._parameters = dict(parameters)
+    def __init__(self, population: Population, members: Tensor) -> None:
+        self._population = population
+        self._noise = population.noise.rows(members, population.sigma)
+        self._policy = population.policy
+        stand_ins = {
+            id(parameter): PerturbedParameter.of(name, parameter, self._noise[name], len(members))
+            for name, parameter in self._policy.named_parameters()
+        }
+        self._places = [
+            (module._parameters, name, parameter, stand_ins[id(parameter)])
+            for module in self._policy.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
 
     @torch.no_grad()
     def __call__(self, observations: Tensor) -> Tensor:
         """Returns actions [N, A] for observations [N, O], each row under its own member's weights."""
-        actions: Tensor = torch.func.functional_call(self._policy, self._parameters, (observations,))
-        return actions
+        # What torch.func.functional_call does, without its cost of a simple policy's whole forward.
+        try:
+            for parameters, name, _, stand_in in self._places:
+                parameters[name] = stand_in  # type: ignore[assignment]
+            actions: Tensor = self._policy(observations)
+            return actions
+        finally:
+            for parameters, name, parameter, _ in self._places:
+                parameters[name] = parameter
+
+    def assign(self, rows: Tensor, members: Tensor) -> None:
+        """Hands rows (int64 [M]) over to other members (int64 [M]); the other rows keep theirs."""
+        noise = self._population.noise.rows(members, self._population.sigma)
+        for name, kept in self._noise.items():
+            kept.assign(rows, noise[name])
 
 
 class Population:
@@ -48,12 +70,7 @@ class Population:
 
     def select(self, members: Tensor) -> MemberRows:
         """Returns the policy in which row n runs as member `members[n]` (int64 [N], repeats allowed)."""
-        noise = self.noise.rows(members, self.sigma)
-        parameters = {
-            name: PerturbedParameter.of(name, value, noise[name], len(members))
-            for name, value in self.policy.named_parameters()
-        }
-        return MemberRows(self.policy, parameters)
+        return MemberRows(self, members)
 
     def member(self, index: int) -> dict[str, Tensor]:
         """Returns the weights of one member written out, by parameter name.

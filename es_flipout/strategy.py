@@ -86,47 +86,67 @@ class FlipoutES:
         self.fitness_shaping = fitness_shaping
         self.seed = seed
         self.generation = 0
-        self._population: Population | None = None
+        self._populations: list[Population] = []
 
     def ask(self) -> Population:
         """Returns the population of this generation; the same one until `tell` is called."""
-        if self._population is None:
-            parameters = dict(self.policy.named_parameters())
-            device = next(iter(parameters.values())).device
-            generator = torch_generator(self.seed, self.generation, "perturbation", device=device)
-            noise = self.perturbation.sample(parameters, self.population_size, generator)
-            self._population = Population(self.policy, noise, self.sigma)
-        return self._population
+        return self._populations[0] if self._populations else self.ask_more()
+
+    def ask_more(self) -> Population:
+        """Returns a further population of this generation, with new noise.
+
+        `tell` then wants the fitness of all of them, in the order in which they were asked for.
+        """
+        parameters = dict(self.policy.named_parameters())
+        device = next(iter(parameters.values())).device
+        index = len(self._populations)
+        generator = torch_generator(self.seed, self.generation, "perturbation", index, device=device)
+        noise = self.perturbation.sample(parameters, self.population_size, generator)
+        self._populations.append(Population(self.policy, noise, self.sigma))
+        return self._populations[-1]
 
     @torch.no_grad()
     def tell(self, fitness: Tensor) -> Update:
         """Moves the policy towards the members of higher fitness and ends the generation.
 
         Args:
-            fitness: return of each member of the population last asked for, [P]; NaN ranks worst.
+            fitness: return of each member of the population, [P]; NaN ranks worst. If `ask_more` gave
+                further populations, [B P] for B of them.
 
         Raises:
             RuntimeError: if no population was asked for.
             ValueError: if there is not one return a member.
         """
-        if self._population is None:
+        if not self._populations:
             raise RuntimeError("tell needs a population: call ask first")
-        if fitness.shape != (self.population_size,):
-            raise ValueError(f"fitness must be [{self.population_size}], got {list(fitness.shape)}")
-        gradient = self._population.gradient(self._utilities(fitness))
+        num_members = self.population_size * len(self._populations)
+        if fitness.shape != (num_members,):
+            raise ValueError(f"fitness must be [{num_members}], got {list(fitness.shape)}")
+        gradient = self._gradient(self._utilities(fitness))
         parameters = dict(self.policy.named_parameters())
         before = {name: value.detach().clone() for name, value in parameters.items()}
         for name, value in parameters.items():
             value.grad = -gradient[name]  # torch optimizers descend, fitness ascends
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._population = None
+        self._populations = []
         self.generation += 1
         return Update(
             gradient_norm=_norm(gradient.values()),
             update_norm=_norm(parameters[name] - before[name] for name in parameters),
             parameter_norm=_norm(parameters.values()),
         )
+
+    def _gradient(self, utilities: Tensor) -> dict[str, Tensor]:
+        """Returns the mean of the populations' gradient estimates."""
+        parts = utilities.view(-1, self.population_size)
+        first, *others = (
+            population.gradient(part) for population, part in zip(self._populations, parts, strict=True)
+        )
+        for other in others:
+            for name, value in other.items():
+                first[name] += value
+        return {name: value / len(self._populations) for name, value in first.items()}
 
     def _utilities(self, fitness: Tensor) -> Tensor:
         device = next(self.policy.parameters()).device
@@ -147,7 +167,7 @@ class FlipoutES:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generation = state["generation"]
         self.sigma = state["sigma"]
-        self._population = None
+        self._populations = []
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -6,6 +6,7 @@ a run that is interrupted anywhere continues as if it had not been.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.config import Config
-from es_flipout.envs import make_vec
+from es_flipout.envs import SlotVectorEnv, make_vec, runs_natively
+from es_flipout.envs.mujoco.vector_env import ENGINES
 from es_flipout.evaluators import (
     Evaluation,
     EvaluationStoppedError,
@@ -38,6 +40,7 @@ class Trainer:
     Attributes:
         config: the resolved configuration.
         es: the strategy, with the policy and the optimizer.
+        episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
         env_steps: live env steps since the run began.
         seconds: seconds of training since the run began, interruptions left out.
         best_score: highest centre score so far; minus infinity before the first.
@@ -51,17 +54,12 @@ class Trainer:
         """
         self.config = config
         _check_device(config.device)
-        self.env = make_vec(
-            config.env.id,
-            config.env.num_slots,
-            device=config.device,
-            threads=config.threads,
-            **config.env.kwargs,
-        )
+        self.envs = _make_tiles(config)
+        env = self.envs[0]
         self.policy: MLPPolicy = make_policy(
             config.policy,
-            self.env.single_observation_space,
-            self.env.single_action_space,
+            env.single_observation_space,
+            env.single_action_space,
             torch_generator(config.seed, 0, "policy"),
         ).to(config.device)
         self.es = FlipoutES(
@@ -73,13 +71,16 @@ class Trainer:
             fitness_shaping=SHAPINGS[config.es.fitness_shaping],
             seed=config.seed,
         )
-        self.evaluator = VectorizedEvaluator(self.env)
+        self.evaluator = VectorizedEvaluator(*self.envs)
         try:
             # A keyword of the right name may still hold a value that only a first episode refuses.
-            self.env.reset(seed=0)
-            self.judge = OfficialEvaluator(config.env.id, config.env.kwargs, config.evaluation.episodes)
+            _, info = env.reset(seed=0)
+            if "failed" in info:
+                raise ValueError(info["failures"][0])
+            self.judge = OfficialEvaluator(config.env, config.evaluation.episodes)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
+        self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
         self.best_score = float("-inf")
@@ -100,12 +101,21 @@ class Trainer:
         run: RunDirectory,
         reporters: Sequence[Reporter] = (),
         should_stop: Callable[[], bool] = lambda: False,
+        *,
+        max_generations: float = math.inf,
     ) -> None:
         """Runs generations until the budget is used up or `should_stop` says so, then saves.
 
         A generation under way when the run is stopped is dropped; a resumed run repeats it.
+
+        Args:
+            run: where checkpoints go.
+            reporters: what gets the figures of each generation.
+            should_stop: asked before every env step.
+            max_generations: how many generations this call runs at most.
         """
-        while not self.finished and not should_stop():
+        last = self.es.generation + max_generations
+        while not self.finished and self.es.generation < last and not should_stop():
             try:
                 self._run_generation(run, reporters, should_stop)
             except EvaluationStoppedError:
@@ -122,18 +132,19 @@ class Trainer:
     ) -> None:
         started = time.perf_counter()
         self._apply_schedules()
-        evaluation = self.evaluator.evaluate(self.es.ask(), self._reset_seeds(), should_stop)
+        evaluation = self._evaluate(should_stop)
         # From here on nothing is interrupted before the generation is whole.
         update = self.es.tell(evaluation.fitness)
         if self.policy.normalizer is not None:
             self.policy.normalizer.merge(evaluation.observations)
+        limit, self.episode_limit = self.episode_limit, self._next_limit(evaluation)
         self.env_steps += evaluation.env_steps
         elapsed = time.perf_counter() - started
         official = None
         if self._is_due(self.config.evaluation.interval):
             official = self.judge.score(self.policy, seed=self.config.evaluation.seed)
         self.seconds += time.perf_counter() - started
-        metrics = self._metrics(evaluation, update, official, elapsed)
+        metrics = self._metrics(evaluation, update, official, limit, elapsed)
         histograms = (
             self._histograms(evaluation) if self._is_due(self.config.logging.histogram_interval) else {}
         )
@@ -147,21 +158,59 @@ class Trainer:
         for group in self.es.optimizer.param_groups:
             group["lr"] = config.optimizer.lr_schedule.value(config.optimizer.lr, self.progress)
 
-    def _reset_seeds(self) -> list[int]:
-        """Returns the reset seed of each member; mirrored pairs share theirs, so that only noise differs."""
-        config, generation = self.config, self.es.generation
-        share = 2 if config.es.mirrored else 1
-        seeds = [
-            stream_seed(config.seed, generation, "reset", index)
-            for index in range(config.es.population_size // share)
+    def _evaluate(self, should_stop: Callable[[], bool]) -> Evaluation:
+        """Rolls out a population, and further ones until the generation has its least number of env steps."""
+        evaluations: list[Evaluation] = []
+        env_steps = 0
+        while not evaluations or env_steps < self.config.rollout.min_env_steps:
+            population = self.es.ask_more() if evaluations else self.es.ask()
+            evaluation = self.evaluator.evaluate(
+                population,
+                self._reset_seeds(len(evaluations)),
+                episode_limit=self.episode_limit,
+                should_stop=should_stop,
+            )
+            evaluations.append(evaluation)
+            if evaluation.env_steps == 0:
+                break  # no episode can even begin, and more of them would not help
+            env_steps += evaluation.env_steps
+        return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
+
+    def _reset_seeds(self, block: int) -> list[list[int]]:
+        """Returns the reset seeds of each member of the block-th population of the generation, [P][E]."""
+        rollout, es = self.config.rollout, self.config.es
+        generation = 0 if rollout.reset_seeds == "fixed" else self.es.generation
+        if rollout.reset_seeds != "fresh":
+            return [self._seeds(generation, 0)] * es.population_size
+        share = 2 if es.mirrored and rollout.mirrored_pairs_share_seeds else 1
+        first, count = block * es.population_size // share, es.population_size // share
+        seeds = [self._seeds(generation, index) for index in range(first, first + count)]
+        return [each for each in seeds for _ in range(share)]
+
+    def _seeds(self, generation: int, index: int) -> list[int]:
+        """Returns the seeds of the episodes that start from the index-th set of states."""
+        episodes = self.config.rollout.episodes
+        return [
+            stream_seed(self.config.seed, generation, "reset", index * episodes + episode)
+            for episode in range(episodes)
         ]
-        return [seed for seed in seeds for _ in range(share)]
+
+    def _next_limit(self, evaluation: Evaluation) -> int | None:
+        if self.episode_limit is None:
+            return None
+        reached = (evaluation.lengths >= self.episode_limit).double().mean()
+        return self.config.rollout.episode_limit.next(self.episode_limit, float(reached))
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and (self.es.generation % interval == 0 or self.finished)
 
     def _metrics(
-        self, evaluation: Evaluation, update: Update, official: OfficialScore | None, elapsed: float
+        self,
+        evaluation: Evaluation,
+        update: Update,
+        official: OfficialScore | None,
+        episode_limit: int | None,
+        elapsed: float,
     ) -> GenerationMetrics:
         bad = failed(evaluation.fitness)
         fitness = evaluation.fitness[~bad] if not bad.all() else evaluation.fitness
@@ -173,7 +222,9 @@ class Trainer:
             fitness_worst=float(fitness.min()),
             fitness_std=float(fitness.std(correction=0)),
             failed_members=int(bad.sum()),
+            failures=dict(evaluation.failures.most_common()),
             episode_length=float(evaluation.lengths.double().mean()),
+            episode_limit=episode_limit,
             live_share=evaluation.live_share,
             sigma=self.es.sigma,
             lr=self.es.optimizer.param_groups[0]["lr"],
@@ -187,7 +238,7 @@ class Trainer:
         )
 
     def _histograms(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        histograms = {"fitness": evaluation.fitness, "episode_length": evaluation.lengths}
+        histograms = {"fitness": evaluation.fitness, "episode_length": evaluation.lengths.flatten()}
         for name, value in self.policy.named_parameters():
             histograms[f"parameters/{name}"] = value.detach()
         return histograms
@@ -209,6 +260,7 @@ class Trainer:
         """Returns all that the rest of the run depends on, besides the configuration."""
         return {
             **self.es.state_dict(),
+            "episode_limit": self.episode_limit,
             "env_steps": self.env_steps,
             "seconds": self.seconds,
             "best_score": self.best_score,
@@ -227,6 +279,7 @@ class Trainer:
             try:
                 self._check_optimizer(state["optimizer"])
                 self.es.load_state_dict(state)
+                self.episode_limit = state["episode_limit"]
                 self.env_steps = state["env_steps"]
                 self.seconds = state["seconds"]
                 self.best_score = state["best_score"]
@@ -242,8 +295,39 @@ class Trainer:
 
     def close(self) -> None:
         """Closes the environments and ends their threads."""
-        self.env.close()
+        for env in self.envs:
+            env.close()
         self.judge.close()
+
+
+MIN_TILE = 16
+"""Fewest slots that are worth stepping by themselves."""
+
+
+def _make_tiles(config: Config) -> list[SlotVectorEnv]:
+    """Makes the environments, in two halves if they are native.
+
+    One half is then in its physics while the policy runs for the other. Environments that hold this process
+    up while they step would gain nothing from it.
+    """
+    env = config.env
+    num_slots = min(env.num_slots, config.es.population_size * config.rollout.episodes)
+    native = env.engine in ENGINES or (env.engine == "auto" and runs_natively(env.id, env.wrappers))
+    half = num_slots // 2 if native and num_slots >= 2 * MIN_TILE else 0
+    return [
+        make_vec(
+            env.id,
+            size,
+            device=config.device,
+            engine=env.engine,
+            threads=config.threads,
+            info=False,
+            wrappers=env.wrappers,
+            **env.kwargs,
+        )
+        for size in (num_slots - half, half)
+        if size
+    ]
 
 
 def _check_device(device: str) -> None:

@@ -77,9 +77,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if parsed.video is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        evaluator = OfficialEvaluator(
-            config.env.id, config.env.kwargs, parsed.episodes, render=parsed.video is not None
-        )
+        evaluator = OfficialEvaluator(config.env, parsed.episodes, render=parsed.video is not None)
         env = evaluator.envs[0]
         policy = make_policy(config.policy, env.observation_space, env.action_space)
     except (ValueError, TypeError, ImportError, gym.error.Error) as error:

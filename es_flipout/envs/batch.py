@@ -8,16 +8,16 @@ call; tasks that need them run on `mjdata_pool`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mujoco
 import numpy as np
 import torch
-from mujoco.batch import Batch
+from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores
+from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores, warning_text
 
 
 def _live_tensor(array: NDArray[np.float64]) -> Tensor:
@@ -47,15 +47,28 @@ class BatchEngine(PhysicsEngine):
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
         self.fields = {name: _live_tensor(self._batch.bind(name)) for name in fields}
+        self.failures: dict[int, str] = {}
+        self._warnings: NDArray[np.int32] = self._batch.warning[:, :, 1]
 
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         """See `PhysicsEngine.reset`."""
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[ids] = qpos
         self._qvel[ids] = qvel
-        self._batch.forward(ids)
+        self._run(lambda: self._batch.forward(ids))
 
-    def step(self, ctrl: NDArray[np.float64], num_substeps: int, ids: Ids | None = None) -> None:
+    def step(self, ctrl: NDArray[np.floating], num_substeps: int, ids: Ids | None = None) -> None:
         """See `PhysicsEngine.step`."""
         self._ctrl[:] = ctrl
-        self._batch.step(ids, nstep=num_substeps)
+        self._run(lambda: self._batch.step(ids, nstep=num_substeps))
+
+    def _run(self, call: Callable[[], None]) -> None:
+        self.failures = {}
+        try:
+            call()
+        except SimulationError as error:
+            self.failures = {int(i): f"MuJoCo error: {self._batch.error(int(i))}" for i in error.ids}
+        if self._warnings.any():
+            for i in np.flatnonzero(self._warnings.any(axis=1)).tolist():
+                self.failures.setdefault(i, warning_text(self._warnings[i]))
+            self._warnings[:] = 0  # each is told once

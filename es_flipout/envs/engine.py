@@ -27,11 +27,15 @@ class PhysicsEngine(ABC):
         num_envs: N.
         fields: live float64 tensors [N, ...] over MjData fields, by their MjData names. They always hold
             what a loop over MjData would show after the same calls; the caller must not write to them.
+        failures: what went wrong in the simulations that failed in the last call of `reset` or `step`, by
+            simulation: a MuJoCo error, or a warning (of NaN, of huge values, of a full buffer). MuJoCo may
+            have put such a simulation back to the model's defaults; it needs a reset.
     """
 
     model: mujoco.MjModel
     num_envs: int
     fields: Mapping[str, Tensor]
+    failures: Mapping[int, str]
 
     @abstractmethod
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
@@ -44,7 +48,7 @@ class PhysicsEngine(ABC):
         """
 
     @abstractmethod
-    def step(self, ctrl: NDArray[np.float64], num_substeps: int, ids: Ids | None = None) -> None:
+    def step(self, ctrl: NDArray[np.floating], num_substeps: int, ids: Ids | None = None) -> None:
         """Advances simulations by `num_substeps` calls of mj_step.
 
         Args:
@@ -55,6 +59,12 @@ class PhysicsEngine(ABC):
 
     def close(self) -> None:  # noqa: B027 - an engine may own nothing that needs closing
         """Ends the engine's threads."""
+
+
+def warning_text(counts: NDArray[np.integer]) -> str:
+    """Returns what MuJoCo's warning counters, one for each mjtWarning, complain of."""
+    names = [mujoco.mjtWarning(int(kind)).name.removeprefix("mjWARN_") for kind in np.flatnonzero(counts)]
+    return f"MuJoCo warning {' and '.join(names)}"
 
 
 def available_cores() -> int:

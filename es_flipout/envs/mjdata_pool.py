@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores
+from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores, warning_text
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _CHUNK = 4
@@ -41,22 +41,48 @@ class _Worker:
         copied: Mapping[str, NDArray[np.float64]],
     ) -> None:
         self.model = model
-        self.data = mujoco.MjData(model)
         self.states = states
-        self.copies = [(array, getattr(self.data, name)) for name, array in copied.items()]
+        self.copied = copied
+        self.renew()
 
-    def step(self, i: int, num_substeps: int) -> None:
+    def renew(self) -> None:
+        """Takes a fresh MjData: one in which an error was raised is not to be trusted."""
+        self.data = mujoco.MjData(self.model)
+        self.copies = [(array, getattr(self.data, name)) for name, array in self.copied.items()]
+        self.warnings = self.data.warning.number
+        self.no_warnings = self.warnings.tobytes()
+
+    def step(self, i: int, num_substeps: int) -> str | None:
+        """Advances simulation i; returns what went wrong."""
         mujoco.mj_setState(self.model, self.data, self.states[i], _STATE)
-        mujoco.mj_step(self.model, self.data, num_substeps)
-        mujoco.mj_rnePostConstraint(self.model, self.data)
+        try:
+            mujoco.mj_step(self.model, self.data, num_substeps)
+            mujoco.mj_rnePostConstraint(self.model, self.data)
+        except mujoco.FatalError as error:
+            self.renew()
+            return f"MuJoCo error: {error}"
         self.save(i)
+        return self.take_warnings()
 
-    def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+    def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> str | None:
+        """Starts simulation i; returns what went wrong."""
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = qpos
         self.data.qvel[:] = qvel
-        mujoco.mj_forward(self.model, self.data)
+        try:
+            mujoco.mj_forward(self.model, self.data)
+        except mujoco.FatalError as error:
+            self.renew()
+            return f"MuJoCo error: {error}"
         self.save(i)
+        return self.take_warnings()
+
+    def take_warnings(self) -> str | None:
+        if self.warnings.tobytes() == self.no_warnings:
+            return None
+        text = warning_text(self.warnings)
+        self.warnings[:] = 0
+        return text
 
     def save(self, i: int) -> None:
         mujoco.mj_getState(self.model, self.data, self.states[i], _STATE)
@@ -85,6 +111,7 @@ class MjDataPoolEngine(PhysicsEngine):
             for name in fields
             if name not in in_state
         }
+        self.failures: dict[int, str] = {}
         self.fields = {name: torch.from_numpy(copied.get(name, in_state.get(name))) for name in fields}
         self._workers = [_Worker(model, states, copied) for _ in range(threads or available_cores())]
         self._pool = ThreadPoolExecutor(len(self._workers), "physics")
@@ -93,24 +120,26 @@ class MjDataPoolEngine(PhysicsEngine):
 
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         """See `PhysicsEngine.reset`."""
-        simulations = ids.tolist()
-        self._share_out(len(ids), lambda worker, k: worker.reset(simulations[k], qpos[k], qvel[k]))
+        self._share_out(ids.tolist(), lambda worker, i, k: worker.reset(i, qpos[k], qvel[k]))
 
-    def step(self, ctrl: NDArray[np.float64], num_substeps: int, ids: Ids | None = None) -> None:
+    def step(self, ctrl: NDArray[np.floating], num_substeps: int, ids: Ids | None = None) -> None:
         """See `PhysicsEngine.step`."""
         self._ctrl[:] = ctrl
         simulations = range(self.num_envs) if ids is None else ids.tolist()
-        self._share_out(len(simulations), lambda worker, k: worker.step(simulations[k], num_substeps))
+        self._share_out(simulations, lambda worker, i, k: worker.step(i, num_substeps))
 
-    def _share_out(self, count: int, work: Callable[[_Worker, int], None]) -> None:
-        """Does `work` for 0 .. count - 1, a chunk at a time, on whichever worker is free."""
-        chunks = itertools.count()
+    def _share_out(self, simulations: Sequence[int], work: Callable[[_Worker, int, int], str | None]) -> None:
+        """Does `work` for each simulation i (the k-th), a chunk at a time, on whichever worker is free."""
+        self.failures = {}
+        count, chunks = len(simulations), itertools.count()
 
         def run(worker: _Worker) -> None:
             # next() on a shared iterator is atomic, so each chunk is taken by one worker.
             while (start := next(chunks) * _CHUNK) < count:
                 for k in range(start, min(start + _CHUNK, count)):
-                    work(worker, k)
+                    failure = work(worker, simulations[k], k)
+                    if failure is not None:
+                        self.failures[simulations[k]] = failure
 
         helpers = self._workers[1 : math.ceil(count / _CHUNK)]
         futures = [self._pool.submit(run, worker) for worker in helpers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.config import EnvConfig
+from es_flipout.envs import make_env
 
 FrameSink = Callable[[NDArray[np.uint8]], None]
 """Receives rendered frames, uint8 [height, width, 3], in order."""
@@ -40,20 +41,18 @@ class OfficialScore:
 class OfficialEvaluator:
     """Some official environments, side by side, so that the policy runs once a step for all of them."""
 
-    def __init__(
-        self, env_id: str, env_kwargs: Mapping[str, Any], episodes: int, *, render: bool = False
-    ) -> None:
+    def __init__(self, env: EnvConfig, episodes: int, *, render: bool = False) -> None:
         """Makes the environments.
 
         Args:
-            env_id: Gymnasium id.
-            env_kwargs: keyword arguments of `gymnasium.make`.
+            env: the environment's id, keyword arguments and wrappers.
             episodes: number of episodes a score.
             render: whether the first episode can be rendered.
         """
         modes = ["rgb_array" if render and index == 0 else None for index in range(episodes)]
-        with deprecations_silenced():
-            self.envs = [gym.make(env_id, **{**env_kwargs, "render_mode": mode}) for mode in modes]
+        self.envs: list[gym.Env[Any, Any]] = [
+            make_env(env.id, env.wrappers, **{**env.kwargs, "render_mode": mode}) for mode in modes
+        ]
 
     @torch.no_grad()
     def score(self, policy: nn.Module, *, seed: int, on_frame: FrameSink | None = None) -> OfficialScore:

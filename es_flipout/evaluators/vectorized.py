@@ -1,44 +1,62 @@
-"""Evaluates a population in a vector environment: one forward a step, every slot with its own member.
+"""Evaluates a population in vector environments: one forward a step, every slot with its own member.
 
-A slot holds one member's episode. When the episode ends the slot takes the next member that waits, so
-population size and number of slots are independent; a slot with nothing left to do is frozen.
+A slot holds one episode of one member. When the episode ends the slot takes the next episode that waits,
+so population size and number of slots are independent, and no slot idles before the last episode has begun.
+A member's return does not depend on the slot it ran in, on the number of slots, or on who ran beside it.
+
+Given several environments (tiles of slots), it steps them in turn on a thread of their own: while one is in
+its physics, the policy runs for the others.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout.normalization import RunningStatistics
-from es_flipout.population import Population
+from es_flipout.envs.foreign import ForeignVectorEnv
+from es_flipout.envs.slots import SlotVectorEnv
+from es_flipout.normalization import EpisodeMoments, RunningStatistics
+from es_flipout.population import MemberRows, Population
+
+Step = tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]
+"""What `VectorEnv.step` returns."""
 
 
 class EvaluationStoppedError(Exception):
-    """The evaluation was asked to stop before every member had its episode."""
+    """The evaluation was asked to stop before every episode had ended."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a generation of rollouts gave.
+    """What a generation of rollouts gave, for P members with E episodes each.
 
     Attributes:
-        fitness: return (sum of rewards) of each member's episode, float64 [P].
-        lengths: env steps of each member's episode, int64 [P].
+        returns: sum of rewards of each episode, float64 [P, E]; NaN for one that failed.
+        lengths: env steps of each episode, int64 [P, E].
         slot_steps: slots x steps spent, live or not.
-        observations: moments of the finite observations that members acted on, live steps only.
+        observations: moments of the observations that members acted on, those of failed episodes left out.
+        failures: what went wrong, and in how many episodes.
     """
 
-    fitness: Tensor
+    returns: Tensor
     lengths: Tensor
     slot_steps: int
     observations: RunningStatistics
+    failures: Counter[str]
+
+    @property
+    def fitness(self) -> Tensor:
+        """Mean return of each member, float64 [P]; NaN if one of its episodes failed."""
+        return self.returns.mean(dim=1)
 
     @property
     def env_steps(self) -> int:
@@ -48,27 +66,40 @@ class Evaluation:
     @property
     def live_share(self) -> float:
         """Share of the slot-steps that were live."""
-        return self.env_steps / self.slot_steps
+        return self.env_steps / max(self.slot_steps, 1)
+
+    @classmethod
+    def of_all(cls, evaluations: Sequence[Evaluation]) -> Evaluation:
+        """Returns the evaluation of several populations as that of one, their members in this order."""
+        observations = RunningStatistics(*evaluations[0].observations.mean.shape)
+        for evaluation in evaluations:
+            observations.merge(evaluation.observations)
+        return cls(
+            torch.cat([each.returns for each in evaluations]),
+            torch.cat([each.lengths for each in evaluations]),
+            sum(each.slot_steps for each in evaluations),
+            observations,
+            sum((each.failures for each in evaluations), Counter()),
+        )
 
 
 class VectorizedEvaluator:
-    """Runs one episode of every member of a population in `env`."""
+    """Runs the episodes of a population in the slots of one or several vector environments."""
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Takes the environment.
+    def __init__(self, *envs: VectorEnv[Any, Any, Any]) -> None:
+        """Takes the environments.
 
         Args:
-            env: a vector environment of torch tensors whose autoreset is disabled and which honours
-                `options={"reset_mask": mask}`, as all native ones do.
+            envs: one vector environment, or several of the same task that take turns. Any that is no
+                `SlotVectorEnv` is made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
 
         Raises:
-            ValueError: if the environment resets by itself.
+            ValueError: if there is none, or observations are not vectors.
         """
-        mode = env.metadata.get("autoreset_mode")
-        if mode != AutoresetMode.DISABLED:
-            raise ValueError(f"the environment's autoreset mode must be DISABLED, got {mode}")
-        self.env = env
-        space = env.single_observation_space
+        if not envs:
+            raise ValueError("an evaluator needs an environment")
+        self.envs = [env if isinstance(env, SlotVectorEnv) else ForeignVectorEnv(env) for env in envs]
+        space = envs[0].single_observation_space
         if space.shape is None or len(space.shape) != 1:
             raise ValueError(f"observations must be vectors, got {space}")
         self._observation_size = space.shape[0]
@@ -77,104 +108,247 @@ class VectorizedEvaluator:
     def evaluate(
         self,
         population: Population,
-        reset_seeds: Sequence[int],
+        reset_seeds: Sequence[int] | Sequence[Sequence[int]],
+        *,
+        episode_limit: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Evaluation:
-        """Rolls every member out for one episode.
+        """Rolls every member out for its episodes.
 
         Args:
             population: the members.
-            reset_seeds: seed of each member's episode, [P].
+            reset_seeds: seed of each episode, [P, E], or [P] for one episode a member. Environments that
+                reset themselves (see `ForeignVectorEnv`) only heed the first.
+            episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
             should_stop: asked before every step.
 
         Raises:
             EvaluationStoppedError: if `should_stop` said so.
-            ValueError: if there is not one seed a member.
+            ValueError: if there are not as many seeds for each member, or a limit is wanted of
+                environments that cannot be reset before an episode has ended.
         """
-        if len(reset_seeds) != population.size:
-            raise ValueError(f"{len(reset_seeds)} reset seeds for {population.size} members")
-        fitness = torch.zeros(population.size, dtype=torch.float64)
-        lengths = torch.zeros(population.size, dtype=torch.int64)
-        slots = _Slots(self.env.num_envs, population.size)
-        ended = np.ones(self.env.num_envs, dtype=np.bool_)
-        statistics: RunningStatistics | None = None
-        num_steps = 0
-
-        while True:
-            if ended.any():
-                started = slots.refill(ended)
-                if not slots.any_live:
-                    break
-                if started.any():
-                    observations = self._reset(started, slots.member, reset_seeds)
-                device = observations.device
-                live, members = slots.live(device), slots.live_members()
-                rows = population.select(members.to(device))
-                actions = torch.zeros(self.env.action_space.shape or (), device=device)
-            if should_stop():
-                raise EvaluationStoppedError
-            live_observations = observations[live]
-            if statistics is None:
-                statistics = RunningStatistics(self._observation_size, device)
-            # A simulation that blew up must not poison the moments of all the others.
-            statistics.update(live_observations, live_observations.isfinite().all(dim=1))
-            actions[live] = rows(live_observations).to(actions.dtype)
-            observations, rewards, terminated, truncated, _ = self.env.step(actions)
-            fitness[members] += rewards[live].to("cpu", torch.float64)
-            lengths[members] += 1
-            num_steps += 1
-            ended = (terminated | truncated).cpu().numpy() & slots.occupied
-
-        assert statistics is not None
-        return Evaluation(fitness, lengths, num_steps * self.env.num_envs, statistics)
-
-    def _reset(
-        self, started: NDArray[np.bool_], member: NDArray[np.int64], reset_seeds: Sequence[int]
-    ) -> Tensor:
-        """Starts an episode in each slot that got a member; returns all observations [N, O]."""
-        seeds = [
-            reset_seeds[m] if is_started else None
-            for m, is_started in zip(member.tolist(), started.tolist(), strict=True)
-        ]
-        # Every Gymnasium vector environment takes a seed a row; the base class does not declare it.
-        observations: Tensor
-        observations, _ = self.env.reset(seed=seeds, options={"reset_mask": started})  # type: ignore[arg-type]
-        return observations
+        seeds = np.asarray(reset_seeds, dtype=np.int64)
+        if seeds.ndim not in (1, 2) or seeds.shape[0] != population.size or seeds.size == 0:
+            raise ValueError(f"{list(seeds.shape)} reset seeds for {population.size} members")
+        if episode_limit is not None and not all(env.restarts_anytime for env in self.envs):
+            raise ValueError("an episode limit needs environments that can be reset at any time")
+        episodes = _Episodes(seeds.reshape(population.size, -1), episode_limit, self._observation_size)
+        tiles = [_Tile(env, population, episodes) for env in self.envs]
+        with ThreadPoolExecutor(1, "env-step") as stepper:
+            try:
+                for tile in tiles:
+                    tile.begin()
+                while any(tile.is_live for tile in tiles):
+                    for tile in tiles:
+                        if tile.is_stepping:
+                            tile.finish_step()
+                        if tile.is_live:
+                            if should_stop():
+                                raise EvaluationStoppedError
+                            tile.begin_step(stepper if len(tiles) > 1 else None)
+            finally:
+                for tile in tiles:
+                    tile.abandon()
+        return episodes.evaluation(sum(tile.slot_steps for tile in tiles))
 
 
-class _Slots:
-    """Which member each slot holds, and which members still wait.
+class _Episodes:
+    """The episodes of a generation: those that wait, in order, and what came of those that ended.
 
-    Attributes:
-        member: the member of each slot, -1 for none, [N].
+    Episode e is the (e % E)-th of member e // E.
     """
 
-    def __init__(self, num_slots: int, num_members: int) -> None:
-        self.member = np.full(num_slots, -1, dtype=np.int64)
-        self._waiting = iter(range(num_members))
+    def __init__(self, seeds: NDArray[np.int64], limit: int | None, observation_size: int) -> None:
+        self.shape = seeds.shape
+        self.seeds: list[int] = seeds.ravel().tolist()
+        self.limit = limit
+        self.returns = torch.full((len(self.seeds),), torch.nan, dtype=torch.float64)
+        self.lengths = torch.zeros(len(self.seeds), dtype=torch.int64)
+        self.moments = EpisodeMoments(observation_size, len(self.seeds))
+        self.failures: Counter[str] = Counter()
+        self._next = 0
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """Returns the next `count` episodes, or as many as wait."""
+        first, self._next = self._next, min(self._next + count, len(self.seeds))
+        return np.arange(first, self._next)
+
+    def member(self, episodes: NDArray[np.int64]) -> Tensor:
+        """Returns the member of each episode, int64."""
+        return torch.from_numpy(episodes // self.shape[1])
+
+    def evaluation(self, slot_steps: int) -> Evaluation:
+        """Returns what came of all of them."""
+        return Evaluation(
+            self.returns.view(self.shape),
+            self.lengths.view(self.shape),
+            slot_steps,
+            self.moments.merged,
+            self.failures,
+        )
+
+
+class _Tile:
+    """The slots of one environment, each with the episode that it holds.
+
+    Attributes:
+        slot_steps: slots x steps so far.
+    """
+
+    def __init__(self, env: SlotVectorEnv, population: Population, episodes: _Episodes) -> None:
+        self.env = env
+        self.population = population
+        self.episodes = episodes
+        self.slot_steps = 0
+        num_slots, size = env.num_envs, episodes.moments.merged.mean.shape[0]
+        self._episode = np.full(num_slots, -1, dtype=np.int64)
+        self._wanted = np.empty(0, dtype=np.int64)  # taken, but no slot could start them yet
+        self._lengths = np.zeros(num_slots, dtype=np.int64)
+        self._returns = torch.zeros(num_slots, dtype=torch.float64, device=env.device)
+        # Moments are taken around the episode's first observation, lest large constants drown them.
+        self._first = torch.zeros(num_slots, size, dtype=torch.float64, device=env.device)
+        self._sums = torch.zeros_like(self._first)
+        self._squares = torch.zeros_like(self._first)
+        self._observations = torch.zeros(0)
+        self._live: Tensor | slice = slice(0)
+        self._rows: MemberRows | None = None
+        self._stepping: Future[Step] | Step | None = None
 
     @property
-    def occupied(self) -> NDArray[np.bool_]:
-        """Which slots hold a member, [N]."""
-        return self.member >= 0
+    def is_live(self) -> bool:
+        """Whether any slot holds an episode, or is about to."""
+        return bool((self._episode >= 0).any()) or len(self._wanted) > 0
 
     @property
-    def any_live(self) -> bool:
-        """Whether any slot holds a member."""
-        return bool(self.occupied.any())
+    def is_stepping(self) -> bool:
+        """Whether a step has begun and not been finished."""
+        return self._stepping is not None
 
-    def refill(self, ended: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Gives every ended slot the next waiting member, or none; returns which slots got one, [N]."""
-        for slot in np.flatnonzero(ended).tolist():
-            self.member[slot] = next(self._waiting, -1)
-        return ended & self.occupied
+    def begin(self) -> None:
+        """Starts the first episodes."""
+        everything = np.ones(self.env.num_envs, dtype=np.bool_)
+        if self.env.restarts_anytime:
+            self.env.retire(everything)  # what an evaluation that was stopped has left
+        self._refill()
 
-    def live(self, device: torch.device) -> Tensor | slice:
-        """Returns an index of the occupied slots: a slice, which copies nothing, if all are."""
-        if self.occupied.all():
-            return slice(None)
-        return torch.from_numpy(np.flatnonzero(self.member >= 0)).to(device)
+    def begin_step(self, stepper: ThreadPoolExecutor | None) -> None:
+        """Lets the members act, and the environment begin its step: on the stepper's thread, if given."""
+        assert self._rows is not None
+        observations = self._observations
+        everywhere = isinstance(self._live, slice)
+        actions = self._rows(observations if everywhere else observations[self._live])
+        if not everywhere:
+            some, shape = actions, (self.env.num_envs, *actions.shape[1:])
+            actions = torch.zeros(shape, dtype=some.dtype, device=some.device)
+            actions[self._live] = some
+        deviations = observations - self._first
+        self._sums += deviations
+        self._squares.addcmul_(deviations, deviations)
+        self._stepping = stepper.submit(self.env.step, actions) if stepper else self.env.step(actions)
 
-    def live_members(self) -> Tensor:
-        """Returns the members of the occupied slots, int64."""
-        return torch.from_numpy(self.member[self.member >= 0])
+    def finish_step(self) -> None:
+        """Takes what the step gave, and hands the slots whose episode has ended on."""
+        stepping, self._stepping = self._stepping, None
+        assert stepping is not None
+        result = stepping.result() if isinstance(stepping, Future) else stepping
+        self._observations, rewards, terminated, truncated, info = result
+        self._returns += rewards
+        self._lengths += 1
+        self.slot_steps += self.env.num_envs
+        ended = (terminated | truncated).cpu().numpy()
+        limit = self.episodes.limit
+        if limit is not None:
+            reached = ~ended & (self._lengths >= limit)
+            if reached.any():
+                self.env.retire(reached)
+                ended |= reached
+        ended &= self._episode >= 0
+        if ended.any():
+            self._conclude(ended, info)
+        if ended.any() or len(self._wanted):
+            self._refill()
+
+    def abandon(self) -> None:
+        """Waits for a step that is under way and forgets it."""
+        if isinstance(self._stepping, Future):
+            self._stepping.exception()
+        self._stepping = None
+
+    def _conclude(self, ended: NDArray[np.bool_], info: dict[str, Any]) -> None:
+        """Writes down what came of the episodes in the slots that `ended`."""
+        slots = torch.from_numpy(np.flatnonzero(ended))
+        numbers = torch.from_numpy(self._episode[ended])
+        lengths = torch.from_numpy(self._lengths[ended])
+        returns = self._returns[slots].cpu()
+        if "failed" in info:
+            broken = torch.from_numpy(info["failed"][ended])
+            returns[broken] = torch.nan
+        failed = ~returns.isfinite()
+        returns[failed] = torch.nan
+        for slot, is_failed in zip(slots.tolist(), failed.tolist(), strict=True):
+            if is_failed:
+                self.episodes.failures[_failure(info, slot)] += 1
+        self.episodes.returns[numbers] = returns
+        self.episodes.lengths[numbers] = lengths
+        counts = lengths.to(self._sums).unsqueeze(1)
+        offsets = self._sums[slots] / counts
+        squares = self._squares[slots] - self._sums[slots] * offsets
+        offsets[failed] = torch.nan  # an episode that broke must not poison the moments of the others
+        means = self._first[slots] + offsets
+        self.episodes.moments.add(numbers, lengths, means.cpu(), squares.clamp(min=0.0).cpu())
+        self._episode[ended] = -1
+
+    def _refill(self) -> None:
+        """Gives free slots the episodes that wait, and starts them."""
+        changed = self._start()
+        live = self._episode >= 0
+        if self._rows is not None and isinstance(self._live, slice) and live.all():
+            self._rows.assign(torch.from_numpy(changed), self.episodes.member(self._episode[changed]))
+            return
+        self._live = slice(None) if live.all() else torch.from_numpy(np.flatnonzero(live))
+        self._rows = self.population.select(self.episodes.member(self._episode[live]))
+
+    def _start(self) -> NDArray[np.int64]:
+        """Starts episodes in free slots until none is free, none waits, or none can; returns the slots."""
+        changed = np.zeros(self.env.num_envs, dtype=np.bool_)
+        while True:
+            free = np.flatnonzero(self._episode < 0)
+            self._wanted = np.concatenate([self._wanted, self.episodes.take(len(free) - len(self._wanted))])
+            slots = free[: len(self._wanted)]
+            if len(slots) == 0:
+                break
+            episode = np.full(self.env.num_envs, -1, dtype=np.int64)
+            episode[slots] = self._wanted
+            seeds = [self.episodes.seeds[each] if each >= 0 else None for each in episode.tolist()]
+            mask = episode >= 0
+            # Every SlotVectorEnv takes a seed a row; Gymnasium's base class does not declare it.
+            self._observations, info = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
+            started = mask & info.get("started", mask)
+            self._take_over(np.flatnonzero(started), episode[started])
+            self._wanted = self._wanted[~started[slots]]
+            changed |= started
+            if "failed" in info:
+                failed = info["failed"] & (self._episode >= 0)
+                self._conclude(failed, info)
+                changed |= failed
+            elif len(self._wanted):
+                break
+        return np.flatnonzero(changed & (self._episode >= 0))
+
+    def _take_over(self, slots: NDArray[np.int64], episodes: NDArray[np.int64]) -> None:
+        """Notes that slots hold new episodes, of which the first observation is there."""
+        rows = torch.from_numpy(slots)
+        self._episode[slots] = episodes
+        self._lengths[slots] = 0
+        self._returns[rows] = 0.0
+        self._first[rows] = self._observations[rows].to(self._first)
+        self._sums[rows] = 0.0
+        self._squares[rows] = 0.0
+
+
+def _failure(info: dict[str, Any], slot: int) -> str:
+    """Returns why the episode in a slot failed."""
+    if "failed" in info and info["failed"][slot]:
+        reason: str = info["failures"][int(info["failed"][:slot].sum())]
+        return reason
+    return "the return is not finite"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,19 +23,24 @@ class ParameterNoise(ABC):
     """The scaled noise of one parameter for N rows, each row with its own member's noise."""
 
     @abstractmethod
-    def linear(self, inputs: Tensor) -> Tensor:
-        """Applies each row's noise as a linear map.
+    def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """Adds each row's noise, applied as a linear map, to what the unperturbed map gave.
 
         Args:
+            outputs: [N, ..., J]; may be overwritten.
             inputs: [N, ..., I], for a parameter of shape [J, I].
 
         Returns:
-            [N, ..., J], row n being inputs[n] @ noise_nᵀ.
+            [N, ..., J], row n being outputs[n] + inputs[n] @ noise_nᵀ.
         """
 
     @abstractmethod
     def dense(self) -> Tensor:
         """Returns the noise written out, [N, *parameter shape]."""
+
+    @abstractmethod
+    def assign(self, rows: Tensor, noise: Self) -> None:
+        """Gives `rows` (int64 [M]) the noise of the M rows of `noise`, which is of the same parameter."""
 
 
 class PopulationNoise(ABC):

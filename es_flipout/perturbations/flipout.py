@@ -29,35 +29,38 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from es_flipout.perturbations.base import ParameterNoise, Perturbation, PopulationNoise
 from es_flipout.perturbations.independent import IndependentNoise
+from es_flipout.perturbations.rowwise import rowwise_linear
 
 
-@dataclass(frozen=True)
 class BaseGroups:
     """Which rows use which base, so that every base meets its rows in one product.
 
+    One object serves all parameters of a selection.
+
     Attributes:
+        base_of_row: base index of each row, int64 [N].
         order: rows sorted by base, int64 [N].
         inverse: where each row went, int64 [N].
         counts: rows of each base, K integers.
     """
 
-    order: Tensor
-    inverse: Tensor
-    counts: list[int]
+    def __init__(self, base_of_row: Tensor, num_bases: int) -> None:
+        self.base_of_row = base_of_row
+        self.order = torch.argsort(base_of_row, stable=True)
+        self.inverse = torch.argsort(self.order)
+        self.counts: list[int] = torch.bincount(base_of_row, minlength=num_bases).tolist()
 
-    @classmethod
-    def of(cls, base_of_row: Tensor, num_bases: int) -> BaseGroups:
-        """Groups rows by their base index, int64 [N]."""
-        order = torch.argsort(base_of_row, stable=True)
-        counts = torch.bincount(base_of_row, minlength=num_bases).tolist()
-        return cls(order, torch.argsort(order), counts)
+    def replaced(self, rows: Tensor, other: BaseGroups) -> BaseGroups:
+        """Returns the groups after `rows` (int64 [M]) took over the bases of the M rows of `other`."""
+        base_of_row = self.base_of_row.clone()
+        base_of_row[rows] = other.base_of_row
+        return BaseGroups(base_of_row, len(self.counts))
 
 
-@dataclass(frozen=True)
+@dataclass
 class FlipoutRows(ParameterNoise):
     """Flipout noise of one weight matrix for N rows.
 
@@ -73,22 +76,24 @@ class FlipoutRows(ParameterNoise):
     input_signs: Tensor
     groups: BaseGroups | None
 
-    def linear(self, inputs: Tensor) -> Tensor:
-        """See `ParameterNoise.linear`."""
+    def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """See `ParameterNoise.add_linear`."""
         flipped = inputs * self._aligned(self.input_signs, inputs.ndim)
-        return self._times_base(flipped) * self._aligned(self.output_signs, inputs.ndim)
+        return outputs.addcmul_(self._times_base(flipped), self._aligned(self.output_signs, inputs.ndim))
 
     @staticmethod
     def _aligned(signs: Tensor, ndim: int) -> Tensor:
         """Returns the signs as [N, 1, ..., width], so that they broadcast over the dimensions between."""
+        if ndim == 2:
+            return signs
         rows, width = signs.shape
         return signs.view(rows, *(1,) * (ndim - 2), width)
 
     def _times_base(self, inputs: Tensor) -> Tensor:
         if self.groups is None:
-            return F.linear(inputs, self.bases[0])
+            return rowwise_linear(inputs, self.bases[0])
         parts = inputs[self.groups.order].split_with_sizes(self.groups.counts)
-        products = [F.linear(part, base) for part, base in zip(parts, self.bases, strict=True)]
+        products = [rowwise_linear(part, base) for part, base in zip(parts, self.bases, strict=True)]
         return torch.cat(products)[self.groups.inverse]
 
     def dense(self) -> Tensor:
@@ -96,8 +101,14 @@ class FlipoutRows(ParameterNoise):
         signs = self.output_signs.unsqueeze(2) * self.input_signs.unsqueeze(1)
         if self.groups is None:
             return self.bases[0] * signs
-        counts = torch.tensor(self.groups.counts, device=signs.device)
-        return self.bases.repeat_interleave(counts, dim=0)[self.groups.inverse] * signs
+        return self.bases[self.groups.base_of_row] * signs
+
+    def assign(self, rows: Tensor, noise: FlipoutRows) -> None:
+        """See `ParameterNoise.assign`."""
+        self.output_signs[rows] = noise.output_signs
+        self.input_signs[rows] = noise.input_signs
+        if self.groups is not None and noise.groups is not None:
+            self.groups = self.groups.replaced(rows, noise.groups)
 
 
 @dataclass(frozen=True)
@@ -132,9 +143,7 @@ class FlipoutNoise(PopulationNoise):
         """See `PopulationNoise.rows`."""
         direction, orientation = self.directions(members)
         groups = (
-            BaseGroups.of(direction // self.directions_per_base, self.num_bases)
-            if self.num_bases > 1
-            else None
+            BaseGroups(direction // self.directions_per_base, self.num_bases) if self.num_bases > 1 else None
         )
         rows = self.vectors.rows(members, scale)
         for name, matrix in self.matrices.items():

@@ -21,13 +21,17 @@ class DenseNoise(ParameterNoise):
 
     values: Tensor
 
-    def linear(self, inputs: Tensor) -> Tensor:
-        """See `ParameterNoise.linear`."""
-        return torch.einsum("nji,n...i->n...j", self.values, inputs)
+    def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """See `ParameterNoise.add_linear`."""
+        return outputs + torch.einsum("nji,n...i->n...j", self.values, inputs)
 
     def dense(self) -> Tensor:
         """See `ParameterNoise.dense`."""
         return self.values
+
+    def assign(self, rows: Tensor, noise: DenseNoise) -> None:
+        """See `ParameterNoise.assign`."""
+        self.values[rows] = noise.values
 
 
 class IndependentNoise(PopulationNoise):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from es_flipout.perturbations.base import ParameterNoise
 from es_flipout.perturbations.independent import DenseNoise
+from es_flipout.perturbations.rowwise import rowwise_linear
 
 Operation = Callable[..., Any]
 RULES: dict[Operation, Operation] = {}
@@ -144,21 +145,22 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"linear got an input of shape {list(input.shape)}: the first dimension must be the row"
         )
     plain_weight = weight.plain if isinstance(weight, PerturbedParameter) else weight
-    plain_bias = None if isinstance(bias, PerturbedParameter) else bias
-    outputs = F.linear(input, plain_weight, plain_bias)
+    plain_bias = bias.plain if isinstance(bias, PerturbedParameter) else bias
+    outputs = rowwise_linear(input, plain_weight, plain_bias)
     if isinstance(weight, PerturbedParameter):
         _check_rows("linear", input, weight)
-        outputs = outputs + weight.noise.linear(input)
+        outputs = weight.noise.add_linear(outputs, input)
     if isinstance(bias, PerturbedParameter):
         _check_rows("linear", input, bias)
-        outputs = outputs + _align(bias, outputs.ndim)
+        outputs = outputs + _align(bias.noise.dense(), outputs.ndim)
     return outputs
 
 
-def _align(parameter: PerturbedParameter, ndim: int) -> Tensor:
-    """Returns the parameter's rows [N, 1, ..., *shape], so that they broadcast against `ndim` dimensions."""
-    shape = parameter.plain.shape
-    return parameter.rows().view(parameter.num_rows, *(1,) * (ndim - 1 - len(shape)), *shape)
+def _align(rows: Tensor, ndim: int) -> Tensor:
+    """Returns rows [N, *shape] as [N, 1, ..., *shape], so that they broadcast against `ndim` dimensions."""
+    if rows.ndim == ndim:
+        return rows
+    return rows.view(rows.shape[0], *(1,) * (ndim - rows.ndim), *rows.shape[1:])
 
 
 def _elementwise(operation: Operation) -> Operation:
@@ -191,7 +193,7 @@ def _elementwise(operation: Operation) -> Operation:
             result: Tensor = operation(*map(resolve, args), **keywords)
             return result
 
-        rows = apply(lambda parameter: _align(parameter, ndim))
+        rows = apply(lambda parameter: _align(parameter.rows(), ndim))
         if inputs:
             return rows
         plain = apply(lambda parameter: parameter.plain)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs import TASKS, make_vec
 from es_flipout.envs.batch import BatchEngine
@@ -20,12 +22,104 @@ SEED = 100
 RESET_EVERY = 4
 """Ended rows wait for the next multiple of this many steps, so that each is frozen for a while first."""
 TOLERANCE = 1e-9
-"""For what we sum in another order than Gymnasium (the centre of mass, the contact cost); observations
-are copies of what the same physics computed, so they must be equal to the last bit."""
+"""For what we sum in another order than Gymnasium (the centre of mass, the contact cost), and for sines."""
+SINES = {"InvertedDoublePendulum-v5": slice(1, 5), "Reacher-v5": slice(0, 4)}
+"""Sines and cosines in observations. All else there is copied or clipped from what the same physics
+computed, or a single difference of it, so it must be equal to the last bit."""
 
 NO_CONTACT = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0}
+NO_IMPACT = {"include_cfrc_ext_in_observation": False, "impact_cost_weight": 0}
 
 CASES = [
+    pytest.param("Ant-v5", {"max_episode_steps": 90}, MjDataPoolEngine, id="ant"),
+    pytest.param(
+        "Ant-v5",
+        {
+            **NO_CONTACT,
+            "exclude_current_positions_from_observation": False,
+            "frame_skip": 3,
+            "reset_noise_scale": 0.2,
+            "healthy_z_range": (0.45, 0.95),
+            "main_body": "front_left_leg",
+        },
+        BatchEngine,
+        id="ant-positions-no-contact",
+    ),
+    pytest.param(
+        "Ant-v5",
+        {
+            "include_cfrc_ext_in_observation": False,
+            "contact_cost_weight": 0.02,
+            # Without 0 in it: even the world, which nothing touches, has a clipped force.
+            "contact_force_range": (0.1, 0.4),
+            "main_body": 5,
+            "max_episode_steps": 60,
+        },
+        MjDataPoolEngine,
+        id="ant-contact-cost-alone",
+    ),
+    pytest.param(
+        "Ant-v5",
+        {
+            "contact_cost_weight": 0,
+            "contact_force_range": (-0.3, 0.2),
+            "forward_reward_weight": 2.0,
+            "ctrl_cost_weight": 0.3,
+            "healthy_reward": 1.5,
+            # It starts within this range, falls out of it and lives on.
+            "healthy_z_range": (0.5, 0.8),
+            "terminate_when_unhealthy": False,
+            "max_episode_steps": 70,
+        },
+        MjDataPoolEngine,
+        id="ant-contact-observed-alone-never-terminates",
+    ),
+    pytest.param("HalfCheetah-v5", {"max_episode_steps": 130}, BatchEngine, id="half-cheetah"),
+    pytest.param(
+        "HalfCheetah-v5",
+        {
+            "frame_skip": 3,
+            "forward_reward_weight": 0.5,
+            "ctrl_cost_weight": 0.7,
+            "reset_noise_scale": 0.3,
+            "exclude_current_positions_from_observation": False,
+            "max_episode_steps": 50,
+        },
+        BatchEngine,
+        id="half-cheetah-kwargs",
+    ),
+    pytest.param("Hopper-v5", {}, BatchEngine, id="hopper"),
+    pytest.param(
+        "Hopper-v5",
+        {
+            "frame_skip": 2,
+            "healthy_z_range": (1.15, 1.3),
+            "healthy_angle_range": (-0.05, 0.3),
+            "reset_noise_scale": 0.02,
+            "exclude_current_positions_from_observation": False,
+        },
+        BatchEngine,
+        id="hopper-positions-z-angle-ranges",
+    ),
+    pytest.param(
+        "Hopper-v5",
+        # Velocities reach 4 long before the torso sinks or leans.
+        {"healthy_state_range": (-4.0, 5.0), "healthy_angle_range": (-9.0, 9.0)},
+        BatchEngine,
+        id="hopper-state-range",
+    ),
+    pytest.param(
+        "Hopper-v5",
+        {
+            "forward_reward_weight": 2.0,
+            "ctrl_cost_weight": 0.3,
+            "healthy_reward": 1.5,
+            "terminate_when_unhealthy": False,
+            "max_episode_steps": 60,
+        },
+        BatchEngine,
+        id="hopper-weights-never-terminates",
+    ),
     pytest.param("Humanoid-v5", {}, MjDataPoolEngine, id="humanoid"),
     pytest.param("Humanoid-v5", NO_CONTACT, BatchEngine, id="humanoid-no-contact"),
     pytest.param(
@@ -72,19 +166,42 @@ CASES = [
         BatchEngine,
         id="humanoid-weights-never-terminates",
     ),
-    pytest.param("HalfCheetah-v5", {"max_episode_steps": 130}, BatchEngine, id="half-cheetah"),
+    pytest.param("HumanoidStandup-v5", {"max_episode_steps": 100}, MjDataPoolEngine, id="humanoid-standup"),
     pytest.param(
-        "HalfCheetah-v5",
+        "HumanoidStandup-v5",
         {
-            "frame_skip": 3,
-            "forward_reward_weight": 0.5,
-            "ctrl_cost_weight": 0.7,
-            "reset_noise_scale": 0.3,
+            **NO_IMPACT,
             "exclude_current_positions_from_observation": False,
-            "max_episode_steps": 50,
+            "include_cinert_in_observation": False,
+            "include_qfrc_actuator_in_observation": False,
+            "frame_skip": 3,
+            "uph_cost_weight": 3.0,
+            "ctrl_cost_weight": 0.3,
+            "reset_noise_scale": 0.05,
+            "max_episode_steps": 60,
         },
         BatchEngine,
-        id="half-cheetah-kwargs",
+        id="humanoid-standup-positions-no-impact",
+    ),
+    pytest.param(
+        "HumanoidStandup-v5",
+        # It lies on the ground: the cost is between the bounds, and at either.
+        {
+            "include_cfrc_ext_in_observation": False,
+            "include_cvel_in_observation": False,
+            "impact_cost_weight": 1e-4,
+            "impact_cost_range": (1.0, 30.0),
+            "max_episode_steps": 60,
+        },
+        MjDataPoolEngine,
+        id="humanoid-standup-impact-cost-alone",
+    ),
+    pytest.param("InvertedDoublePendulum-v5", {}, BatchEngine, id="inverted-double-pendulum"),
+    pytest.param(
+        "InvertedDoublePendulum-v5",
+        {"frame_skip": 2, "healthy_reward": 3.0, "reset_noise_scale": 0.2},
+        BatchEngine,
+        id="inverted-double-pendulum-kwargs",
     ),
     pytest.param("InvertedPendulum-v5", {}, BatchEngine, id="inverted-pendulum"),
     pytest.param(
@@ -92,6 +209,65 @@ CASES = [
         {"reset_noise_scale": 0.15, "frame_skip": 1},
         BatchEngine,
         id="inverted-pendulum-kwargs",
+    ),
+    pytest.param("Pusher-v5", {}, BatchEngine, id="pusher"),
+    pytest.param(
+        "Pusher-v5",
+        {
+            "frame_skip": 3,
+            "reward_near_weight": 0.2,
+            "reward_dist_weight": 2.0,
+            "reward_control_weight": 0.7,
+            "max_episode_steps": 30,
+        },
+        BatchEngine,
+        id="pusher-kwargs",
+    ),
+    pytest.param("Reacher-v5", {}, BatchEngine, id="reacher"),
+    pytest.param(
+        "Reacher-v5",
+        {"frame_skip": 3, "reward_dist_weight": 2.0, "reward_control_weight": 0.7, "max_episode_steps": 30},
+        BatchEngine,
+        id="reacher-kwargs",
+    ),
+    pytest.param("Swimmer-v5", {"max_episode_steps": 100}, BatchEngine, id="swimmer"),
+    pytest.param(
+        "Swimmer-v5",
+        {
+            "frame_skip": 3,
+            "forward_reward_weight": 0.5,
+            "ctrl_cost_weight": 0.7,
+            "reset_noise_scale": 0.3,
+            "exclude_current_positions_from_observation": False,
+            "max_episode_steps": 60,
+        },
+        BatchEngine,
+        id="swimmer-kwargs",
+    ),
+    pytest.param("Walker2d-v5", {}, BatchEngine, id="walker2d"),
+    pytest.param(
+        "Walker2d-v5",
+        {
+            "frame_skip": 3,
+            "healthy_z_range": (1.1, 1.3),
+            "healthy_angle_range": (-0.1, 0.2),
+            "reset_noise_scale": 0.02,
+            "exclude_current_positions_from_observation": False,
+        },
+        BatchEngine,
+        id="walker2d-positions-z-angle-ranges",
+    ),
+    pytest.param(
+        "Walker2d-v5",
+        {
+            "forward_reward_weight": 2.0,
+            "ctrl_cost_weight": 0.3,
+            "healthy_reward": 1.5,
+            "terminate_when_unhealthy": False,
+            "max_episode_steps": 60,
+        },
+        BatchEngine,
+        id="walker2d-weights-never-terminates",
     ),
 ]
 
@@ -110,45 +286,72 @@ def float64_actions_beyond_range(space):
     return space.sample().astype(np.float64) * (1.5 + 1e-10)
 
 
-def assert_same_rollout(env_id, kwargs, engine, draw_actions):
-    """Steps both sides side by side, frozen rows and masked resets included."""
-    env = make_vec(env_id, ROWS, dtype=torch.float64, threads=2, **kwargs)
-    officials = official_envs(env_id, kwargs)
-    assert type(env.engine) is engine
-    env.action_space.seed(SEED)
+def assert_close(got, expected, what):
+    error = np.abs(np.asarray(got, np.float64) - expected).max(initial=0)
+    assert error <= TOLERANCE, f"{what}: {got} instead of {expected}"
 
-    observations, _ = env.reset(seed=SEED)
-    expected = np.stack([official.reset(seed=SEED + i)[0] for i, official in enumerate(officials)])
-    terminated, truncated = np.zeros(ROWS, bool), np.zeros(ROWS, bool)
+
+def assert_same_observations(env_id, observations, expected):
+    observations, sines = observations.numpy().copy(), SINES.get(env_id, slice(0, 0))
+    assert_close(observations[:, sines], expected[:, sines], "sines")
+    observations[:, sines] = expected[:, sines]
+    np.testing.assert_array_equal(observations, expected)
+
+
+def assert_same_info(info, rows, official_infos):
+    """Compares every entry of some rows; neither side may have an entry that the other lacks."""
+    for i in rows:
+        assert info.keys() == official_infos[i].keys()
+    for name, value in info.items():
+        assert_close(value.numpy()[rows], np.stack([official_infos[i][name] for i in rows]), name)
+
+
+def assert_same_rollout(env_id, kwargs, engine, draw_actions, *, rows=ROWS, steps=STEPS, seed=SEED):
+    """Steps both sides side by side, frozen rows and masked resets included."""
+    env = make_vec(env_id, rows, dtype=torch.float64, threads=2, **kwargs)
+    officials = official_envs(env_id, kwargs, rows)
+    assert type(env.engine) is engine
+    env.action_space.seed(seed)
+
+    observations, info = env.reset(seed=seed)
+    starts = [official.reset(seed=seed + i) for i, official in enumerate(officials)]
+    expected = np.stack([observation for observation, _ in starts])
+    official_infos = [official_info for _, official_info in starts]
+    assert_same_observations(env_id, observations, expected)
+    assert_same_info(info, range(rows), official_infos)
+    terminated, truncated = np.zeros(rows, bool), np.zeros(rows, bool)
     resets = 0
-    for step in range(STEPS):
+    for step in range(steps):
         if step % RESET_EVERY == 0 and (ended := terminated | truncated).any():
-            observations, _ = env.reset(options={"reset_mask": ended})
-            for i in np.flatnonzero(ended):
-                expected[i], _ = officials[i].reset()
-                terminated[i] = truncated[i] = False
-                resets += 1
-        np.testing.assert_array_equal(observations.numpy(), expected)
-        # qpos and qvel are whole even where the observation leaves a part out.
-        for i, official in enumerate(officials):
-            np.testing.assert_array_equal(env.engine.fields["qpos"][i].numpy(), official.unwrapped.data.qpos)
-            np.testing.assert_array_equal(env.engine.fields["qvel"][i].numpy(), official.unwrapped.data.qvel)
+            observations, info = env.reset(options={"reset_mask": ended})
+            restarted = np.flatnonzero(ended)
+            for i in restarted:
+                expected[i], official_infos[i] = officials[i].reset()
+            terminated[restarted] = truncated[restarted] = False
+            resets += len(restarted)
+            assert_same_observations(env_id, observations, expected)
+            assert_same_info(info, restarted, official_infos)
 
         actions = draw_actions(env.action_space)
-        live = ~(terminated | truncated)
+        live = np.flatnonzero(~(terminated | truncated))
         observations, rewards, env_terminated, env_truncated, info = env.step(torch.from_numpy(actions))
-        expected_rewards = np.zeros(ROWS)
-        for i in np.flatnonzero(live):
+        expected_rewards = np.zeros(rows)
+        for i in live:
             outcome = officials[i].step(actions[i])
-            expected[i], expected_rewards[i], terminated[i], truncated[i], official_info = outcome
-            assert info.keys() >= {name for name in official_info if name.startswith("reward_")}
-            for name, value in info.items():
-                assert value[i].item() == pytest.approx(official_info[name], rel=TOLERANCE, abs=TOLERANCE)
-        np.testing.assert_allclose(rewards.numpy(), expected_rewards, rtol=TOLERANCE, atol=TOLERANCE)
+            expected[i], expected_rewards[i], terminated[i], truncated[i], official_infos[i] = outcome
+        assert_same_observations(env_id, observations, expected)
+        assert_close(rewards, expected_rewards, "rewards")
         np.testing.assert_array_equal(env_terminated.numpy(), terminated)
         np.testing.assert_array_equal(env_truncated.numpy(), truncated)
+        if len(live):
+            assert_same_info(info, live, official_infos)
+        # qpos and qvel are whole even where the observation leaves a part out.
+        for name in ("qpos", "qvel"):
+            official = np.stack([getattr(official.unwrapped.data, name) for official in officials])
+            np.testing.assert_array_equal(env.engine.fields[name].numpy(), official)
+    env.close()
     # Otherwise no masked reset was compared.
-    assert resets >= ROWS
+    assert resets >= rows
 
 
 @pytest.mark.parametrize(("env_id", "kwargs", "engine"), CASES)
@@ -156,15 +359,124 @@ def test_rollout_is_the_official_one(env_id, kwargs, engine):
     assert_same_rollout(env_id, kwargs, engine, float32_actions)
 
 
-@pytest.mark.parametrize(
-    ("env_id", "kwargs", "engine"),
-    [
-        pytest.param("Humanoid-v5", NO_CONTACT, BatchEngine, id="humanoid"),
-        pytest.param("HalfCheetah-v5", {"max_episode_steps": 60}, BatchEngine, id="half-cheetah"),
+@pytest.mark.slow
+@pytest.mark.parametrize(("env_id", "kwargs", "engine"), CASES)
+def test_long_rollouts_of_many_seeds_are_the_official_ones(env_id, kwargs, engine):
+    assert_same_rollout(env_id, kwargs, engine, float32_actions, rows=20, steps=1000, seed=1000)
+
+
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_float64_actions_beyond_the_range_are_treated_as_officially(env_id):
+    kwargs = {"max_episode_steps": 40}
+    engine = MjDataPoolEngine if TASKS[env_id]().needs_contact_forces else BatchEngine
+    assert_same_rollout(env_id, kwargs, engine, float64_actions_beyond_range, steps=100)
+
+
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_another_model_gives_the_official_rollout(env_id, tmp_path):
+    original = inspect.signature(TASKS[env_id]).parameters["xml_file"].default
+    model = Path(expand_model_path(original)).read_text()
+    path = tmp_path / "other.xml"
+    # Of two options, the later one holds.
+    path.write_text(model.replace("</mujoco>", '<option timestep="0.003" gravity="0.3 0 -8"/></mujoco>'))
+    kwargs = {"xml_file": str(path), "max_episode_steps": 40}
+    engine = MjDataPoolEngine if TASKS[env_id]().needs_contact_forces else BatchEngine
+    assert_same_rollout(env_id, kwargs, engine, float32_actions, steps=100)
+
+
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_the_cases_set_every_keyword_argument(env_id):
+    # The model has a test of its own, just above.
+    for name, parameter in inspect.signature(TASKS[env_id]).parameters.items():
+        values = [case.values[1].get(name, parameter.default) for case in CASES if case.values[0] == env_id]
+        assert name == "xml_file" or any(value != parameter.default for value in values), name
+
+
+# --- states that no rollout meets --------------------------------------------------------------------
+
+BOUNDS = {
+    "Ant-v5": [("qpos", 2, 0.2), ("qpos", 2, 1.0)],
+    "Hopper-v5": [
+        ("qpos", 1, 0.7),
+        ("qpos", 2, -0.2),
+        ("qpos", 2, 0.2),
+        *[(name, i, sign * 100.0) for name in ("qpos", "qvel") for i in range(6) for sign in (1, -1)],
     ],
-)
-def test_float64_actions_beyond_the_range_are_treated_as_officially(env_id, kwargs, engine):
-    assert_same_rollout(env_id, kwargs, engine, float64_actions_beyond_range)
+    "Humanoid-v5": [("qpos", 2, 1.0), ("qpos", 2, 2.0)],
+    "InvertedDoublePendulum-v5": [("site_xpos", 2, 1.0)],
+    "InvertedPendulum-v5": [("qpos", 1, -0.2), ("qpos", 1, 0.2)],
+    "Walker2d-v5": [("qpos", 1, 0.8), ("qpos", 1, 2.0), ("qpos", 2, -1.0), ("qpos", 2, 1.0)],
+}
+"""Where health ends: a field, the entry of it, and the value."""
+
+
+def odd_states(env_id, data):
+    """Yields (field, entry, value) to set: what is not finite, everywhere, and each bound and next to it."""
+    for name in ("qpos", "qvel"):
+        for i in range(getattr(data, name).size):
+            yield from ((name, i, value) for value in (np.nan, np.inf, -np.inf))
+    if env_id == "InvertedDoublePendulum-v5":
+        yield "site_xpos", 2, np.nan
+    for name, i, bound in BOUNDS.get(env_id, ()):
+        yield from ((name, i, value) for value in (bound, *np.nextafter(bound, [-np.inf, np.inf])))
+
+
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_outcome_of_odd_states_is_the_official_one(env_id):
+    task = TASKS[env_id]()
+    [official] = official_envs(env_id, {}, count=1)
+    official.reset(seed=SEED)
+    official = official.unwrapped
+    official.do_simulation = lambda *_: None
+    action = np.full(task.model.nu, 0.3, np.float32)
+    official.data.ctrl[:] = action
+    names = {*task.fields, *task.info_fields}
+    outcomes, fields = [], {name: [] for name in names}
+    for name, i, value in odd_states(env_id, official.data):
+        flat = getattr(official.data, name).reshape(-1)
+        kept = flat[i]
+        flat[i] = value
+        with np.errstate(all="ignore"):
+            outcomes.append(official.step(action))
+        for field in names:
+            fields[field].append(getattr(official.data, field).copy())
+        flat[i] = kept
+
+    fields = {field: torch.from_numpy(np.stack(values)) for field, values in fields.items()}
+    actions = torch.from_numpy(np.tile(action, (len(outcomes), 1)))
+    here = task.locate(fields)
+    rewards, terms = task.reward(here, here, fields, actions)
+    expected_rewards = np.array([outcome[1] for outcome in outcomes])
+    np.testing.assert_allclose(rewards.numpy(), expected_rewards, rtol=0, atol=TOLERANCE)
+    np.testing.assert_array_equal(task.terminated(fields).numpy(), [outcome[2] for outcome in outcomes])
+    observations = torch.cat([part.flatten(1) for part in task.observe(fields)], dim=1)
+    np.testing.assert_allclose(
+        observations.numpy(), np.stack([outcome[0] for outcome in outcomes]), rtol=0, atol=TOLERANCE
+    )
+    for name, value in (terms | task.state_info(fields)).items():
+        expected = np.stack([outcome[4][name] for outcome in outcomes])
+        np.testing.assert_allclose(value.numpy(), expected, rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+# --- the rest of the interface -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_returned_info_outlives_the_next_step(env_id):
+    env = make_vec(env_id, 2, threads=1)
+    env.action_space.seed(SEED)
+    _, info = env.reset(seed=SEED)
+    for _ in range(3):
+        kept = {name: value.clone() for name, value in info.items()}
+        *_, next_info = env.step(env.action_space.sample())
+        assert all(torch.equal(info[name], value) for name, value in kept.items())
+        info = next_info
+
+
+def test_a_main_body_that_is_not_there_is_refused():
+    for body in ("tail", 14, -1):
+        with pytest.raises(ValueError, match=f"no body {body!r}"):
+            make_vec("Ant-v5", 1, main_body=body)
 
 
 @pytest.mark.parametrize("env_id", sorted(TASKS))
@@ -181,12 +493,13 @@ def test_keyword_arguments_and_defaults_are_the_official_ones(env_id):
     assert task_parameters(TASKS[env_id]) == task_parameters(type(official.unwrapped))
 
 
-@pytest.mark.parametrize("kwargs", [{}, NO_CONTACT])
-def test_humanoid_spaces_are_the_official_ones(kwargs):
-    env = make_vec("Humanoid-v5", 2, dtype=torch.float64, **kwargs)
-    [official] = official_envs("Humanoid-v5", kwargs, count=1)
+@pytest.mark.parametrize(("env_id", "kwargs", "engine"), CASES)
+def test_spaces_and_time_limit_are_the_official_ones(env_id, kwargs, engine):
+    env = make_vec(env_id, 2, dtype=torch.float64, threads=1, **kwargs)
+    [official] = official_envs(env_id, kwargs, count=1)
     assert env.single_observation_space == official.observation_space
     assert env.single_action_space == official.action_space
+    assert env.max_episode_steps == official.spec.max_episode_steps
 
 
 @pytest.mark.parametrize(

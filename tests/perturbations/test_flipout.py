@@ -139,7 +139,7 @@ class TestStorage:
 class TestGroups:
     def test_rows_are_grouped_by_base_and_put_back(self) -> None:
         base_of_row = torch.tensor([2, 0, 2, 0, 0])
-        groups = BaseGroups.of(base_of_row, 4)
+        groups = BaseGroups(base_of_row, 4)
         assert base_of_row[groups.order].tolist() == [0, 0, 0, 2, 2]
         assert groups.counts == [3, 0, 2, 0]  # a base without rows keeps its (empty) place
         assert torch.equal(base_of_row[groups.order][groups.inverse], base_of_row)

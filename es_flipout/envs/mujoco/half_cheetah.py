@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout.envs.mujoco.task import Fields, MujocoTask
+from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
 
 
 class HalfCheetah(MujocoTask):
     """Gymnasium's HalfCheetahEnv (v5), with its keyword arguments and their meaning."""
 
-    env_id = "HalfCheetah-v5"
     fields = ("qpos", "qvel")
 
     def __init__(
@@ -34,10 +33,7 @@ class HalfCheetah(MujocoTask):
 
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `MujocoTask.initial_state`."""
-        scale = self.reset_noise_scale
-        qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
-        qvel = self.init_qvel + scale * rng.standard_normal(self.model.nv)
-        return qpos, qvel
+        return self._uniform_and_normal_around_start(rng, self.reset_noise_scale)
 
     def observe(self, fields: Fields) -> Sequence[Tensor]:
         """See `MujocoTask.observe`."""
@@ -53,13 +49,10 @@ class HalfCheetah(MujocoTask):
         """See `MujocoTask.reward`."""
         x_velocity = (after - before) / self.dt
         forward = self.forward_reward_weight * x_velocity
-        # One after the other, in the action's own dtype, as Gymnasium does: float32 sums depend on order.
-        squares = actions.square().unbind(dim=1)
-        control = self.ctrl_cost_weight * sum(squares[1:], start=squares[0])
-        info = {
-            "x_position": after,
-            "x_velocity": x_velocity,
-            "reward_forward": forward,
-            "reward_ctrl": -control,
-        }
+        control = self.ctrl_cost_weight * squared_norm(actions)
+        info = {"x_velocity": x_velocity, "reward_forward": forward, "reward_ctrl": -control}
         return forward - control, info
+
+    def state_info(self, fields: Fields) -> dict[str, Tensor]:
+        """See `MujocoTask.state_info`."""
+        return {"x_position": fields["qpos"][:, 0].clone()}

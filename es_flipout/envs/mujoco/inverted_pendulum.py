@@ -18,7 +18,6 @@ MAX_ANGLE = 0.2
 class InvertedPendulum(MujocoTask):
     """Gymnasium's InvertedPendulumEnv (v5), with its keyword arguments and their meaning."""
 
-    env_id = "InvertedPendulum-v5"
     fields = ("qpos", "qvel")
 
     def __init__(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import mujoco
 import numpy as np
@@ -20,22 +19,22 @@ from torch import Tensor
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
 Fields = Mapping[str, Tensor]
-"""MjData fields by name, float64 [N, ...]."""
+"""MjData fields by name, float64 [N, ...]: live views, to be read and never written."""
 
 
 class MujocoTask(ABC):
-    """One Gymnasium MuJoCo task.
+    """One MuJoCo task: a model, and what is observed, rewarded and terminal in it.
 
     Attributes:
-        env_id: the Gymnasium id whose observations, rewards and terminations the task reproduces.
         model: the compiled MuJoCo model.
         frame_skip: substeps an env step.
-        fields: names of the MjData fields that the task reads.
+        fields: names of the MjData fields that the task reads; qpos is always there.
+        info_fields: names of those that `state_info` reads besides.
         needs_contact_forces: whether cfrc_ext is among them, which only some engines provide.
     """
 
-    env_id: ClassVar[str]
     fields: Sequence[str]
+    info_fields: Sequence[str] = ()
 
     def __init__(self, xml_file: str, frame_skip: int) -> None:
         """Compiles the model.
@@ -67,9 +66,27 @@ class MujocoTask(ABC):
         """Whether the task reads cfrc_ext."""
         return "cfrc_ext" in self.fields
 
+    def body(self, body: int | str) -> int:
+        """Returns the row of a body in the body fields (xpos, cfrc_ext ...).
+
+        Args:
+            body: its name, or the row itself.
+
+        Raises:
+            ValueError: if the model has no such body.
+        """
+        row: int
+        row = body if isinstance(body, int) else mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, body)
+        if not 0 <= row < self.model.nbody:
+            raise ValueError(f"the model has no body {body!r}")
+        return row
+
     @abstractmethod
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Draws qpos [nq] and qvel [nv] of a new episode, in the same order of draws as Gymnasium."""
+        """Draws qpos [nq] and qvel [nv] of a new episode.
+
+        The tasks of Gymnasium draw in the same order as there, so that a seed means the same start.
+        """
 
     def _uniform_around_start(
         self, rng: np.random.Generator, scale: float
@@ -77,6 +94,14 @@ class MujocoTask(ABC):
         """Draws qpos, then qvel, each coordinate within `scale` of where the model starts."""
         qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
         qvel = self.init_qvel + rng.uniform(-scale, scale, self.model.nv)
+        return qpos, qvel
+
+    def _uniform_and_normal_around_start(
+        self, rng: np.random.Generator, scale: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Draws qpos within `scale` of where the model starts, then qvel with standard deviation `scale`."""
+        qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
+        qvel = self.init_qvel + scale * rng.standard_normal(self.model.nv)
         return qpos, qvel
 
     @abstractmethod
@@ -100,9 +125,39 @@ class MujocoTask(ABC):
             actions: the actions as they were given, [N, A], any floating dtype.
 
         Returns:
-            The reward, float64 [N], and Gymnasium's info entries for it, [N] each.
+            The reward, float64 [N], and info entries for it, [N] each: its terms, and what it was computed
+            from before and after the step.
         """
+
+    def state_info(self, fields: Fields) -> dict[str, Tensor]:
+        """Returns further info entries, [N, ...] each, which depend on the state alone.
+
+        They are computed only if they are asked for, after a step and after a reset. They are tensors of
+        their own, no views: fields change with the next step, and what was returned must not.
+        """
+        return {}
 
     def terminated(self, fields: Fields) -> Tensor:
         """Returns which simulations have ended by the task's own rule, bool [N]."""
         return torch.zeros(fields["qpos"].shape[0], dtype=torch.bool)
+
+
+def squared_norm(actions: Tensor) -> Tensor:
+    """Returns the sum of the squared actions of each row, [N], in the actions' own dtype.
+
+    On the CPU NumPy adds them up, because the last bits of a float32 sum depend on the order of addition,
+    and the tasks of Gymnasium let NumPy add.
+    """
+    if actions.device.type == "cpu":
+        return torch.from_numpy(np.square(actions.numpy()).sum(axis=1))
+    return actions.square().sum(dim=1)
+
+
+def ground_position(fields: Fields) -> dict[str, Tensor]:
+    """Returns the info entries of where the root is, seen from above: x, y and how far from the origin."""
+    position = fields["qpos"][:, :2]
+    return {
+        "x_position": position[:, 0].clone(),
+        "y_position": position[:, 1].clone(),
+        "distance_from_origin": torch.linalg.vector_norm(position, dim=1),
+    }

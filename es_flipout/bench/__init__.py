@@ -1,0 +1,1 @@
+"""Measurements of speed: contestants side by side in one run, in alternating rounds."""

@@ -1,0 +1,177 @@
+"""How fast an environment is stepped: raw physics, natively, by Gymnasium, and by the training loop."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+from es_flipout.bench.replay import PhysicsCalls
+from es_flipout.checkpoint import RunDirectory
+from es_flipout.config import Config
+from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
+from es_flipout.envs.engine import available_cores
+from es_flipout.metrics import JsonLines
+from es_flipout.trainer import Trainer
+
+WARMUP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Live env steps, and the seconds that they took."""
+
+    env_steps: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Live env steps a second."""
+        return self.env_steps / self.seconds
+
+
+def measure_native(config: Config, seconds: float, seed: int) -> tuple[Rate, Rate]:
+    """Measures the native vector environment under uniform random actions, then the raw physics of it.
+
+    Ended rows are reset at once. The raw physics is `mujoco.batch` repeating the very same steps and
+    resets, without observations, rewards or contact forces on bodies.
+
+    Returns:
+        The rates of the environment and of its raw physics.
+    """
+    with closing(_make_native(config, config.env.num_slots)) as env:
+        calls = PhysicsCalls.record(env.engine)
+        low, high = torch.from_numpy(env.task.model.actuator_ctrlrange).float().unbind(dim=1)
+        generator = torch.Generator().manual_seed(seed)
+        env.reset(seed=seed)
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            random = torch.rand(env.num_envs, len(low), generator=generator)
+            _, _, terminated, truncated, _ = env.step(torch.lerp(low, high, random))
+            ended = terminated | truncated
+            if ended.any():
+                env.reset(options={"reset_mask": ended})
+        elapsed = time.perf_counter() - start
+        model = env.task.model
+    return Rate(calls.env_steps, elapsed), Rate(calls.env_steps, calls.replay(model, config.threads))
+
+
+def measure_training(config: Config, seconds: float) -> tuple[Rate, Rate]:
+    """Measures whole generations of training, then the raw physics of them.
+
+    Everything that es-train does is in it but the scoring: policy, observations, statistics, resets, update,
+    metrics, checkpoints. The raw physics is `mujoco.batch` repeating the same steps and resets, all slots
+    in one batch.
+
+    Returns:
+        The rates of the loop and of its raw physics.
+    """
+    with tempfile.TemporaryDirectory() as folder, closing(Trainer(config)) as trainer:
+        run = RunDirectory(Path(folder))
+        run.checkpoints.mkdir()
+        envs = [env for env in trainer.envs if isinstance(env, MujocoVectorEnv)]
+        calls = [PhysicsCalls.record(env.engine) for env in envs]
+        with closing(JsonLines(run.metrics)) as reporter:
+            start = time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                trainer.train(run, [reporter], max_generations=1)
+            elapsed = time.perf_counter() - start
+        model = envs[0].task.model
+    whole = PhysicsCalls.side_by_side(calls)
+    return Rate(trainer.env_steps, elapsed), Rate(whole.env_steps, whole.replay(model, config.threads))
+
+
+def _make_native(config: Config, num_envs: int) -> MujocoVectorEnv:
+    env = make_vec(
+        config.env.id,
+        num_envs,
+        engine=config.env.engine,
+        threads=config.threads,
+        info=False,
+        **config.env.kwargs,
+    )
+    if not isinstance(env, MujocoVectorEnv):
+        env.close()
+        raise ValueError(f"{config.env.id} is no native task: there is no raw physics to compare with")
+    return env
+
+
+class GymnasiumContestant:
+    """One of Gymnasium's vector environments under uniform random actions.
+
+    It resets in the same step, so that every row of every step is live.
+    """
+
+    def __init__(self, kind: str, config: Config, num_envs: int, seed: int) -> None:
+        def make() -> gym.Env[Any, Any]:
+            return make_env(config.env.id, config.env.wrappers, disable_env_checker=True, **config.env.kwargs)
+
+        vectorize = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}[kind]
+        self.env = vectorize([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.env.reset(seed=seed)
+        self._rng = np.random.default_rng(seed)
+        self._space = self.env.single_action_space
+        for _ in range(WARMUP_STEPS):
+            self._step()
+
+    def _step(self) -> None:
+        shape, space = self.env.action_space.shape, self._space
+        self.env.step(self._rng.uniform(space.low, space.high, shape).astype(space.dtype))
+
+    def measure(self, seconds: float) -> Rate:
+        """Steps for about so many seconds."""
+        steps, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < seconds:
+            self._step()
+            steps += 1
+        return Rate(steps * self.env.num_envs, elapsed)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self.env.close()
+
+
+def measure_env(
+    config: Config, *, seconds: float, rounds: int, on_round: Callable[[dict[str, float]], None]
+) -> list[dict[str, float]]:
+    """Measures all contestants, one after the other, in `rounds` rounds.
+
+    Args:
+        config: environment, slots, policy, population and threads.
+        seconds: least duration of each measurement.
+        rounds: number of rounds.
+        on_round: called with the rates of each round when it is over.
+
+    Returns:
+        Live env steps/s of each contestant, by round.
+    """
+    num_slots, results = config.env.num_slots, []
+    cores = config.threads or available_cores()
+    for index in range(rounds):
+        rates: dict[str, float] = {}
+        native, physics = measure_native(config, seconds, seed=index)
+        rates["raw physics, random actions"] = physics.per_second
+        rates["native vector environment"] = native.per_second
+        # Made anew each time: hundreds of idle processes would slow the others down.
+        for name, kind, size in (
+            ("Gymnasium SyncVectorEnv", "sync", num_slots),
+            ("Gymnasium AsyncVectorEnv", "async", num_slots),
+            ("Gymnasium AsyncVectorEnv, one row a core", "async", cores),
+        ):
+            with closing(GymnasiumContestant(kind, config, size, seed=index)) as contestant:
+                rates[name] = contestant.measure(seconds).per_second
+        loop, physics = measure_training(config, seconds)
+        rates["raw physics, the policies' actions"] = physics.per_second
+        rates["training loop"] = loop.per_second
+        results.append(rates)
+        on_round(rates)
+    return results

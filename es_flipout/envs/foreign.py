@@ -1,0 +1,174 @@
+"""Any vector environment as a `SlotVectorEnv`: NumPy or torch, whatever its autoreset mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from es_flipout.envs.slots import Mask, SlotVectorEnv
+
+
+class ForeignVectorEnv(SlotVectorEnv):
+    """Wraps a vector environment that someone else made.
+
+    With autoreset DISABLED, rows are reset when they are asked to, by `options={"reset_mask": mask}` and a
+    list of seeds as Gymnasium's own vector environments take them. An environment that resets itself
+    (NEXT_STEP, SAME_STEP) decides when and how a row starts: seeds are passed on only when all rows start,
+    and a row starts when its own reset is due. The step in which a NEXT_STEP environment resets a row is no
+    env step of anybody's, and no reward crosses the end of an episode in any mode.
+
+    It steps all rows or none, so rows without work go on idly; their observations mean nothing. If it
+    raises in a step, the episodes of all live rows have failed, and it is reset as a whole.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Takes the environment.
+
+        Args:
+            env: a vector environment that declares `metadata["autoreset_mode"]`.
+            device: device of the tensors that `reset` and `step` return.
+            dtype: floating dtype of observations and rewards.
+
+        Raises:
+            ValueError: if the environment does not say how it resets itself.
+        """
+        mode = env.metadata.get("autoreset_mode")
+        if mode is None:
+            raise ValueError(
+                f'{env} does not say how it resets itself: its metadata must have an "autoreset_mode" '
+                "(a gymnasium.vector.AutoresetMode)"
+            )
+        self.env = env
+        self.mode = AutoresetMode(mode)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.num_envs = env.num_envs
+        self.single_observation_space = env.single_observation_space
+        self.single_action_space = env.single_action_space
+        self.observation_space = env.observation_space
+        self.action_space = env.action_space
+        self.restarts_anytime = self.mode == AutoresetMode.DISABLED
+        self._takes_tensors = False
+        self._idle_action = _some_action(env.action_space)
+        self._terminated = np.ones(self.num_envs, dtype=np.bool_)
+        self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        self._over = np.ones(self.num_envs, dtype=np.bool_)  # rows whose own last step ended an episode
+        self._fresh = np.zeros(self.num_envs, dtype=np.bool_)  # rows that show an episode's first observation
+        self._observations = torch.zeros(0)
+
+    @property
+    def _ended(self) -> Mask:
+        return self._terminated | self._truncated
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Starts new episodes where it can; see `SlotVectorEnv` and the class for seeds and `started`."""
+        mask, seeds = self._reset_mask(options), self._row_seeds(seed)
+        if mask.all():
+            self._reset_all(list(seeds) if self.restarts_anytime else seeds[0])
+        elif self.restarts_anytime:
+            self._reset_rows(mask, list(seeds))
+        else:
+            while self._ended.all() and not (mask & self._fresh).any():
+                self._step_all(self._idle_action)
+        started = mask & self._fresh
+        self._terminated[started] = False
+        self._truncated[started] = False
+        return self._observations, {"started": started}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Advances every row whose episode runs; see `SlotVectorEnv`."""
+        self._check_actions(actions)
+        live, info = ~self._ended, {}
+        rewards = np.zeros(self.num_envs)
+        if self.restarts_anytime and self._over.any():
+            self._reset_rows(self._over.copy(), None)  # it may refuse to step a row that has ended
+        given = np.where(_as_column(live, actions.ndim), actions.cpu().numpy(), self._idle_action)
+        try:
+            rewards, terminated, truncated = self._step_all(given.astype(self._idle_action.dtype))
+        except Exception as error:  # whatever a user's code may raise
+            self._reset_all(None)
+            terminated, truncated = np.ones_like(live), np.zeros_like(live)
+            failure = f"{type(error).__name__}: {error}"
+            info = {"failed": live.copy(), "failures": [failure] * int(live.sum())}
+        self._terminated |= live & terminated
+        self._truncated |= live & truncated
+        return (
+            self._observations,
+            torch.from_numpy(np.where(live, rewards, 0.0)).to(self.device, self.dtype),
+            torch.from_numpy(self._terminated.copy()).to(self.device),
+            torch.from_numpy(self._truncated.copy()).to(self.device),
+            info,
+        )
+
+    def retire(self, mask: Mask) -> None:
+        """See `SlotVectorEnv.retire`; the rows themselves go on idly until they are reset."""
+        self._terminated |= mask
+        self._fresh &= ~mask
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Closes the wrapped environment."""
+        self.env.close(**kwargs)
+
+    def _reset_all(self, seed: int | list[int | None] | None) -> None:
+        if isinstance(seed, list) and all(each is None for each in seed):
+            seed = None
+        observations, _ = self.env.reset(seed=seed)  # type: ignore[arg-type] # lists, as Gymnasium's own take
+        self._keep(observations)
+        self._fresh[:], self._over[:] = True, False
+
+    def _reset_rows(self, mask: Mask, seeds: list[int | None] | None) -> None:
+        observations, _ = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
+        self._keep(observations)
+        self._fresh[mask], self._over[mask] = True, False
+
+    def _step_all(self, actions: Any) -> tuple[Any, Any, Any]:
+        """Steps the wrapped environment; returns its rewards, terminated and truncated as arrays."""
+        given = torch.from_numpy(actions).to(self.device) if self._takes_tensors else actions
+        observations, *results, _ = self.env.step(given)
+        self._keep(observations)
+        rewards, terminated, truncated = (
+            each.cpu().numpy() if isinstance(each, Tensor) else np.asarray(each) for each in results
+        )
+        over = terminated.astype(np.bool_) | truncated.astype(np.bool_)
+        self._fresh = {
+            AutoresetMode.DISABLED: np.zeros_like(over),
+            AutoresetMode.NEXT_STEP: self._over,
+            AutoresetMode.SAME_STEP: over,
+        }[self.mode]
+        self._over = over
+        return rewards, terminated, truncated
+
+    def _keep(self, observations: Any) -> None:
+        self._takes_tensors = isinstance(observations, Tensor)
+        self._observations = torch.as_tensor(observations).to(self.device, self.dtype, copy=True)
+
+
+def _as_column(mask: Mask, ndim: int) -> Mask:
+    return mask.reshape(-1, *(1,) * (ndim - 1))
+
+
+def _some_action(space: Any) -> Any:
+    """Returns a valid action for every row: the one nearest to zero."""
+    if isinstance(space, spaces.Box):
+        return np.zeros(space.shape, space.dtype).clip(space.low, space.high)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start.copy()
+    kind = type(space).__name__
+    raise ValueError(f"{kind} actions are not supported (Box, Discrete and MultiDiscrete are)")

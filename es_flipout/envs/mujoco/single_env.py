@@ -1,0 +1,97 @@
+"""One row of a MuJoCo task as an ordinary `gymnasium.Env`, so that `gymnasium.make` works for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
+
+
+class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
+    """A `MujocoVectorEnv` of one row, with NumPy arrays and floats; it can be rendered."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
+
+    def __init__(
+        self, task: MujocoTask, *, render_mode: str | None = None, width: int = 480, height: int = 480
+    ) -> None:
+        """Creates the environment; it has no time limit of its own.
+
+        Args:
+            task: what is simulated, observed and rewarded.
+            render_mode: None or "rgb_array".
+            width: of rendered frames, in pixels.
+            height: of rendered frames, in pixels.
+
+        Raises:
+            ValueError: if the render mode is another.
+        """
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": round(1 / task.dt)}
+        self._env = MujocoVectorEnv(task, 1, dtype=torch.float64, threads=1)
+        self.observation_space = self._env.single_observation_space
+        self.action_space = self._env.single_action_space
+        task.model.vis.global_.offwidth = max(task.model.vis.global_.offwidth, width)
+        task.model.vis.global_.offheight = max(task.model.vis.global_.offheight, height)
+        self._size = height, width
+        self._renderer: mujoco.Renderer | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Starts an episode."""
+        super().reset(seed=seed)
+        observations, info = self._env.reset(seed=None if seed is None else [seed])
+        return observations[0].numpy(), self._info(info)
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """Advances the episode; one that has ended stays as it is until it is reset."""
+        actions = torch.as_tensor(np.asarray(action)).unsqueeze(0)
+        observations, rewards, terminated, truncated, info = self._env.step(actions)
+        return (
+            observations[0].numpy(),
+            float(rewards[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            self._info(info),
+        )
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Returns a frame, uint8 [height, width, 3], if the render mode is "rgb_array"."""
+        if self.render_mode is None:
+            return None
+        model = self._env.task.model
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(model, *self._size)
+            self._rendered = mujoco.MjData(model)
+        data = self._rendered
+        data.qpos[:] = self._env.engine.fields["qpos"][0].numpy()
+        mujoco.mj_forward(model, data)
+        self._renderer.update_scene(data)
+        frame: NDArray[np.uint8] = self._renderer.render()
+        return frame
+
+    def close(self) -> None:
+        """Ends the physics threads and the renderer."""
+        self._env.close()
+        if self._renderer is not None:
+            self._renderer.close()
+
+    @staticmethod
+    def _info(info: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value[0].numpy() if value.ndim > 1 else value[0].item()
+            for name, value in info.items()
+            if isinstance(value, torch.Tensor)
+        }

@@ -1,0 +1,204 @@
+"""From an id to an environment: native tasks by name, and everything else that Gymnasium knows."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from es_flipout.config import EngineName
+from es_flipout.envs.gymnasium import GymnasiumVectorEnv, make_env
+from es_flipout.envs.mujoco import TASKS
+from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
+from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.mujoco.vector_env import ENGINES, MujocoVectorEnv
+from es_flipout.envs.slots import SlotVectorEnv
+
+NAMESPACE = "es_flipout/"
+"""Gymnasium namespace of the native versions of its own tasks."""
+RENDERING_KEYWORDS = frozenset(
+    {"default_camera_config", "width", "height", "camera_id", "camera_name", "max_geom", "visual_options"}
+)
+"""Keyword arguments of Gymnasium's MuJoCo environments that do not touch physics, reward or observation."""
+
+_native: dict[str, tuple[Callable[..., MujocoTask], int | None]] = {}
+
+
+def register_task(
+    env_id: str, task: Callable[..., MujocoTask], *, max_episode_steps: int | None = None
+) -> None:
+    """Makes a MuJoCo task known by an id, here and in Gymnasium.
+
+    `make_vec(env_id, ...)`, `gymnasium.make(env_id)`, `gymnasium.make_vec(env_id, ...)` and the `env.id` of a
+    configuration then all mean it. If another process or a configuration is to find it, let the call stand
+    in a module and write the id as MODULE:ID.
+
+    Args:
+        env_id: an id as Gymnasium wants it, such as Reach-v0.
+        task: the `MujocoTask` subclass; its keyword arguments are the environment's.
+        max_episode_steps: env steps after which an episode is truncated; None for no limit.
+    """
+    _native[env_id] = task, max_episode_steps
+    _register_in_gymnasium(env_id, task, max_episode_steps)
+
+
+def _register_in_gymnasium(env_id: str, task: Callable[..., MujocoTask], limit: int | None) -> None:
+    gym.register(
+        id=env_id,
+        entry_point=partial(_make_single, task),
+        vector_entry_point=partial(_make_native, env_id, task),
+        max_episode_steps=limit,
+    )
+
+
+def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    device: torch.device | str = "cpu",
+    engine: EngineName = "auto",
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    info: bool = True,
+    wrappers: Sequence[str] = (),
+    **kwargs: Any,
+) -> SlotVectorEnv:
+    """Makes a vector environment of independent rows.
+
+    Args:
+        env_id: Gymnasium id, or MODULE:ID to import a module that registers it first. A native version
+            equals the official environment row by row.
+        num_envs: number of rows N.
+        device: device of the tensors that it returns.
+        engine: "batch" or "mjdata_pool" for native MuJoCo tasks (see `MujocoVectorEnv`); "gymnasium", the
+            environments of `gymnasium.make` in this process, or "gymnasium_processes", shared out over
+            processes (see `GymnasiumVectorEnv`). "auto" takes a native engine if there is one for the task,
+            and "gymnasium" if not.
+        dtype: floating dtype of observations and rewards.
+        threads: physics threads, or processes of "gymnasium_processes"; every available core if None.
+        info: whether native environments return the task's info entries; without, they are faster.
+        wrappers: around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS.
+            Environments in wrappers are never native.
+        **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`: the environment's own, and
+            `max_episode_steps` (-1: no limit).
+
+    Raises:
+        ValueError: if the id, a keyword argument or a value is not valid; the message says what is.
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be >= 1, got {num_envs}")
+    name = _import_module_of(env_id)
+    if engine in ("auto", *ENGINES) and runs_natively(env_id, wrappers):
+        task, limit = _native[name.removeprefix(NAMESPACE)]
+        if kwargs.get("max_episode_steps") is None:
+            kwargs["max_episode_steps"] = limit
+        return _make_native(
+            name,
+            task,
+            num_envs,
+            device=device,
+            engine=engine,
+            dtype=dtype,
+            threads=threads,
+            info=info,
+            **kwargs,
+        )
+    if engine in ENGINES:
+        raise ValueError(
+            f"engine {engine!r} runs native tasks, and {env_id} is none{' in wrappers' if wrappers else ''} "
+            f"(native: {', '.join(sorted(_native))})"
+        )
+    _check_known(name)
+    processes = {"gymnasium_processes": threads}.get(engine, 0)
+    make = partial(make_env, env_id, wrappers, disable_env_checker=True, **kwargs)
+    try:
+        return GymnasiumVectorEnv(make, num_envs, device=device, dtype=dtype, processes=processes)
+    except (gym.error.Error, TypeError, AttributeError, ImportError, OSError) as error:
+        raise ValueError(f"{env_id}: {error}") from error
+
+
+def runs_natively(env_id: str, wrappers: Sequence[str] = ()) -> bool:
+    """Returns whether `make_vec` has an engine of its own for an environment."""
+    return not wrappers and _import_module_of(env_id).removeprefix(NAMESPACE) in _native
+
+
+def _import_module_of(env_id: str) -> str:
+    """Imports the module of MODULE:ID, and returns the id alone."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f"{env_id}: {error}") from error
+    return name
+
+
+def _check_known(env_id: str) -> None:
+    if env_id not in gym.registry:
+        close = difflib.get_close_matches(env_id, [*_native, *gym.registry], n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        native = ", ".join(sorted(_native))
+        raise ValueError(
+            f"unknown environment {env_id!r}{hint} (native: {native}; and every id registered in Gymnasium)"
+        )
+
+
+def _make_task(env_id: str, task: Callable[..., MujocoTask], kwargs: dict[str, Any]) -> MujocoTask:
+    allowed = list(inspect.signature(task).parameters)
+    for name in kwargs:
+        if name not in allowed:
+            raise ValueError(
+                f"{env_id} has no keyword argument {name!r}; allowed: {', '.join(allowed)}, max_episode_steps"
+            )
+    try:
+        return task(**kwargs)
+    except (OSError, TypeError, AttributeError) as error:
+        raise ValueError(f"{env_id}: {error}") from error
+
+
+def _make_native(
+    env_id: str,
+    task: Callable[..., MujocoTask],
+    num_envs: int,
+    *,
+    max_episode_steps: int | None = None,
+    device: torch.device | str = "cpu",
+    engine: Any = "auto",
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    info: bool = True,
+    **kwargs: Any,
+) -> MujocoVectorEnv:
+    limit = max_episode_steps
+    if limit is not None and (not isinstance(limit, int) or (limit != -1 and limit < 1)):
+        raise ValueError(f"max_episode_steps must be an integer >= 1, or -1 for no limit, got {limit}")
+    task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
+    return MujocoVectorEnv(
+        _make_task(env_id, task, task_kwargs),
+        num_envs,
+        max_episode_steps=None if limit == -1 else limit,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        threads=threads,
+        info=info,
+    )
+
+
+def _make_single(
+    task: Callable[..., MujocoTask], *, render_mode: str | None = None, **kwargs: Any
+) -> MujocoSingleEnv:
+    size = {name: kwargs.pop(name) for name in ("width", "height") if name in kwargs}
+    return MujocoSingleEnv(task(**kwargs), render_mode=render_mode, **size)
+
+
+for _env_id, _task in TASKS.items():
+    _limit = gym.spec(_env_id).max_episode_steps
+    _native[_env_id] = _task, _limit
+    _register_in_gymnasium(NAMESPACE + _env_id, _task, _limit)
