@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -11,42 +13,42 @@ from es_flipout.perturbations import PerturbedParameter, PopulationNoise
 class MemberRows:
     """A policy whose row n runs with the weights of member n of a selection.
 
-    It shares the policy's parameters: once they move, it is a selection around the new centre.
+    It shares the policy's parameters and buffers, and nothing else: once they move, it is a selection
+    around the new centre, and several selections may run at the same time.
     """
 
     def __init__(self, population: Population, members: Tensor) -> None:
         self._population = population
-        self._noise = population.noise.rows(members, population.sigma)
-        self._policy = population.policy
-        stand_ins = {
-            id(parameter): PerturbedParameter.of(name, parameter, self._noise[name], len(members))
-            for name, parameter in self._policy.named_parameters()
+        policy = population.policy
+        tensors = [*policy.parameters(), *policy.buffers()]
+        self._policy = copy.deepcopy(policy, {id(tensor): tensor for tensor in tensors})
+        self._stand_ins = {
+            name: PerturbedParameter.of(name, parameter) for name, parameter in policy.named_parameters()
         }
-        self._places = [
-            (module._parameters, name, parameter, stand_ins[id(parameter)])
-            for module in self._policy.modules()
-            for name, parameter in module._parameters.items()
-            if parameter is not None
-        ]
+        by_parameter = {id(parameter): self._stand_ins[name] for name, parameter in policy.named_parameters()}
+        for module in self._policy.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = by_parameter[id(parameter)]  # type: ignore[assignment]
+        self.select(members)
 
-    @torch.no_grad()
-    def __call__(self, observations: Tensor) -> Tensor:
-        """Returns actions [N, A] for observations [N, O], each row under its own member's weights."""
-        # What torch.func.functional_call does, without its cost of a simple policy's whole forward.
-        try:
-            for parameters, name, _, stand_in in self._places:
-                parameters[name] = stand_in  # type: ignore[assignment]
-            actions: Tensor = self._policy(observations)
-            return actions
-        finally:
-            for parameters, name, parameter, _ in self._places:
-                parameters[name] = parameter
+    def select(self, members: Tensor) -> None:
+        """Makes it a selection of other members, int64 [N], of any number."""
+        noise = self._population.noise.rows(members, self._population.sigma)
+        for name, stand_in in self._stand_ins.items():
+            stand_in.noise, stand_in.num_rows = noise[name], len(members)
 
     def assign(self, rows: Tensor, members: Tensor) -> None:
         """Hands rows (int64 [M]) over to other members (int64 [M]); the other rows keep theirs."""
         noise = self._population.noise.rows(members, self._population.sigma)
-        for name, kept in self._noise.items():
-            kept.assign(rows, noise[name])
+        for name, stand_in in self._stand_ins.items():
+            stand_in.noise.assign(rows, noise[name])
+
+    @torch.no_grad()
+    def __call__(self, observations: Tensor) -> Tensor:
+        """Returns actions [N, A] for observations [N, O], each row under its own member's weights."""
+        actions: Tensor = self._policy(observations)
+        return actions
 
 
 class Population:

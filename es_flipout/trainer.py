@@ -18,6 +18,7 @@ from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.config import Config
 from es_flipout.envs import SlotVectorEnv, make_vec, runs_natively
+from es_flipout.envs.engine import available_cores
 from es_flipout.envs.mujoco.vector_env import ENGINES
 from es_flipout.evaluators import (
     Evaluation,
@@ -71,7 +72,7 @@ class Trainer:
             fitness_shaping=SHAPINGS[config.es.fitness_shaping],
             seed=config.seed,
         )
-        self.evaluator = VectorizedEvaluator(*self.envs)
+        self.evaluator = VectorizedEvaluator(*self.envs, concurrent=_threads(config) > 1)
         try:
             # A keyword of the right name may still hold a value that only a first episode refuses.
             _, info = env.reset(seed=0)
@@ -304,29 +305,35 @@ MIN_TILE = 16
 """Fewest slots that are worth stepping by themselves."""
 
 
+def _threads(config: Config) -> int:
+    return config.threads or available_cores()
+
+
 def _make_tiles(config: Config) -> list[SlotVectorEnv]:
     """Makes the environments, in two halves if they are native.
 
-    One half is then in its physics while the policy runs for the other. Environments that hold this process
-    up while they step would gain nothing from it.
+    Each half has half of the threads, so that the policy runs for one while the other is in its physics.
+    Environments that hold this process up while they step would gain nothing from it.
     """
-    env = config.env
+    env, threads = config.env, _threads(config)
     num_slots = min(env.num_slots, config.es.population_size * config.rollout.episodes)
     native = env.engine in ENGINES or (env.engine == "auto" and runs_natively(env.id, env.wrappers))
-    half = num_slots // 2 if native and num_slots >= 2 * MIN_TILE else 0
+    halved = native and num_slots >= 2 * MIN_TILE
+    sizes = [(num_slots, threads)]
+    if halved:
+        sizes = [(num_slots - num_slots // 2, threads - threads // 2), (num_slots // 2, threads // 2)]
     return [
         make_vec(
             env.id,
-            size,
+            slots,
             device=config.device,
             engine=env.engine,
-            threads=config.threads,
+            threads=max(share, 1),
             info=False,
             wrappers=env.wrappers,
             **env.kwargs,
         )
-        for size in (num_slots - half, half)
-        if size
+        for slots, share in sizes
     ]
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from machine import describe_machine
 
+from es_flipout.bench.machine import describe_machine
 from es_flipout.envs import TASKS, make_vec
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 

@@ -1,7 +1,12 @@
 """A population: the centre, its members and the gradient estimate, on the policy that runs train."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.normalization import RunningStatistics
@@ -16,9 +21,9 @@ OBSERVATIONS = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dty
 def policy() -> MLPPolicy:
     """A policy that has seen observations, in float64."""
     generator = torch.Generator().manual_seed(1)
-    policy = MLPPolicy(
-        5, torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.5]), hidden_sizes=(6, 4), generator=generator
-    ).double()
+    observations = spaces.Box(-np.inf, np.inf, (5,))
+    actions = spaces.Box(np.float32([-1.0, -2.0]), np.float32([1.0, 0.5]))
+    policy = MLPPolicy(observations, actions, hidden_sizes=(6, 4), generator=generator).double()
     seen = RunningStatistics(5)
     seen.update(3.0 * torch.randn(50, 5, generator=generator) + 1.0)
     policy.normalizer.merge(seen)
@@ -88,26 +93,109 @@ def test_running_members_leaves_the_policy_and_autograd_alone(policy: MLPPolicy)
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
 
 
-def test_a_parameter_used_twice_has_one_noise() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.Linear(5, 5)
-            self.second = nn.Linear(5, 5)
-            self.second.weight = self.first.weight
+FAMILIES = [
+    *(Independent(), Independent(mirrored=False), Flipout(), Flipout(mirrored=False)),
+    *(Flipout("gaussian", 3), Flipout("rademacher", 4, mirrored=False)),
+]
 
-        def forward(self, observations: Tensor) -> Tensor:
-            return self.second(torch.tanh(self.first(observations)))
 
-    population = populate(Tied().double())
+@pytest.mark.parametrize("perturbation", FAMILIES, ids=str)
+def test_rows_handed_over_equal_a_fresh_selection(policy: MLPPolicy, perturbation: Perturbation) -> None:
+    population = populate(policy, perturbation)
+    noise = {name: value.clone() for name, value in population.member(9).items()}
+    members = torch.tensor([11, 0, 4, 4, 7, 1, 0])
+    rows, untouched = population.select(members), population.select(members)
+    expected = untouched(OBSERVATIONS)
+    for places, newcomers in (([5, 0, 3], [2, 9, 8]), ([6], [9]), ([], []), ([0, 1, 2, 3, 4, 5, 6], [3] * 7)):
+        rows.assign(torch.tensor(places, dtype=torch.int64), torch.tensor(newcomers, dtype=torch.int64))
+        members = members.clone()
+        members[torch.tensor(places, dtype=torch.int64)] = torch.tensor(newcomers, dtype=torch.int64)
+        actions = rows(OBSERVATIONS)
+        assert torch.equal(actions, population.select(members)(OBSERVATIONS))
+        torch.testing.assert_close(
+            actions, one_by_one(population, members, OBSERVATIONS), rtol=1e-10, atol=1e-12
+        )
+    assert torch.equal(untouched(OBSERVATIONS), expected)
+    assert all(torch.equal(value, noise[name]) for name, value in population.member(9).items())
+
+
+def test_a_selection_follows_the_centre(policy: MLPPolicy) -> None:
+    population = populate(policy)
+    rows = population.select(torch.arange(7))
+    before = rows(OBSERVATIONS)
+    with torch.no_grad():
+        policy.network[0].weight.add_(0.1)
+    assert not torch.equal(rows(OBSERVATIONS), before)
+    assert torch.equal(rows(OBSERVATIONS), population.select(torch.arange(7))(OBSERVATIONS))
+
+
+def test_a_forward_that_raises_leaves_the_policy_as_it_was(policy: MLPPolicy) -> None:
+    rows = populate(policy).select(torch.arange(7))
+    expected, plain = rows(OBSERVATIONS), policy(OBSERVATIONS).detach()
+    parameters = dict(policy.named_parameters())
+    with pytest.raises(ValueError, match="the first dimension must be the row"):
+        rows(OBSERVATIONS[:3])
+    assert all(value is parameters[name] for name, value in policy.named_parameters())
+    assert torch.equal(policy(OBSERVATIONS).detach(), plain)
+    assert torch.equal(rows(OBSERVATIONS), expected)
+
+
+MEETING = threading.Barrier(2)
+
+
+class Meets(nn.Module):
+    """A policy in which two forwards at the same time wait for each other, half way through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        hidden = self.first(observations)
+        MEETING.wait(timeout=20)
+        return self.second(hidden)
+
+
+def test_two_selections_may_run_at_the_same_time() -> None:
+    population = populate(Meets().double())
+    members = [torch.arange(7), torch.arange(11, 4, -1)]
+    with ThreadPoolExecutor(3) as threads:
+        selections = [population.select(each) for each in members]
+        futures = [threads.submit(rows, OBSERVATIONS) for rows in selections]
+        together = [future.result() for future in futures]
+        # One by one, each beside a forward of somebody else's.
+        for each, actions in zip(members, together, strict=True):
+            for row, member in enumerate(each.tolist()):
+                threads.submit(MEETING.wait, 20)
+                alone = one_by_one(population, torch.tensor([member]), OBSERVATIONS[row : row + 1])
+                torch.testing.assert_close(actions[row : row + 1], alone, rtol=1e-10, atol=1e-12)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 5)
+        self.second = nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(observations)))
+
+
+@pytest.mark.parametrize("perturbation", FAMILIES, ids=str)
+def test_a_parameter_used_twice_has_one_noise(perturbation: Perturbation) -> None:
+    population = populate(Tied().double(), perturbation)
     assert set(population.member(0)) == {"first.weight", "first.bias", "second.bias"}
     members = torch.arange(7)
-    torch.testing.assert_close(
-        population.select(members)(OBSERVATIONS),
-        one_by_one(population, members, OBSERVATIONS),
-        rtol=1e-10,
-        atol=1e-12,
-    )
+    rows = population.select(members)
+    expected = one_by_one(population, members, OBSERVATIONS)
+    torch.testing.assert_close(rows(OBSERVATIONS), expected, rtol=1e-10, atol=1e-12)
+    rows.assign(torch.tensor([2]), torch.tensor([11]))
+    members[2] = 11
+    expected = one_by_one(population, members, OBSERVATIONS)
+    torch.testing.assert_close(rows(OBSERVATIONS), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_size_counts_both_halves_of_mirrored_pairs(policy: MLPPolicy) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.config import OptimizerConfig
@@ -219,6 +220,72 @@ class TestAsk:
             FlipoutES(linear_policy(), population_size=population_size)
 
 
+class TestAskMore:
+    def es(self, seed: int = 0, **options: object) -> FlipoutES:
+        policy = linear_policy()
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+        return FlipoutES(policy, optimizer, population_size=P, sigma=0.2, seed=seed, **options)
+
+    @pytest.mark.parametrize(
+        "perturbation", [Flipout(), Flipout("gaussian", 3), Independent(mirrored=False)], ids=str
+    )
+    def test_the_update_is_the_mean_of_the_single_gradients(self, perturbation: Perturbation) -> None:
+        es = self.es(perturbation=perturbation, fitness_shaping=lambda fitness: fitness)
+        before = weights_of(es.policy)
+        populations = [es.ask(), es.ask_more(), es.ask_more()]
+        utilities = torch.randn(3, P, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        gradients = [
+            flat(each.gradient(part)) for each, part in zip(populations, utilities, strict=True)
+        ]
+        update = es.tell(utilities.flatten())
+        mean = torch.stack(gradients).mean(dim=0)
+        torch.testing.assert_close(weights_of(es.policy), before + 0.1 * mean, rtol=1e-12, atol=1e-14)
+        assert update.gradient_norm == pytest.approx(float(mean.norm()))
+
+    def test_fitness_is_shaped_over_all_populations_together(self) -> None:
+        given = []
+
+        def shaping(fitness: Tensor) -> Tensor:
+            given.append(fitness.clone())
+            return fitness * 0
+
+        es = self.es(fitness_shaping=shaping)
+        es.ask()
+        es.ask_more()
+        es.tell(torch.arange(2.0 * P))
+        assert [fitness.tolist() for fitness in given] == [list(range(2 * P))]
+
+    def test_every_population_has_noise_of_its_own(self) -> None:
+        noises = []
+        for seed in (0, 1):
+            es = self.es(seed)
+            for _ in range(2):
+                populations = [es.ask(), es.ask_more(), es.ask_more()]
+                noises += [flat(each.noise.member(0)) for each in populations]
+                es.tell(torch.zeros(3 * P))
+        assert len({tuple(noise.tolist()) for noise in noises}) == 12
+
+    def test_further_populations_leave_the_first_as_it_is(self) -> None:
+        es, alone = self.es(), self.es()
+        first = es.ask()
+        es.ask_more()
+        assert es.ask() is first
+        assert torch.equal(flat(first.noise.member(5)), flat(alone.ask().noise.member(5)))
+        es.tell(torch.zeros(2 * P))
+        alone.tell(torch.zeros(P))
+        assert es.generation == alone.generation == 1
+        assert torch.equal(flat(es.ask().noise.member(5)), flat(alone.ask().noise.member(5)))
+
+    @pytest.mark.parametrize("shape", [(P,), (2, P), (3 * P,), (2 * P - 1,)], ids=str)
+    def test_the_fitness_of_all_populations_is_needed(self, shape: tuple[int, ...]) -> None:
+        es = self.es()
+        es.ask()
+        es.ask_more()
+        with pytest.raises(ValueError, match=rf"fitness must be \[{2 * P}\], got"):
+            es.tell(torch.zeros(shape))
+        es.tell(torch.zeros(2 * P))  # the mistake can be put right
+
+
 class TestState:
     def test_a_loaded_state_continues_bit_identically(self) -> None:
         es = FlipoutES(linear_policy(), population_size=P, seed=3)
@@ -240,7 +307,7 @@ class TestState:
 
     def test_observation_moments_travel(self) -> None:
         def build() -> MLPPolicy:
-            return MLPPolicy(3, -torch.ones(2), torch.ones(2), hidden_sizes=(4,))
+            return MLPPolicy(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), hidden_sizes=(4,))
 
         es, resumed = (FlipoutES(build(), population_size=P) for _ in range(2))
         seen = es.policy.normalizer.statistics()

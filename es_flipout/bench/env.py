@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,22 @@ from es_flipout.metrics import JsonLines
 from es_flipout.trainer import Trainer
 
 WARMUP_STEPS = 3
+RAW_RANDOM = "raw physics, random actions"
+NATIVE = "native vector environment"
+SYNC = "Gymnasium SyncVectorEnv"
+ASYNC = "Gymnasium AsyncVectorEnv"
+ASYNC_A_CORE = "Gymnasium AsyncVectorEnv, one row a core"
+RAW_POLICY = "raw physics, the policies' actions"
+LOOP = "training loop"
+RATIOS: dict[str, Callable[[Mapping[str, float]], float]] = {
+    "native vector environment / its raw physics": lambda rates: rates[NATIVE] / rates[RAW_RANDOM],
+    "training loop / its raw physics": lambda rates: rates[LOOP] / rates[RAW_POLICY],
+    "training loop / raw physics under random actions": lambda rates: rates[LOOP] / rates[RAW_RANDOM],
+    "native vector environment / best of Gymnasium's": lambda rates: (
+        rates[NATIVE] / max(rates[name] for name in (SYNC, ASYNC, ASYNC_A_CORE))
+    ),
+}
+"""What is to be read off a round, by name."""
 
 
 @dataclass(frozen=True)
@@ -159,19 +175,19 @@ def measure_env(
     for index in range(rounds):
         rates: dict[str, float] = {}
         native, physics = measure_native(config, seconds, seed=index)
-        rates["raw physics, random actions"] = physics.per_second
-        rates["native vector environment"] = native.per_second
+        rates[RAW_RANDOM] = physics.per_second
+        rates[NATIVE] = native.per_second
         # Made anew each time: hundreds of idle processes would slow the others down.
         for name, kind, size in (
-            ("Gymnasium SyncVectorEnv", "sync", num_slots),
-            ("Gymnasium AsyncVectorEnv", "async", num_slots),
-            ("Gymnasium AsyncVectorEnv, one row a core", "async", cores),
+            (SYNC, "sync", num_slots),
+            (ASYNC, "async", num_slots),
+            (ASYNC_A_CORE, "async", cores),
         ):
             with closing(GymnasiumContestant(kind, config, size, seed=index)) as contestant:
                 rates[name] = contestant.measure(seconds).per_second
         loop, physics = measure_training(config, seconds)
-        rates["raw physics, the policies' actions"] = physics.per_second
-        rates["training loop"] = loop.per_second
+        rates[RAW_POLICY] = physics.per_second
+        rates[LOOP] = loop.per_second
         results.append(rates)
         on_round(rates)
     return results

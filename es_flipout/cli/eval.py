@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import gymnasium as gym
 import imageio.v2 as imageio
@@ -18,17 +17,12 @@ import torch
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import UsageError, load_config
-from es_flipout.cli.process import run_command
+from es_flipout.cli.process import UsageParser, run_command
 from es_flipout.evaluators import OfficialEvaluator
 from es_flipout.evaluators.official import FrameSink
 from es_flipout.policies import make_policy
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="es-eval", description=__doc__, allow_abbrev=False)
+    parser = UsageParser(prog="es-eval", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run directory")
     parser.add_argument("--episodes", type=int, default=20, help="episodes to score (default: %(default)s)")
     parser.add_argument(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from es_flipout.checkpoint import RunError
 from es_flipout.cli.arguments import UsageError
+
+
+class UsageParser(argparse.ArgumentParser):
+    """A parser that raises a `UsageError` instead of printing usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message."""
+        raise UsageError(message)
+
 
 Command = Callable[[Sequence[str]], int]
 

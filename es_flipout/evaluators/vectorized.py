@@ -4,15 +4,17 @@ A slot holds one episode of one member. When the episode ends the slot takes the
 so population size and number of slots are independent, and no slot idles before the last episode has begun.
 A member's return does not depend on the slot it ran in, on the number of slots, or on who ran beside it.
 
-Given several environments (tiles of slots), it steps them in turn on a thread of their own: while one is in
-its physics, the policy runs for the others.
+Given several environments (tiles of slots), each runs on a thread of its own with its share of the
+episodes: while one is in its physics, the policy runs for another. Who runs where depends on nothing that
+differs from run to run.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +27,7 @@ from torch import Tensor
 from es_flipout.envs.foreign import ForeignVectorEnv
 from es_flipout.envs.slots import SlotVectorEnv
 from es_flipout.normalization import EpisodeMoments, RunningStatistics
-from es_flipout.population import MemberRows, Population
-
-Step = tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]
-"""What `VectorEnv.step` returns."""
+from es_flipout.population import Population
 
 
 class EvaluationStoppedError(Exception):
@@ -86,12 +85,13 @@ class Evaluation:
 class VectorizedEvaluator:
     """Runs the episodes of a population in the slots of one or several vector environments."""
 
-    def __init__(self, *envs: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, *envs: VectorEnv[Any, Any, Any], concurrent: bool = True) -> None:
         """Takes the environments.
 
         Args:
-            envs: one vector environment, or several of the same task that take turns. Any that is no
-                `SlotVectorEnv` is made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
+            envs: one vector environment, or several of the same task. Any that is no `SlotVectorEnv` is
+                made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
+            concurrent: whether several run at the same time, or one after the other.
 
         Raises:
             ValueError: if there is none, or observations are not vectors.
@@ -103,6 +103,7 @@ class VectorizedEvaluator:
         if space.shape is None or len(space.shape) != 1:
             raise ValueError(f"observations must be vectors, got {space}")
         self._observation_size = space.shape[0]
+        self._concurrent = concurrent and len(envs) > 1
 
     @torch.no_grad()
     def evaluate(
@@ -120,7 +121,7 @@ class VectorizedEvaluator:
             reset_seeds: seed of each episode, [P, E], or [P] for one episode a member. Environments that
                 reset themselves (see `ForeignVectorEnv`) only heed the first.
             episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
-            should_stop: asked before every step.
+            should_stop: asked before every step, on whatever thread takes it.
 
         Raises:
             EvaluationStoppedError: if `should_stop` said so.
@@ -132,56 +133,41 @@ class VectorizedEvaluator:
             raise ValueError(f"{list(seeds.shape)} reset seeds for {population.size} members")
         if episode_limit is not None and not all(env.restarts_anytime for env in self.envs):
             raise ValueError("an episode limit needs environments that can be reset at any time")
-        episodes = _Episodes(seeds.reshape(population.size, -1), episode_limit, self._observation_size)
-        tiles = [_Tile(env, population, episodes) for env in self.envs]
-        with ThreadPoolExecutor(1, "env-step") as stepper:
-            try:
-                for tile in tiles:
-                    tile.begin()
-                while any(tile.is_live for tile in tiles):
-                    for tile in tiles:
-                        if tile.is_stepping:
-                            tile.finish_step()
-                        if tile.is_live:
-                            if should_stop():
-                                raise EvaluationStoppedError
-                            tile.begin_step(stepper if len(tiles) > 1 else None)
-            finally:
-                for tile in tiles:
-                    tile.abandon()
-        return episodes.evaluation(sum(tile.slot_steps for tile in tiles))
+        results = _Results(seeds.reshape(population.size, -1), self._observation_size)
+        shares = [np.arange(index, seeds.size, len(self.envs)) for index in range(len(self.envs))]
+        tiles = [
+            _Tile(env, population, results, share, episode_limit)
+            for env, share in zip(self.envs, shares, strict=True)
+        ]
+        if self._concurrent:
+            with ThreadPoolExecutor(len(tiles), "tile") as threads:
+                list(threads.map(lambda tile: tile.run(should_stop), tiles))
+        else:
+            for tile in tiles:
+                tile.run(should_stop)
+        return results.evaluation(sum(tile.slot_steps for tile in tiles))
 
 
-class _Episodes:
-    """The episodes of a generation: those that wait, in order, and what came of those that ended.
+class _Results:
+    """What came of the episodes of a generation. Episode e is the (e % E)-th of member e // E."""
 
-    Episode e is the (e % E)-th of member e // E.
-    """
-
-    def __init__(self, seeds: NDArray[np.int64], limit: int | None, observation_size: int) -> None:
-        self.shape = seeds.shape
-        self.seeds: list[int] = seeds.ravel().tolist()
-        self.limit = limit
-        self.returns = torch.full((len(self.seeds),), torch.nan, dtype=torch.float64)
-        self.lengths = torch.zeros(len(self.seeds), dtype=torch.int64)
-        self.moments = EpisodeMoments(observation_size, len(self.seeds))
+    def __init__(self, seeds: NDArray[np.int64], observation_size: int) -> None:
+        self.seeds = seeds
+        self.returns = torch.full((seeds.size,), torch.nan, dtype=torch.float64)
+        self.lengths = torch.zeros(seeds.size, dtype=torch.int64)
+        self.moments = EpisodeMoments(observation_size, seeds.size)
         self.failures: Counter[str] = Counter()
-        self._next = 0
+        self.lock = threading.Lock()
 
-    def take(self, count: int) -> NDArray[np.int64]:
-        """Returns the next `count` episodes, or as many as wait."""
-        first, self._next = self._next, min(self._next + count, len(self.seeds))
-        return np.arange(first, self._next)
-
-    def member(self, episodes: NDArray[np.int64]) -> Tensor:
+    def members(self, episodes: NDArray[np.int64]) -> Tensor:
         """Returns the member of each episode, int64."""
-        return torch.from_numpy(episodes // self.shape[1])
+        return torch.from_numpy(episodes // self.seeds.shape[1])
 
     def evaluation(self, slot_steps: int) -> Evaluation:
-        """Returns what came of all of them."""
+        """Returns all of it."""
         return Evaluation(
-            self.returns.view(self.shape),
-            self.lengths.view(self.shape),
+            self.returns.view(self.seeds.shape),
+            self.lengths.view(self.seeds.shape),
             slot_steps,
             self.moments.merged,
             self.failures,
@@ -189,20 +175,27 @@ class _Episodes:
 
 
 class _Tile:
-    """The slots of one environment, each with the episode that it holds.
+    """The slots of one environment, each with the episode that it holds, and the episodes that wait.
 
     Attributes:
         slot_steps: slots x steps so far.
     """
 
-    def __init__(self, env: SlotVectorEnv, population: Population, episodes: _Episodes) -> None:
+    def __init__(
+        self,
+        env: SlotVectorEnv,
+        population: Population,
+        results: _Results,
+        waiting: NDArray[np.int64],
+        limit: int | None,
+    ) -> None:
         self.env = env
-        self.population = population
-        self.episodes = episodes
+        self.results = results
         self.slot_steps = 0
-        num_slots, size = env.num_envs, episodes.moments.merged.mean.shape[0]
+        self._limit = limit
+        self._waiting = waiting
+        num_slots, size = env.num_envs, results.moments.merged.mean.shape[0]
         self._episode = np.full(num_slots, -1, dtype=np.int64)
-        self._wanted = np.empty(0, dtype=np.int64)  # taken, but no slot could start them yet
         self._lengths = np.zeros(num_slots, dtype=np.int64)
         self._returns = torch.zeros(num_slots, dtype=torch.float64, device=env.device)
         # Moments are taken around the episode's first observation, lest large constants drown them.
@@ -211,68 +204,48 @@ class _Tile:
         self._squares = torch.zeros_like(self._first)
         self._observations = torch.zeros(0)
         self._live: Tensor | slice = slice(0)
-        self._rows: MemberRows | None = None
-        self._stepping: Future[Step] | Step | None = None
+        self._rows = population.select(torch.zeros(0, dtype=torch.int64))
 
-    @property
-    def is_live(self) -> bool:
-        """Whether any slot holds an episode, or is about to."""
-        return bool((self._episode >= 0).any()) or len(self._wanted) > 0
-
-    @property
-    def is_stepping(self) -> bool:
-        """Whether a step has begun and not been finished."""
-        return self._stepping is not None
-
-    def begin(self) -> None:
-        """Starts the first episodes."""
-        everything = np.ones(self.env.num_envs, dtype=np.bool_)
+    @torch.no_grad()
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Plays all the episodes that wait."""
         if self.env.restarts_anytime:
-            self.env.retire(everything)  # what an evaluation that was stopped has left
+            # What an evaluation that was stopped has left must not be stepped on.
+            self.env.retire(np.ones(self.env.num_envs, dtype=np.bool_))
         self._refill()
+        while (self._episode >= 0).any() or len(self._waiting):
+            if should_stop():
+                raise EvaluationStoppedError
+            self._step()
 
-    def begin_step(self, stepper: ThreadPoolExecutor | None) -> None:
-        """Lets the members act, and the environment begin its step: on the stepper's thread, if given."""
-        assert self._rows is not None
+    def _step(self) -> None:
+        """Lets the members act, and hands the slots whose episode ends on."""
         observations = self._observations
-        everywhere = isinstance(self._live, slice)
-        actions = self._rows(observations if everywhere else observations[self._live])
-        if not everywhere:
-            some, shape = actions, (self.env.num_envs, *actions.shape[1:])
-            actions = torch.zeros(shape, dtype=some.dtype, device=some.device)
+        if isinstance(self._live, slice):
+            actions = self._rows(observations)
+        else:
+            some = self._rows(observations[self._live])
+            actions = some.new_zeros(self.env.num_envs, *some.shape[1:])
             actions[self._live] = some
         deviations = observations - self._first
         self._sums += deviations
         self._squares.addcmul_(deviations, deviations)
-        self._stepping = stepper.submit(self.env.step, actions) if stepper else self.env.step(actions)
-
-    def finish_step(self) -> None:
-        """Takes what the step gave, and hands the slots whose episode has ended on."""
-        stepping, self._stepping = self._stepping, None
-        assert stepping is not None
-        result = stepping.result() if isinstance(stepping, Future) else stepping
-        self._observations, rewards, terminated, truncated, info = result
+        self._observations, rewards, terminated, truncated, info = self.env.step(actions)
         self._returns += rewards
         self._lengths += 1
         self.slot_steps += self.env.num_envs
         ended = (terminated | truncated).cpu().numpy()
-        limit = self.episodes.limit
-        if limit is not None:
-            reached = ~ended & (self._lengths >= limit)
+        if self._limit is not None:
+            reached = ~ended & (self._lengths >= self._limit)
             if reached.any():
                 self.env.retire(reached)
                 ended |= reached
         ended &= self._episode >= 0
         if ended.any():
             self._conclude(ended, info)
-        if ended.any() or len(self._wanted):
             self._refill()
-
-    def abandon(self) -> None:
-        """Waits for a step that is under way and forgets it."""
-        if isinstance(self._stepping, Future):
-            self._stepping.exception()
-        self._stepping = None
+        elif len(self._waiting):
+            self._refill()
 
     def _conclude(self, ended: NDArray[np.bool_], info: dict[str, Any]) -> None:
         """Writes down what came of the episodes in the slots that `ended`."""
@@ -281,57 +254,55 @@ class _Tile:
         lengths = torch.from_numpy(self._lengths[ended])
         returns = self._returns[slots].cpu()
         if "failed" in info:
-            broken = torch.from_numpy(info["failed"][ended])
-            returns[broken] = torch.nan
+            returns[torch.from_numpy(info["failed"][ended])] = torch.nan
         failed = ~returns.isfinite()
         returns[failed] = torch.nan
-        for slot, is_failed in zip(slots.tolist(), failed.tolist(), strict=True):
-            if is_failed:
-                self.episodes.failures[_failure(info, slot)] += 1
-        self.episodes.returns[numbers] = returns
-        self.episodes.lengths[numbers] = lengths
         counts = lengths.to(self._sums).unsqueeze(1)
         offsets = self._sums[slots] / counts
         squares = self._squares[slots] - self._sums[slots] * offsets
         offsets[failed] = torch.nan  # an episode that broke must not poison the moments of the others
         means = self._first[slots] + offsets
-        self.episodes.moments.add(numbers, lengths, means.cpu(), squares.clamp(min=0.0).cpu())
+        results = self.results
+        with results.lock:
+            results.returns[numbers] = returns
+            results.lengths[numbers] = lengths
+            results.failures.update(_failure(info, slot) for slot in slots[failed].tolist())
+            results.moments.add(numbers, lengths, means.cpu(), squares.clamp(min=0.0).cpu())
         self._episode[ended] = -1
 
     def _refill(self) -> None:
-        """Gives free slots the episodes that wait, and starts them."""
+        """Gives free slots the episodes that wait."""
         changed = self._start()
         live = self._episode >= 0
-        if self._rows is not None and isinstance(self._live, slice) and live.all():
-            self._rows.assign(torch.from_numpy(changed), self.episodes.member(self._episode[changed]))
+        if isinstance(self._live, slice) and self._live == slice(None) and live.all():
+            self._rows.assign(torch.from_numpy(changed), self.results.members(self._episode[changed]))
             return
         self._live = slice(None) if live.all() else torch.from_numpy(np.flatnonzero(live))
-        self._rows = self.population.select(self.episodes.member(self._episode[live]))
+        self._rows.select(self.results.members(self._episode[live]))
 
     def _start(self) -> NDArray[np.int64]:
         """Starts episodes in free slots until none is free, none waits, or none can; returns the slots."""
         changed = np.zeros(self.env.num_envs, dtype=np.bool_)
-        while True:
-            free = np.flatnonzero(self._episode < 0)
-            self._wanted = np.concatenate([self._wanted, self.episodes.take(len(free) - len(self._wanted))])
-            slots = free[: len(self._wanted)]
+        while len(self._waiting):
+            slots = np.flatnonzero(self._episode < 0)[: len(self._waiting)]
             if len(slots) == 0:
                 break
             episode = np.full(self.env.num_envs, -1, dtype=np.int64)
-            episode[slots] = self._wanted
-            seeds = [self.episodes.seeds[each] if each >= 0 else None for each in episode.tolist()]
+            episode[slots] = self._waiting[: len(slots)]
             mask = episode >= 0
+            numbers = self.results.seeds.flat[episode].tolist()
+            seeds = [number if named else None for number, named in zip(numbers, mask.tolist(), strict=True)]
             # Every SlotVectorEnv takes a seed a row; Gymnasium's base class does not declare it.
-            self._observations, info = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
+            reset = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
+            self._observations, info = reset
             started = mask & info.get("started", mask)
             self._take_over(np.flatnonzero(started), episode[started])
-            self._wanted = self._wanted[~started[slots]]
+            kept = self._waiting[: len(slots)][~started[slots]]
+            self._waiting = np.concatenate([kept, self._waiting[len(slots) :]])
             changed |= started
             if "failed" in info:
-                failed = info["failed"] & (self._episode >= 0)
-                self._conclude(failed, info)
-                changed |= failed
-            elif len(self._wanted):
+                self._conclude(info["failed"] & (self._episode >= 0), info)
+            elif len(kept):
                 break
         return np.flatnonzero(changed & (self._episode >= 0))
 

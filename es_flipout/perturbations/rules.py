@@ -47,13 +47,15 @@ class PerturbedParameter(Tensor):
     num_rows: int
 
     @staticmethod
-    def of(name: str, value: Tensor, noise: ParameterNoise, num_rows: int) -> PerturbedParameter:
-        """Makes the stand-in for parameter `name` of value `value`."""
+    def of(
+        name: str, value: Tensor, noise: ParameterNoise | None = None, num_rows: int = 0
+    ) -> PerturbedParameter:
+        """Makes the stand-in for parameter `name` of value `value`; the noise may be set later."""
         stand_in = value.detach().as_subclass(PerturbedParameter)
         stand_in.plain = value.detach()
-        stand_in.noise = noise
         stand_in.parameter_name = name
-        stand_in.num_rows = num_rows
+        if noise is not None:
+            stand_in.noise, stand_in.num_rows = noise, num_rows
         return stand_in
 
     def rows(self) -> Tensor:

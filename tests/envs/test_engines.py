@@ -31,7 +31,7 @@ def make_engine(request, model):
     engine_class, extra_fields = request.param
     made = []
 
-    def make(num_envs=SIMULATIONS, threads=2):
+    def make(num_envs=SIMULATIONS, threads=2, model=model):
         made.append(engine_class(model, num_envs, FIELDS + extra_fields, threads))
         return made[-1]
 
@@ -84,6 +84,11 @@ EVERY_ID = ids_of(*range(SIMULATIONS))
 
 def snapshot(engine):
     return {name: value.numpy().copy() for name, value in engine.fields.items()}
+
+
+def assert_same_rows(engine, other, rows=slice(None)):
+    for name, value in engine.fields.items():
+        np.testing.assert_array_equal(value[rows], other.fields[name][rows], err_msg=name)
 
 
 def assert_equal_fields(engine, loop):
@@ -202,3 +207,139 @@ def test_a_new_engine_shows_the_models_default_state(make_engine, model):
     engine = make_engine()
     for name in ("qpos", "qvel"):
         np.testing.assert_array_equal(engine.fields[name], LoopOverMjData(model).field(name))
+
+
+# --- simulations that fail ---------------------------------------------------------------------------
+
+BROKEN, SOUND = [2, 7], [0, 1, 3, 4, 5, 6, 8]
+ON_ONE_AND_TWO_THREADS = pytest.mark.parametrize("threads", [1, 2])
+BROKEN_AT_RESET = [
+    pytest.param("qpos", np.nan, "BADQPOS", id="nan-qpos"),
+    pytest.param("qpos", 1e11, "BADQPOS", id="huge-qpos"),
+    pytest.param("qvel", np.nan, "BADQVEL", id="nan-qvel"),
+    pytest.param("qvel", -np.inf, "BADQVEL", id="infinite-qvel"),
+    pytest.param("qvel", 1e11, "BADQVEL", id="huge-qvel"),
+]
+BLOWS_UP_IN_A_STEP = pytest.param("qvel", 1e9, "BADQACC", id="blows-up")
+
+
+def broken_state(model, field, value, seed):
+    qpos, qvel = random_state(model, SIMULATIONS, seed)
+    {"qpos": qpos, "qvel": qvel}[field][BROKEN] = value
+    return qpos, qvel
+
+
+@ON_ONE_AND_TWO_THREADS
+@pytest.mark.parametrize(("field", "value", "warning"), [*BROKEN_AT_RESET, BLOWS_UP_IN_A_STEP])
+def test_a_broken_simulation_fails_once_and_alone(make_engine, model, threads, field, value, warning):
+    engine, undisturbed = make_engine(threads=threads), make_engine()
+    engine.reset(EVERY_ID, *broken_state(model, field, value, seed=20))
+    undisturbed.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=20))
+    assert_same_rows(engine, undisturbed, SOUND)
+    told = [engine.failures]
+    for ctrl in random_controls(model, 4, seed=21):
+        engine.step(ctrl, SUBSTEPS)
+        undisturbed.step(ctrl, SUBSTEPS)
+        assert_same_rows(engine, undisturbed, SOUND)
+        told.append(engine.failures)
+        assert undisturbed.failures == {}
+    assert [failures for failures in told if failures] == [dict.fromkeys(BROKEN, f"MuJoCo warning {warning}")]
+
+
+@pytest.mark.parametrize(("field", "value", "warning"), BROKEN_AT_RESET)
+def test_a_broken_start_is_told_by_the_reset(make_engine, model, field, value, warning):
+    engine = make_engine()
+    engine.reset(EVERY_ID, *broken_state(model, field, value, seed=20))
+    assert engine.failures == dict.fromkeys(BROKEN, f"MuJoCo warning {warning}")
+    for name, field in engine.fields.items():
+        assert field.isfinite().all(), name  # nobody is shown an observation that is none
+
+
+@ON_ONE_AND_TWO_THREADS
+def test_a_simulation_that_failed_works_after_a_reset(make_engine, model, threads):
+    engine, undisturbed = make_engine(threads=threads), make_engine()
+    engine.reset(EVERY_ID, *broken_state(model, "qvel", 1e9, seed=22))
+    undisturbed.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=22))
+    ctrl = random_controls(model, 1, seed=23)[0]
+    for each in (engine, undisturbed):
+        each.step(ctrl, SUBSTEPS)
+    assert sorted(engine.failures) == BROKEN
+    restart = random_state(model, len(BROKEN), seed=24)
+    for each in (engine, undisturbed):
+        each.reset(ids_of(*BROKEN), *restart)
+    assert engine.failures == {}
+    for ctrl in random_controls(model, STEPS, seed=25):
+        for each in (engine, undisturbed):
+            each.step(ctrl, SUBSTEPS)
+        assert engine.failures == {}
+        assert_same_rows(engine, undisturbed)
+
+
+@ON_ONE_AND_TWO_THREADS
+def test_a_bad_control_fails_simulations_that_move(make_engine, model, threads):
+    engine, undisturbed = make_engine(threads=threads), make_engine()
+    for each in (engine, undisturbed):
+        each.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=26))
+    good, bad = random_controls(model, 2, seed=27)
+    undisturbed.step(bad, SUBSTEPS, EVERY_ID[1:])
+    bad[[0, *BROKEN]] = np.nan
+    engine.step(bad, SUBSTEPS, EVERY_ID[1:])
+    assert engine.failures == dict.fromkeys(BROKEN, "MuJoCo warning BADCTRL")
+    assert_same_rows(engine, undisturbed, SOUND)
+    for each in (engine, undisturbed):
+        each.step(good, SUBSTEPS, ids_of(*SOUND))  # what failed before is not told again
+    assert engine.failures == {}
+    assert_same_rows(engine, undisturbed, SOUND)
+
+
+BALLS = 12
+
+
+@pytest.fixture(scope="module")
+def balls():
+    """Balls in a row on slides, and too little memory for all of them to touch each other."""
+    bodies = "".join(
+        f'<body pos="{i} 0 0"><joint type="slide" axis="1 0 0"/><geom size=".3"/></body>'
+        for i in range(BALLS)
+    )
+    return mujoco.MjModel.from_xml_string(
+        f'<mujoco><size memory="6000"/><worldbody>{bodies}</worldbody></mujoco>'
+    )
+
+
+def apart(count):
+    return np.zeros((count, BALLS)), np.zeros((count, BALLS))
+
+
+def assert_out_of_memory(failures, rows):
+    assert sorted(failures) == rows
+    for failure in failures.values():
+        assert failure.startswith("MuJoCo error: mj_stackAlloc: out of memory")
+
+
+@ON_ONE_AND_TWO_THREADS
+@pytest.mark.parametrize("when", ["reset", "step"])
+def test_an_error_in_mujoco_fails_its_simulation_alone(make_engine, balls, threads, when):
+    engine, undisturbed = (make_engine(threads=count, model=balls) for count in (threads, 2))
+    (qpos, qvel), drift = apart(SIMULATIONS), np.random.default_rng(28).uniform(-1, 1, (SIMULATIONS, BALLS))
+    undisturbed.reset(EVERY_ID, qpos, qvel + drift)
+    all_on_one_spot = -np.arange(BALLS)
+    if when == "reset":
+        qpos[BROKEN] = all_on_one_spot
+    else:
+        qvel[BROKEN] = all_on_one_spot / balls.opt.timestep  # one substep, and they are there
+    engine.reset(EVERY_ID, qpos, qvel + drift)
+    if when == "step":
+        assert engine.failures == {}
+        for each in (engine, undisturbed):
+            each.step(np.zeros((SIMULATIONS, 0)), 2)
+    assert_out_of_memory(engine.failures, BROKEN)
+    assert_same_rows(engine, undisturbed, SOUND)
+    for each in (engine, undisturbed):
+        each.reset(ids_of(*BROKEN), *apart(len(BROKEN)))
+    assert engine.failures == {}
+    for _ in range(5):
+        for each in (engine, undisturbed):
+            each.step(np.zeros((SIMULATIONS, 0)), 2)
+        assert engine.failures == {}
+        assert_same_rows(engine, undisturbed)

@@ -6,10 +6,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_match import check_environments_match
+from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import TransformReward
 
-from es_flipout.envs import RENDERING_KEYWORDS, make_vec
+from es_flipout.envs import TASKS, MujocoVectorEnv, SlotVectorEnv, make_vec
 from es_flipout.envs.batch import BatchEngine
 from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
 NO_CONTACT = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0}
@@ -34,6 +39,7 @@ def mask(*rows):
 
 def test_is_a_vector_environment_without_autoreset():
     env = pendulum(num_envs=2)
+    assert isinstance(env, SlotVectorEnv)
     assert isinstance(env, gym.vector.VectorEnv)
     assert env.metadata["autoreset_mode"] is gym.vector.AutoresetMode.DISABLED
     assert env.num_envs == 2
@@ -213,6 +219,72 @@ def test_contact_forces_decide_the_engine(kwargs, engine):
     assert type(env.engine) is engine
 
 
+def test_the_batch_engine_is_refused_where_contact_forces_are_needed():
+    with pytest.raises(ValueError, match=r"engine 'batch' has no contact forces \(cfrc_ext\)"):
+        make_vec("Humanoid-v5", 1, engine="batch")
+
+
+def test_the_engine_may_be_chosen_and_changes_nothing():
+    envs = [
+        make_vec("Humanoid-v5", 5, engine=engine, threads=2, max_episode_steps=25, **NO_CONTACT)
+        for engine in ("batch", "mjdata_pool")
+    ]
+    assert [type(env.engine) for env in envs] == [BatchEngine, MjDataPoolEngine]
+    (batch, _), (pool, _) = (env.reset(seed=0) for env in envs)
+    assert torch.equal(batch, pool)
+    envs[0].action_space.seed(0)
+    for step in range(60):
+        actions = envs[0].action_space.sample()
+        batch, pool = (env.step(actions) for env in envs)
+        assert all(torch.equal(one, other) for one, other in zip(batch[:4], pool[:4], strict=True))
+        assert batch[4].keys() == pool[4].keys()
+        assert all(torch.equal(value, pool[4][name]) for name, value in batch[4].items())
+        ended = batch[2] | batch[3]
+        if step % 4 == 0:
+            (batch, _), (pool, _) = (
+                env.reset(seed=step, options={"reset_mask": ended.numpy()}) for env in envs
+            )
+            assert torch.equal(batch, pool)
+
+
+@ON_EACH_ENGINE
+def test_results_do_not_depend_on_the_number_of_threads(kwargs):
+    def rollout(threads):
+        env = make_vec("Humanoid-v5", 9, threads=threads, max_episode_steps=20, **kwargs)
+        env.action_space.seed(0)
+        history = [env.reset(seed=0)[0]]
+        for step in range(30):
+            history += env.step(env.action_space.sample())[:4]
+            if step % 7 == 0:
+                history.append(env.reset(options={"reset_mask": (history[-1] | history[-2]).numpy()})[0])
+        return history
+
+    assert all(torch.equal(one, two) for one, two in zip(rollout(1), rollout(2), strict=True))
+
+
+def test_without_info_there_is_none():
+    env, telling = make_vec("Humanoid-v5", 2, threads=1, info=False), make_vec("Humanoid-v5", 2, threads=1)
+    observations, info = env.reset(seed=0)
+    assert info == {}
+    expected, entries = telling.reset(seed=0)
+    assert entries
+    assert torch.equal(observations, expected)
+    actions = env.action_space.sample()
+    *results, info = env.step(actions)
+    *expected, entries = telling.step(actions)
+    assert info == {}
+    assert entries
+    assert all(torch.equal(got, wanted) for got, wanted in zip(results, expected, strict=True))
+
+
+def test_a_reset_of_no_row_changes_nothing():
+    env = pendulum()
+    observations, _ = env.reset(seed=0)
+    again, _ = env.reset(seed=1, options=mask(False, False, False))
+    assert torch.equal(again, observations)
+    assert env.step(pushes(0.0, 0.0, 0.0))[1].tolist() == [1.0, 1.0, 1.0]
+
+
 def test_numpy_actions_give_what_torch_actions_give():
     results = []
     for convert in (torch.from_numpy, np.asarray):
@@ -266,22 +338,183 @@ def test_actions_are_left_as_they_were():
     assert actions.flatten().tolist() == [1.0, 2.0, 3.0]
 
 
-def test_rendering_keywords_are_accepted_as_officially_and_change_nothing():
-    rendering = {
-        "default_camera_config": {"distance": 2.0},
-        "width": 64,
-        "height": 48,
-        "camera_id": 0,
-        "camera_name": None,
-        "max_geom": 500,
-        "visual_options": {},
-    }
-    assert rendering.keys() == RENDERING_KEYWORDS
+# --- rows that fail ----------------------------------------------------------------------------------
+
+ON_EACH_PENDULUM = pytest.mark.parametrize("engine", ["batch", "mjdata_pool"])
+NAN = float("nan")
+
+
+@ON_EACH_PENDULUM
+def test_a_failed_row_ends_and_the_others_run_as_if_alone(engine):
+    env, undisturbed = pendulum(engine=engine), pendulum(engine=engine)
+    env.reset(seed=0)
+    undisturbed.reset(seed=0)
+    env.step(pushes(0.0, 0.0, 0.0))
+    undisturbed.step(pushes(0.0, 0.0, 0.0))
+    observations, rewards, terminated, truncated, info = env.step(pushes(0.1, NAN, 0.2))
+    expected, *_, sound_info = undisturbed.step(pushes(0.1, 0.0, 0.2))
+    assert rewards.tolist() == [1.0, 0.0, 1.0]
+    assert terminated.tolist() == [False, True, False]
+    assert truncated.tolist() == [False, False, False]
+    assert info["failed"].dtype == np.bool_
+    assert info["failed"].tolist() == [False, True, False]
+    assert info["failures"] == ["MuJoCo warning BADCTRL"]
+    assert "failed" not in sound_info
+    assert "failures" not in sound_info
+    assert torch.equal(observations[[0, 2]], expected[[0, 2]])
+
+    frozen = observations[1]
+    for _ in range(3):
+        observations, rewards, terminated, _, info = env.step(pushes(0.1, NAN, 0.2))
+        expected, *_ = undisturbed.step(pushes(0.1, 0.0, 0.2))
+        assert "failed" not in info  # it is told once
+        assert terminated.tolist() == [False, True, False]
+        assert torch.equal(observations[1], frozen)
+        assert rewards.tolist() == [1.0, 0.0, 1.0]
+        assert torch.equal(observations[[0, 2]], expected[[0, 2]])
+
+    started, info = env.reset(seed=7, options=mask(False, True, False))
+    undisturbed.reset(seed=7, options=mask(False, True, False))
+    assert "failed" not in info
+    assert torch.equal(started[[0, 2]], observations[[0, 2]])
+    for _ in range(3):
+        stepped, undisturbed_stepped = (each.step(pushes(0.1, -0.1, 0.2)) for each in (env, undisturbed))
+        assert all(
+            torch.equal(got, wanted) for got, wanted in zip(stepped[:4], undisturbed_stepped[:4], strict=True)
+        )
+        assert not stepped[2].any()
+
+
+def test_several_failed_rows_have_a_line_each_in_order():
+    env = pendulum(num_envs=5, info=False)
+    env.reset(seed=0)
+    *_, info = env.step(pushes(0.0, NAN, 0.0, NAN, NAN))
+    assert info["failed"].tolist() == [False, True, False, True, True]
+    assert info["failures"] == ["MuJoCo warning BADCTRL"] * 3
+
+
+class StartsBroken(InvertedPendulum):
+    """Gives no position in the third start, an enormous velocity in the fifth."""
+
+    starts = 0
+
+    def initial_state(self, rng):
+        qpos, qvel = super().initial_state(rng)
+        self.starts += 1
+        if self.starts == 3:
+            qpos[0] = NAN
+        if self.starts == 5:
+            qvel[1] = 1e11
+        return qpos, qvel
+
+
+@ON_EACH_PENDULUM
+def test_a_row_may_fail_as_it_starts(engine):
+    env = MujocoVectorEnv(StartsBroken(), 5, engine=engine, threads=1)
+    observations, info = env.reset(seed=0)
+    assert info["failed"].tolist() == [False, False, True, False, True]
+    assert info["failures"] == ["MuJoCo warning BADQPOS", "MuJoCo warning BADQVEL"]
+    assert observations.isfinite().all()
+    observations, rewards, terminated, _, info = env.step(torch.zeros(5, 1))
+    assert "failed" not in info
+    assert rewards.tolist() == [1.0, 1.0, 0.0, 1.0, 0.0]
+    assert terminated.tolist() == [False, False, True, False, True]
+    undisturbed = pendulum(num_envs=5)
+    undisturbed.reset(seed=0)
+    expected, *_ = undisturbed.step(torch.zeros(5, 1))
+    assert torch.equal(observations[[0, 1, 3]], expected[[0, 1, 3]])
+    _, info = env.reset(options=mask(False, False, True, False, True))
+    assert "failed" not in info
+    _, rewards, terminated, *_ = env.step(torch.zeros(5, 1))
+    assert rewards.tolist() == [1.0] * 5
+    assert not terminated.any()
+
+
+# --- retire ------------------------------------------------------------------------------------------
+
+
+def test_retired_rows_are_frozen_until_they_are_reset():
+    env, undisturbed = pendulum(), pendulum()
+    for each in (env, undisturbed):
+        each.reset(seed=0)
+        observations, *_ = each.step(pushes(0.0, 0.1, 0.0))
+    env.retire(np.array([True, False, True]))
+    for _ in range(2):
+        stepped, rewards, terminated, truncated, info = env.step(pushes(1.0, 0.1, 1.0))
+        expected, *_ = undisturbed.step(pushes(1.0, 0.1, 1.0))
+        assert rewards.tolist() == [0.0, 1.0, 0.0]
+        assert terminated.tolist() == [True, False, True]
+        assert not truncated.any()
+        assert "failed" not in info
+        assert torch.equal(stepped[[0, 2]], observations[[0, 2]])
+        assert torch.equal(stepped[1], expected[1])
+    env.reset(options=mask(True, False, False))
+    _, rewards, terminated, *_ = env.step(pushes(0.0, 0.0, 0.0))
+    assert rewards.tolist() == [1.0, 1.0, 0.0]
+    assert terminated.tolist() == [False, False, True]
+
+
+def test_the_clock_of_a_retired_row_starts_anew():
+    env = pendulum(num_envs=2, max_episode_steps=3)
+    env.reset(seed=0)
+    for _ in range(2):
+        env.step(pushes(0.0, 0.0))
+    env.retire(np.array([True, False]))
+    env.reset(options=mask(True, False))
+    truncations = [env.step(pushes(0.0, 0.0))[3].tolist() for _ in range(3)]
+    assert truncations == [[False, True], [False, True], [True, True]]
+
+
+# --- Gymnasium's own checks --------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*A Box observation space (min|max)imum value is")
+@pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized space")
+@pytest.mark.parametrize("env_id", TASKS)
+def test_gymnasium_finds_no_fault_with_a_single_environment(env_id):
+    env = gym.make(f"es_flipout/{env_id}").unwrapped
+    check_env(env, skip_render_check=True)
+    env.close()
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_gymnasium_finds_no_difference_to_the_official_environment(env_id):
     with deprecations_silenced():
-        gym.make("InvertedPendulum-v5", **rendering).close()
-    env, plain = pendulum(**rendering), pendulum()
-    assert torch.equal(env.reset(seed=0)[0], plain.reset(seed=0)[0])
-    assert torch.equal(env.step(pushes(1.0, 2.0, 3.0))[0], plain.step(pushes(1.0, 2.0, 3.0))[0])
+        envs = [gym.make(f"{namespace}{env_id}", max_episode_steps=60) for namespace in ("es_flipout/", "")]
+    # The check compares arrays with a tolerance and numbers without, to their very type.
+    ours, official = (TransformReward(env, lambda reward: np.array([reward], np.float64)) for env in envs)
+    check_environments_match(ours, official, num_steps=150, seed=3, info_comparison="keys-equivalence")
+    ours.close()
+    official.close()
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_spaces_are_the_official_ones(env_id):
+    with deprecations_silenced():
+        official = gym.make(env_id)
+    env = make_vec(env_id, 3, dtype=torch.float64, threads=1)
+    assert env.single_observation_space == official.observation_space
+    assert env.single_action_space == official.action_space
+    assert env.observation_space == batch_space(official.observation_space, 3)
+    assert env.action_space == batch_space(official.action_space, 3)
+    observations, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observations.numpy())
+    assert env.observation_space.contains(env.step(env.action_space.sample())[0].numpy())
+
+
+def test_gymnasium_makes_the_vector_environment():
+    env = gym.make_vec("es_flipout/Humanoid-v5", num_envs=4)  # pytest turns warnings into errors
+    assert type(env) is MujocoVectorEnv
+    assert env.num_envs == 4
+    assert env.metadata["autoreset_mode"] is gym.vector.AutoresetMode.DISABLED
+    assert env.max_episode_steps == 1000
+    ours, _ = make_vec("Humanoid-v5", 4).reset(seed=1)
+    assert torch.equal(env.reset(seed=1)[0], ours)
+    env.close()
+    limited = gym.make_vec("es_flipout/Humanoid-v5", num_envs=2, max_episode_steps=7, threads=1, info=False)
+    assert limited.max_episode_steps == 7
+    assert limited.reset(seed=0)[1] == {}
+    limited.close()
 
 
 # --- mistakes ----------------------------------------------------------------------------------------
@@ -310,33 +543,3 @@ def test_a_wrong_reset_mask_is_refused(wrong):
 def test_a_wrong_number_of_seeds_is_refused(seeds):
     with pytest.raises(ValueError, match=f"{len(seeds)} seeds for 3 environments"):
         pendulum().reset(seed=seeds)
-
-
-@pytest.mark.parametrize(
-    ("env_id", "kwargs", "message"),
-    [
-        ("Humanod-v5", {}, "unknown environment 'Humanod-v5'; did you mean Humanoid-v5?"),
-        ("no-such-thing", {}, "available: HalfCheetah-v5, Humanoid-v5, InvertedPendulum-v5"),
-        ("CartPole-v1", {}, "discrete action space"),
-        ("Pendulum-v1", {}, "Pendulum-v1 is not available natively"),
-        ("HalfCheetah-v5", {"healthy_reward": 1.0}, "no keyword argument 'healthy_reward'"),
-        ("HalfCheetah-v5", {"healthy_reward": 1.0}, "allowed: xml_file, frame_skip, forward_reward_weight"),
-        ("HalfCheetah-v5", {"xml_file": "missing.xml"}, "missing.xml does not exist"),
-        ("HalfCheetah-v5", {"frame_skip": 0}, "frame_skip must be an integer >= 1, got 0"),
-        ("HalfCheetah-v5", {"frame_skip": 2.5}, "frame_skip must be an integer >= 1, got 2.5"),
-        ("HalfCheetah-v5", {"max_episode_steps": "x"}, "max_episode_steps must be an integer >= 1"),
-        ("HalfCheetah-v5", {"xml_file": 3}, "HalfCheetah-v5: "),
-        ("Humanoid-v5", {"healthy_z_range": 3}, "Humanoid-v5: "),
-        ("Humanoid-v3", {}, "Humanoid-v3 is not available natively"),
-        ("HalfCheetah-v5", {"max_episode_steps": 0}, "max_episode_steps must be an integer >= 1, or -1"),
-    ],
-)
-def test_a_mistake_is_named_with_what_is_allowed(env_id, kwargs, message):
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is looked at below
-        make_vec(env_id, 1, **kwargs)
-    assert message in str(error.value)
-
-
-def test_no_rows_are_refused():
-    with pytest.raises(ValueError, match="num_envs must be >= 1, got 0"):
-        make_vec("HalfCheetah-v5", 0)

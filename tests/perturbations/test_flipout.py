@@ -51,7 +51,9 @@ class TestWorkedByHand:
         # x = (10, 1): x epsᵀ = (-10 + 2, 30 - 4) = (-8, 26), by half the scale (-4, 13)
         rows = self.noise.rows(torch.tensor([0, 1]), 0.5)["weight"]
         inputs = torch.tensor([[10.0, 1.0], [10.0, 1.0]])
-        assert torch.equal(rows.linear(inputs), torch.tensor([[-4.0, 13.0], [4.0, -13.0]]))
+        given = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
+        expected = torch.tensor([[-3.0, 14.0], [6.0, -11.0]])
+        assert torch.equal(rows.add_linear(given, inputs), expected)
 
     def test_weighted_sum_counts_the_mirror_image_negatively(self) -> None:
         # 5 eps + 2 (-eps) = 3 eps
@@ -66,7 +68,8 @@ class TestWorkedByHand:
         )
         assert [noise.member(index)["weight"].item() for index in range(4)] == [1, -1, 10, -10]
         rows = noise.rows(torch.tensor([3, 0, 2, 1]), 1.0)["weight"]
-        assert rows.linear(torch.ones(4, 1)).flatten().tolist() == [-10, 1, 10, -1]
+        outputs = rows.add_linear(torch.zeros(4, 1), torch.ones(4, 1))
+        assert outputs.flatten().tolist() == [-10, 1, 10, -1]
         assert noise.weighted_sum(torch.tensor([1.0, 2.0, 3.0, 4.0]))["weight"].item() == 1 - 2 + 30 - 40
 
 
@@ -82,10 +85,11 @@ class TestRoles:
         # A square weight hides no shape error, so the signs alone must tell which is which.
         rows = FlipoutRows(torch.ones(1, 2, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), None)
         assert torch.equal(rows.dense()[0], torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
-        assert torch.equal(rows.linear(torch.tensor([[1.0, 2.0]])), torch.tensor([[3.0, -3.0]]))
+        inputs = torch.tensor([[1.0, 2.0]])
+        assert torch.equal(rows.add_linear(torch.zeros(1, 2), inputs), torch.tensor([[3.0, -3.0]]))
         columns = FlipoutRows(torch.ones(1, 2, 2), torch.ones(1, 2), torch.tensor([[1.0, -1.0]]), None)
         assert torch.equal(columns.dense()[0], torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
-        assert torch.equal(columns.linear(torch.tensor([[1.0, 2.0]])), torch.tensor([[-1.0, -1.0]]))
+        assert torch.equal(columns.add_linear(torch.zeros(1, 2), inputs), torch.tensor([[-1.0, -1.0]]))
 
     def test_mirrored_signs_are_stored_once_a_pair(self) -> None:
         noise = Flipout().sample({"weight": torch.empty(3, 5)}, 8, torch.Generator().manual_seed(0))
@@ -143,6 +147,14 @@ class TestGroups:
         assert base_of_row[groups.order].tolist() == [0, 0, 0, 2, 2]
         assert groups.counts == [3, 0, 2, 0]  # a base without rows keeps its (empty) place
         assert torch.equal(base_of_row[groups.order][groups.inverse], base_of_row)
+
+    def test_rows_that_are_replaced_change_their_group(self) -> None:
+        groups = BaseGroups(torch.tensor([2, 0, 2, 0, 0]), 4)
+        replaced = groups.replaced(torch.tensor([4, 0]), BaseGroups(torch.tensor([3, 0]), 4))
+        assert replaced.base_of_row.tolist() == [0, 0, 2, 0, 3]
+        assert replaced.counts == [3, 0, 1, 1]
+        assert replaced.base_of_row[replaced.order][replaced.inverse].tolist() == [0, 0, 2, 0, 3]
+        assert groups.base_of_row.tolist() == [2, 0, 2, 0, 0]  # other parameters share the old ones
 
 
 TARGET = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64).reshape(5, 6)

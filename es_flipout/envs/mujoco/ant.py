@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout.envs.mujoco.healthy import HealthyTask
+from es_flipout.envs.mujoco.healthy import HealthyTask, is_finite
 from es_flipout.envs.mujoco.task import Fields, ground_position, squared_norm
 
 
@@ -97,10 +97,8 @@ class Ant(HealthyTask):
 
     def is_healthy(self, fields: Fields) -> Tensor:
         """See `HealthyTask.is_healthy`; unlike those of other tasks, this region has its bounds in it."""
-        qpos, qvel = fields["qpos"], fields["qvel"]
-        height = qpos[:, 2]
-        finite = qpos.isfinite().all(dim=1) & qvel.isfinite().all(dim=1)
-        return finite & (self.min_healthy_z <= height) & (height <= self.max_healthy_z)
+        height = fields["qpos"][:, 2]
+        return is_finite(fields) & (self.min_healthy_z <= height) & (height <= self.max_healthy_z)
 
     def _contact_forces(self, fields: Fields) -> Tensor:
         return fields["cfrc_ext"].clamp(self.min_contact_force, self.max_contact_force)

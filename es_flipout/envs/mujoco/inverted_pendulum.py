@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.mujoco.healthy import is_finite
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
 
 MAX_ANGLE = 0.2
@@ -46,6 +47,4 @@ class InvertedPendulum(MujocoTask):
 
     def terminated(self, fields: Fields) -> Tensor:
         """See `MujocoTask.terminated`."""
-        qpos, qvel = fields["qpos"], fields["qvel"]
-        finite = qpos.isfinite().all(dim=1) & qvel.isfinite().all(dim=1)
-        return ~finite | (qpos[:, 1].abs() > MAX_ANGLE)
+        return ~is_finite(fields) | (fields["qpos"][:, 1].abs() > MAX_ANGLE)

@@ -1,0 +1,438 @@
+"""Vector environments that someone else made: whatever resets itself, no episode loses or gains a step."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from es_flipout.envs import ForeignVectorEnv, make_vec
+from es_flipout.evaluators.vectorized import VectorizedEvaluator
+
+ROWS = 3
+BASE = 100
+"""Rewards are BASE * episode + step: a sum tells which steps of which episodes are in it."""
+POISON = 7.0
+"""An action that makes the environment raise."""
+OBSERVATIONS = spaces.Box(-1e6, 1e6, (3,), np.float32)
+ACTIONS = spaces.Box(-10, 10, (1,), np.float32)
+ON_EACH_MODE = pytest.mark.parametrize("mode", AutoresetMode)
+
+
+def length_of(row, episode):
+    return 1 + (2 * row + 3 * episode) % 5
+
+
+def is_truncated(row, episode):
+    return (row + episode) % 2 == 1
+
+
+class Counting(gym.Env):
+    """Shows (row, episode, step); rows and episodes differ in length."""
+
+    observation_space, action_space = OBSERVATIONS, ACTIONS
+
+    def __init__(self, row):
+        self.row, self.episode, self.step_in_episode = row, 0, 0
+        self.seeds = []
+
+    def _observation(self):
+        return np.array([self.row, self.episode, self.step_in_episode], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        self.episode, self.step_in_episode = self.episode + 1, 0
+        return self._observation(), {}
+
+    def step(self, action):
+        assert self.episode > 0, "reset it first"
+        assert self.step_in_episode < length_of(self.row, self.episode), "stepped beyond its end"
+        if action[0] == POISON:
+            raise RuntimeError("poisoned")
+        self.step_in_episode += 1
+        over = self.step_in_episode == length_of(self.row, self.episode)
+        truncated = over and is_truncated(self.row, self.episode)
+        reward = BASE * self.episode + self.step_in_episode
+        return self._observation(), reward, over and not truncated, truncated, {}
+
+
+class TorchCounting(VectorEnv):
+    """The same rows as tensors, written as a vector environment of its own."""
+
+    def __init__(self, mode):
+        self.metadata = {"autoreset_mode": mode}
+        self.mode = mode
+        self.num_envs = ROWS
+        self.single_observation_space, self.single_action_space = OBSERVATIONS, ACTIONS
+        self.observation_space, self.action_space = (
+            batch_space(OBSERVATIONS, ROWS),
+            batch_space(ACTIONS, ROWS),
+        )
+        self.envs = [Counting(row) for row in range(ROWS)]
+        self.over = torch.zeros(ROWS, dtype=torch.bool)
+        self.rows = torch.zeros(ROWS, 3)
+
+    def _start(self, row, seed=None):
+        self.rows[row] = torch.from_numpy(self.envs[row].reset(seed=seed)[0])
+
+    def reset(self, *, seed=None, options=None):
+        if seed is None or isinstance(seed, int):
+            seed = [None if seed is None else seed + row for row in range(ROWS)]
+        mask = (options or {}).get("reset_mask", np.ones(ROWS, bool))
+        for row in np.flatnonzero(mask):
+            self._start(row, seed[row])
+            self.over[row] = False
+        return self.rows, {}
+
+    def step(self, actions):
+        assert isinstance(actions, torch.Tensor)
+        assert actions.dtype == torch.float32
+        rewards, ends = torch.zeros(ROWS), torch.zeros(2, ROWS, dtype=torch.bool)
+        for row, env in enumerate(self.envs):
+            if self.over[row] and self.mode == AutoresetMode.NEXT_STEP:
+                self._start(row)
+                continue
+            observation, rewards[row], ends[0, row], ends[1, row], _ = env.step(actions[row].numpy())
+            self.rows[row] = torch.from_numpy(observation)
+            if ends[:, row].any() and self.mode == AutoresetMode.SAME_STEP:
+                self._start(row)
+        self.over = ends.any(dim=0)
+        return self.rows, rewards, ends[0], ends[1], {}
+
+
+def numpy_env(mode):
+    # In Gymnasium's own wrappers, as gymnasium.make gives them: they refuse a step before the first reset.
+    return SyncVectorEnv(
+        [lambda row=row: gym.wrappers.OrderEnforcing(Counting(row)) for row in range(ROWS)],
+        autoreset_mode=mode,
+    )
+
+
+@pytest.fixture(params=[numpy_env, TorchCounting], ids=["numpy", "torch"])
+def counting(request):
+    """Makes the rows in a mode, wrapped."""
+    return lambda mode: ForeignVectorEnv(request.param(mode), dtype=torch.float64)
+
+
+def rows(*flags):
+    return {"reset_mask": np.array(flags, bool)}
+
+
+def idle(value=0.0):
+    return torch.full((ROWS, 1), value)
+
+
+def play(env, count, slots=None):
+    """Runs `count` episodes as an evaluator does; returns what each acted on, was paid, and how it ended."""
+    slots = np.ones(ROWS, bool) if slots is None else slots
+    holds, done, begun = [None] * ROWS, [], 0
+    live = np.zeros(ROWS, bool)
+    observations = None
+    for _ in range(200):
+        wanted = slots & ~live
+        wanted[np.flatnonzero(wanted)[max(count - begun, 0) :]] = False
+        if wanted.any():
+            observations, info = env.reset(options={"reset_mask": wanted})
+            assert not (info["started"] & ~wanted).any()
+            for row in np.flatnonzero(info["started"]):
+                holds[row] = {"row": int(row), "acted_on": [], "rewards": []}
+                done.append(holds[row])
+                begun += 1
+            live |= info["started"]
+        if not live.any():
+            return done
+        acted_on = observations
+        observations, rewards, terminated, truncated, info = env.step(idle())
+        assert info == {}
+        assert (rewards[~torch.from_numpy(live)] == 0).all()
+        for row in np.flatnonzero(live):
+            holds[row]["acted_on"].append(acted_on[row].tolist())
+            holds[row]["rewards"].append(float(rewards[row]))
+            holds[row]["end"] = bool(terminated[row]), bool(truncated[row])
+        assert (terminated | truncated)[~torch.from_numpy(live)].all()
+        live &= ~(terminated | truncated).numpy()
+    raise AssertionError("it does not come to an end")
+
+
+def assert_whole(episode):
+    row, number = episode["row"], int(episode["acted_on"][0][1])
+    length = length_of(row, number)
+    assert episode["acted_on"] == [[row, number, step] for step in range(length)]
+    assert episode["rewards"] == [BASE * number + step for step in range(1, length + 1)]
+    assert episode["end"] == (not is_truncated(row, number), is_truncated(row, number))
+
+
+# --- whole episodes ----------------------------------------------------------------------------------
+
+
+@ON_EACH_MODE
+def test_every_episode_is_whole(counting, mode):
+    episodes = play(counting(mode), 20)
+    assert len(episodes) == 20
+    for episode in episodes:
+        assert_whole(episode)
+    numbers = [(episode["row"], episode["acted_on"][0][1]) for episode in episodes]
+    assert len(set(numbers)) == 20  # no episode is given out twice
+    assert {row for row, _ in numbers} == {0, 1, 2}
+
+
+@ON_EACH_MODE
+@pytest.mark.parametrize("slots", [[True, False, False], [False, True, True]])
+def test_episodes_are_whole_beside_rows_without_work(counting, mode, slots):
+    episodes = play(counting(mode), 6, np.array(slots))
+    assert len(episodes) == 6
+    for episode in episodes:
+        assert slots[episode["row"]]
+        assert_whole(episode)
+
+
+@ON_EACH_MODE
+def test_a_second_round_of_episodes_is_whole(counting, mode):
+    env = counting(mode)
+    play(env, 4)
+    for episode in play(env, 4):
+        assert_whole(episode)
+
+
+def test_in_disabled_mode_no_row_is_ahead_of_its_resets(counting):
+    episodes = play(counting(AutoresetMode.DISABLED), 9)
+    # Without idle rows in between, a row's episodes are numbered in order.
+    by_row = {row: [e["acted_on"][0][1] for e in episodes if e["row"] == row] for row in range(ROWS)}
+    for numbers in by_row.values():
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+# --- resets ------------------------------------------------------------------------------------------
+
+
+@ON_EACH_MODE
+def test_all_rows_start_at_once(counting, mode):
+    observations, info = counting(mode).reset(seed=5)
+    assert info["started"].tolist() == [True, True, True]
+    assert observations.tolist() == [[0, 1, 0], [1, 1, 0], [2, 1, 0]]
+    assert observations.dtype == torch.float64
+
+
+@ON_EACH_MODE
+def test_rows_that_were_never_asked_for_stay_ended(counting, mode):
+    env = counting(mode)
+    observations, info = env.reset(options=rows(True, False, False))
+    assert info["started"].tolist() == [True, False, False]
+    assert observations[0].tolist() == [0, 1, 0]
+    for step in (1, 2):
+        _, rewards, terminated, truncated, _ = env.step(idle())
+        assert rewards.tolist() == [BASE + step, 0, 0]
+        assert (terminated | truncated).tolist() == [False, True, True]
+
+
+@ON_EACH_MODE
+def test_a_reset_of_no_row_changes_nothing(counting, mode):
+    env = counting(mode)
+    observations, _ = env.reset(seed=0)
+    again, info = env.reset(options=rows(False, False, False))
+    assert info["started"].tolist() == [False, False, False]
+    assert torch.equal(again, observations)
+    assert env.step(idle())[1].tolist() == [BASE + 1] * 3
+
+
+def test_a_row_of_an_environment_that_resets_itself_starts_when_it_is_due(counting):
+    env = counting(AutoresetMode.NEXT_STEP)
+    env.reset(seed=0)
+    assert [length_of(row, 1) for row in range(ROWS)] == [4, 1, 3]
+    _, _, terminated, truncated, _ = env.step(idle())
+    assert (terminated | truncated).tolist() == [False, True, False]
+    _, info = env.reset(options=rows(False, True, False))
+    assert info["started"].tolist() == [False, False, False]  # its own reset takes the next step
+    observations, rewards, terminated, truncated, _ = env.step(idle())
+    assert rewards.tolist() == [BASE + 2, 0, BASE + 2]
+    assert (terminated | truncated).tolist() == [False, True, False]
+    observations, info = env.reset(options=rows(False, True, False))
+    assert info["started"].tolist() == [False, True, False]
+    assert observations[1].tolist() == [1, 2, 0]
+    _, rewards, *_ = env.step(idle())
+    assert rewards.tolist() == [BASE + 3, 2 * BASE + 1, BASE + 3]
+
+
+def test_a_row_that_resets_itself_in_the_same_step_starts_at_once(counting):
+    env = counting(AutoresetMode.SAME_STEP)
+    env.reset(seed=0)
+    _, rewards, terminated, truncated, _ = env.step(idle())
+    assert rewards.tolist() == [BASE + 1] * 3
+    assert (terminated | truncated).tolist() == [False, True, False]
+    observations, info = env.reset(options=rows(False, True, False))
+    assert info["started"].tolist() == [False, True, False]
+    assert observations[1].tolist() == [1, 2, 0]
+    _, rewards, *_ = env.step(idle())
+    assert rewards.tolist() == [BASE + 2, 2 * BASE + 1, BASE + 2]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_a_start_that_is_not_taken_is_missed(counting, mode):
+    env = counting(mode)
+    env.reset(seed=0)
+    env.step(idle())
+    env.step(idle())
+    env.step(idle())  # by now row 1 has stepped idly through its second episode, or into it
+    _, info = env.reset(options=rows(False, True, False))
+    assert info["started"].tolist() == [False, False, False]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_if_no_row_is_live_one_of_those_asked_for_starts(counting, mode):
+    env = counting(mode)
+    env.reset(seed=0)
+    env.step(idle())
+    env.retire(np.array([True, False, True]))
+    # All have ended now, rows 0 and 2 for us alone: they go on until their own episodes end.
+    observations, info = env.reset(options=rows(True, False, False))
+    assert info["started"].tolist() == [True, False, False]
+    assert observations[0].tolist() == [0, 2, 0]
+    _, rewards, terminated, truncated, _ = env.step(idle())
+    assert rewards.tolist() == [2 * BASE + 1, 0, 0]
+    assert (terminated | truncated).tolist() == [False, True, True]
+
+
+def test_seeds_go_to_the_rows_that_start():
+    env = ForeignVectorEnv(TorchCounting(AutoresetMode.DISABLED))
+    env.reset(seed=[3, 4, 5])
+    env.reset(seed=[6, None, 7], options=rows(True, False, True))
+    env.reset(seed=8, options=rows(False, True, False))
+    assert [inner.seeds for inner in env.env.envs] == [[3, 6], [4, 9], [5, 7]]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_an_environment_that_resets_itself_heeds_the_first_seed(mode):
+    env = ForeignVectorEnv(TorchCounting(mode))
+    env.reset(seed=[3, 14, 15])
+    env.reset(seed=6)
+    assert [inner.seeds for inner in env.env.envs] == [[3, 6], [4, 7], [5, 8]]
+
+
+@ON_EACH_MODE
+def test_only_without_autoreset_rows_restart_anytime(counting, mode):
+    assert counting(mode).restarts_anytime is (mode is AutoresetMode.DISABLED)
+
+
+def test_a_live_row_can_be_restarted_without_autoreset(counting):
+    env = counting(AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    env.step(idle())
+    observations, info = env.reset(options=rows(True, False, False))
+    assert info["started"].tolist() == [True, False, False]
+    assert observations.tolist() == [[0, 2, 0], [1, 1, 1], [2, 1, 1]]
+
+
+@ON_EACH_MODE
+def test_retired_rows_are_paid_nothing(counting, mode):
+    env = counting(mode)
+    env.reset(seed=0)
+    env.retire(np.array([True, False, False]))
+    _, rewards, terminated, truncated, _ = env.step(idle())
+    assert rewards.tolist() == [0, BASE + 1, BASE + 1]
+    assert (terminated | truncated).tolist() == [True, True, False]
+    for _ in range(9):  # its own episode ends in between
+        _, rewards, terminated, truncated, _ = env.step(idle())
+        assert rewards[0] == 0
+        assert terminated[0]
+
+
+@ON_EACH_MODE
+def test_returned_tensors_are_not_overwritten_later(counting, mode):
+    env = counting(mode)
+    kept = [env.reset(seed=0)[0], *env.step(idle())[:4]]
+    copies = [tensor.clone() for tensor in kept]
+    for _ in range(4):
+        env.step(idle())
+    env.reset(seed=1)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(kept, copies, strict=True))
+
+
+# --- faults ------------------------------------------------------------------------------------------
+
+
+@ON_EACH_MODE
+def test_if_a_step_raises_all_live_episodes_have_failed(counting, mode):
+    env = counting(mode)
+    env.reset(seed=0)
+    env.step(idle())  # ends row 1
+    _, rewards, terminated, truncated, info = env.step(torch.tensor([[POISON], [0.0], [0.0]]))
+    assert rewards.tolist() == [0, 0, 0]
+    assert (terminated | truncated).all()
+    assert terminated[0]
+    assert terminated[2]
+    assert info["failed"].tolist() == [True, False, True]
+    assert info["failures"] == ["RuntimeError: poisoned"] * 2
+    episodes = play(env, 8)
+    assert len(episodes) == 8
+    for episode in episodes:
+        assert_whole(episode)
+
+
+@ON_EACH_MODE
+def test_what_a_row_without_work_is_told_to_do_is_never_done(counting, mode):
+    env = counting(mode)
+    env.reset(seed=0)
+    env.retire(np.array([True, False, False]))
+    *_, info = env.step(torch.tensor([[POISON], [0.0], [0.0]]))
+    assert info == {}
+
+
+def test_an_environment_that_does_not_say_how_it_resets_is_refused():
+    env = TorchCounting(AutoresetMode.DISABLED)
+    env.metadata = {}
+    with pytest.raises(ValueError, match='its metadata must have an "autoreset_mode"'):
+        ForeignVectorEnv(env)
+
+
+def test_actions_of_a_wrong_shape_are_refused(counting):
+    env = counting(AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions must be \(3, 1\), got \(3,\)"):
+        env.step(torch.zeros(3))
+
+
+def test_actions_of_other_kinds_are_refused():
+    env = TorchCounting(AutoresetMode.DISABLED)
+    env.action_space = batch_space(spaces.Dict(a=ACTIONS), ROWS)
+    with pytest.raises(ValueError, match="Dict actions are not supported"):
+        ForeignVectorEnv(env)
+
+
+# --- who needs it ------------------------------------------------------------------------------------
+
+
+@ON_EACH_MODE
+def test_discrete_actions_reach_the_environments(mode):
+    def sync():
+        return SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2, autoreset_mode=mode)
+
+    env, plain = ForeignVectorEnv(sync(), dtype=torch.float64), sync()
+    observations, _ = env.reset(seed=4)
+    expected, _ = plain.reset(seed=[4, 5])
+    np.testing.assert_array_equal(observations, expected)
+    for actions in ([0, 1], [1, 1], [1, 0]):
+        observations, rewards, *_ = env.step(torch.tensor(actions))
+        expected, expected_rewards, *_ = plain.step(np.array(actions))
+        np.testing.assert_array_equal(observations, expected)
+        np.testing.assert_array_equal(rewards, expected_rewards)
+
+
+def test_an_evaluator_wraps_foreign_environments_alone():
+    native = make_vec("InvertedPendulum-v5", 2, threads=1)
+    from_gymnasium = gym.make_vec("es_flipout/InvertedPendulum-v5", num_envs=2, threads=1)
+    foreign = gym.make_vec("InvertedDoublePendulum-v5", num_envs=2, vectorization_mode="sync")
+    assert VectorizedEvaluator(native).envs == [native]
+    assert VectorizedEvaluator(from_gymnasium).envs == [from_gymnasium]
+    (wrapped,) = VectorizedEvaluator(foreign).envs
+    assert isinstance(wrapped, ForeignVectorEnv)
+    assert wrapped.env is foreign
+
+
+def test_closing_closes_the_wrapped_environment(counting):
+    env = counting(AutoresetMode.DISABLED)
+    env.close()
+    assert env.env.closed
