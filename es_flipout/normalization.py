@@ -8,6 +8,7 @@ with counts a, b and delta = mean_b - mean_a,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,46 +97,42 @@ class EpisodeMoments:
             device: where the moments are kept.
         """
         self.merged = RunningStatistics(size, device)
-        self._missing = [
+        self._sizes = [
             min(MERGED_TOGETHER, num_episodes - first) for first in range(0, num_episodes, MERGED_TOGETHER)
         ]
-        self._pending: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._pending: dict[int, dict[int, tuple[int, Tensor]]] = {}
         self._next = 0
 
-    def add(self, episodes: Tensor, counts: Tensor, means: Tensor, m2s: Tensor) -> None:
+    def add(self, episodes: Sequence[int], counts: Sequence[int], sums: Tensor) -> None:
         """Takes the moments of finished episodes; those with a value that is not finite count nothing.
 
         Args:
-            episodes: their indices, int64 [M] on the CPU, each given once.
-            counts: observations of each, [M].
-            means: their means, [M, O].
-            m2s: their sums of squared deviations from these means, [M, O].
+            episodes: their indices, M of them, each given once.
+            counts: observations of each, M of them; 0 leaves an episode out.
+            sums: of each some point in the observations' midst, and the sum and the sum of squares of
+                their deviations from it, [3, M, O].
         """
-        usable = means.isfinite().all(dim=1) & m2s.isfinite().all(dim=1)
-        counts = torch.where(usable, counts.to(means), 0.0)
-        means, m2s = (torch.where(usable.unsqueeze(1), values, 0.0) for values in (means, m2s))
-        for row, episode in enumerate(episodes.tolist()):
-            group, place = divmod(episode, MERGED_TOGETHER)
-            if group not in self._pending:
-                shape = (MERGED_TOGETHER, means.shape[1])
-                self._pending[group] = (
-                    means.new_zeros(shape[0]),
-                    means.new_zeros(shape),
-                    means.new_zeros(shape),
-                )
-            for kept, given in zip(self._pending[group], (counts, means, m2s), strict=True):
-                kept[place] = given[row]
-            self._missing[group] -= 1
-        while self._next < len(self._missing) and self._missing[self._next] == 0:
-            self.merged.merge(_pooled(*self._pending.pop(self._next)))
+        for episode, count, row in zip(episodes, counts, sums.unbind(dim=1), strict=True):
+            self._pending.setdefault(episode // MERGED_TOGETHER, {})[episode] = count, row
+        while self._next < len(self._sizes) and (
+            len(self._pending.get(self._next, ())) == self._sizes[self._next]
+        ):
+            rows = [row for _, row in sorted(self._pending.pop(self._next).items())]
+            self.merged.merge(
+                _pooled(torch.tensor([count for count, _ in rows]), torch.stack([row for _, row in rows], 1))
+            )
             self._next += 1
 
 
-def _pooled(counts: Tensor, means: Tensor, m2s: Tensor) -> RunningStatistics:
-    """Returns the moments of all rows of several samples, given those of each."""
-    pooled = RunningStatistics(means.shape[1], means.device)
-    pooled.count = counts.sum()
-    weights = counts.unsqueeze(1)
+def _pooled(counts: Tensor, sums: Tensor) -> RunningStatistics:
+    """Returns the moments of all rows of several samples, given counts [M] and `sums` [3, M, O] as above."""
+    counts = torch.where(sums.isfinite().all(dim=2).all(dim=0), counts, 0)
+    points, deviations, squares = torch.where((counts > 0).unsqueeze(1), sums, 0.0)
+    weights = counts.to(sums).unsqueeze(1)
+    offsets = deviations / weights.clamp(min=1.0)
+    means, m2s = points + offsets, (squares - deviations * offsets).clamp(min=0.0)
+    pooled = RunningStatistics(sums.shape[2], sums.device)
+    pooled.count = weights.sum()
     pooled.mean = (weights * means).sum(dim=0) / pooled.count.clamp(min=1.0)
     pooled.m2 = (m2s + weights * (means - pooled.mean).square()).sum(dim=0)
     return pooled

@@ -34,15 +34,13 @@ class MemberRows:
 
     def select(self, members: Tensor) -> None:
         """Makes it a selection of other members, int64 [N], of any number."""
-        noise = self._population.noise.rows(members, self._population.sigma)
+        self._noise = self._population.noise.rows(members, self._population.sigma)
         for name, stand_in in self._stand_ins.items():
-            stand_in.noise, stand_in.num_rows = noise[name], len(members)
+            stand_in.noise, stand_in.num_rows = self._noise[name], len(members)
 
     def assign(self, rows: Tensor, members: Tensor) -> None:
         """Hands rows (int64 [M]) over to other members (int64 [M]); the other rows keep theirs."""
-        noise = self._population.noise.rows(members, self._population.sigma)
-        for name, stand_in in self._stand_ins.items():
-            stand_in.noise.assign(rows, noise[name])
+        self._noise.assign(rows, members)
 
     @torch.no_grad()
     def __call__(self, observations: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from es_flipout.normalization import ObservationNormalizer, RunningStatistics
+from es_flipout.normalization import EpisodeMoments, ObservationNormalizer, RunningStatistics
 
 ROWS = torch.tensor([[1.0, 10.0], [2.0, 10.0], [6.0, 40.0]])
 # Means (3, 20); squared deviations 4 + 1 + 9 = 14 and 100 + 100 + 400 = 600.
@@ -122,6 +122,76 @@ class TestMoments:
         assert statistics.count == 0
 
 
+EPISODES = 150
+"""More than two of the groups that are merged in one go, and not a multiple of them."""
+
+
+class TestEpisodeMoments:
+    def episodes(self, offset: float = 0.0) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        lengths = torch.randint(1, 9, (EPISODES,), generator=generator).tolist()
+        shifts = torch.randn(EPISODES, generator=generator, dtype=torch.float64)
+        return [
+            torch.randn(length, 3, generator=generator, dtype=torch.float64) + shift + offset
+            for length, shift in zip(lengths, shifts.tolist(), strict=True)
+        ]
+
+    def merged(self, episodes: list[Tensor], order: Tensor, together: int = 1) -> RunningStatistics:
+        """Adds the episodes in an order, `together` of them at a time."""
+        moments = EpisodeMoments(3, len(episodes))
+        for numbers in order.split(together):
+            rows = [episodes[number] for number in numbers.tolist()]
+            means = torch.stack([each.mean(dim=0) for each in rows])
+            m2s = torch.stack(
+                [(each - mean).square().sum(dim=0) for each, mean in zip(rows, means, strict=True)]
+            )
+            moments.add(numbers, torch.tensor([len(each) for each in rows]), means, m2s)
+        return moments.merged
+
+    @pytest.mark.parametrize("offset", [0.0, -7.5, 3000.0])
+    def test_are_those_of_all_rows(self, offset: float) -> None:
+        episodes = self.episodes(offset)
+        assert_moments_of(self.merged(episodes, torch.arange(EPISODES)), torch.cat(episodes).numpy())
+
+    def test_do_not_depend_on_the_order_in_which_episodes_end(self) -> None:
+        episodes = self.episodes()
+        expected = self.merged(episodes, torch.arange(EPISODES))
+        orders = [torch.arange(EPISODES).flip(0)]
+        orders += [torch.randperm(EPISODES, generator=torch.Generator().manual_seed(s)) for s in range(5)]
+        for order in orders:
+            for together in (1, 7, EPISODES):
+                merged = self.merged(episodes, order, together)
+                assert torch.equal(merged.count, expected.count)
+                assert torch.equal(merged.mean, expected.mean)
+                assert torch.equal(merged.m2, expected.m2)
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_an_episode_that_is_not_finite_counts_nothing(self, bad: float) -> None:
+        episodes = self.episodes()
+        kept = [rows for number, rows in enumerate(episodes) if number not in (3, 70, 149)]
+        for number in (3, 70, 149):
+            episodes[number] = episodes[number].clone()
+            episodes[number][0, 1] = bad
+        assert_moments_of(self.merged(episodes, torch.arange(EPISODES), 10), torch.cat(kept).numpy())
+
+    def test_an_overflow_of_the_squares_alone_counts_nothing(self) -> None:
+        moments = EpisodeMoments(1, 2)
+        means, m2s = torch.tensor([[1.0], [2.0]]), torch.tensor([[torch.inf], [4.0]])
+        moments.add(torch.arange(2), torch.tensor([5, 2]), means.double(), m2s.double())
+        assert (moments.merged.count, moments.merged.mean, moments.merged.m2) == (2, 2, 4)
+
+    def test_episodes_without_a_step_count_nothing(self) -> None:
+        episodes = self.episodes()
+        kept = [rows for number, rows in enumerate(episodes) if number % 4]
+        for number in range(0, EPISODES, 4):
+            episodes[number] = episodes[number][:0]  # its mean is 0 / 0
+        assert_moments_of(self.merged(episodes, torch.arange(EPISODES), 10), torch.cat(kept).numpy())
+
+    def test_are_empty_if_no_episode_had_a_step(self) -> None:
+        merged = self.merged([torch.empty(0, 3, dtype=torch.float64)] * 70, torch.arange(70), 9)
+        assert_equal(merged, RunningStatistics(3))
+
+
 class TestNormalizer:
     def normalizer(self, *parts: Tensor, clip: float = 10.0) -> ObservationNormalizer:
         normalizer = ObservationNormalizer(2, clip)
@@ -189,3 +259,42 @@ class TestNormalizer:
         rows = self.normalizer(ROWS)(torch.ones(shape, dtype=dtype))
         assert rows.shape == shape
         assert rows.dtype == dtype
+
+    # Standardising keeps what it has worked out from the moments; whatever changes these must void that.
+
+    def used(self) -> ObservationNormalizer:
+        normalizer = self.normalizer(ROWS)
+        normalizer(ROWS)
+        normalizer(ROWS.double())
+        normalizer(ROWS)
+        return normalizer
+
+    def test_a_merge_takes_effect_at_once(self) -> None:
+        normalizer = self.used()
+        normalizer.merge(statistics_of(5.0 * ROWS))
+        assert torch.equal(normalizer(ROWS), self.normalizer(ROWS, 5.0 * ROWS)(ROWS))
+
+    @pytest.mark.parametrize("assign", [False, True])
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_a_loaded_state_takes_effect_at_once(self, assign: bool, inside: bool) -> None:
+        normalizer, other = self.used(), self.normalizer(5.0 * ROWS)
+        if inside:  # as part of a policy
+            torch.nn.Sequential(normalizer).load_state_dict(
+                torch.nn.Sequential(other).state_dict(), assign=assign
+            )
+        else:
+            normalizer.load_state_dict(other.state_dict(), assign=assign)
+        assert torch.equal(normalizer(ROWS), other(ROWS))
+
+    def test_a_cast_takes_effect_at_once(self) -> None:
+        normalizer = self.used().to(torch.float32)
+        fresh = self.normalizer(ROWS).to(torch.float32)
+        rows = ROWS.double() / 3
+        assert torch.equal(normalizer(rows), fresh(rows))
+        assert torch.equal(normalizer.double()(rows), fresh.double()(rows))
+        assert normalizer.to("meta")(rows.to("meta")).is_meta
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_the_dtype_of_earlier_observations_does_not_matter(self, dtype: torch.dtype) -> None:
+        rows = ROWS.to(dtype) / 3
+        assert torch.equal(self.used()(rows), self.normalizer(ROWS)(rows))

@@ -1,27 +1,29 @@
-"""Policies: bounded actions, initial weights, saved state, and the spaces they refuse."""
+"""Policies: actions of every kind, initial weights, saved state, and the spaces they refuse."""
 
 import io
 import math
-import re
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.config import PolicyConfig
 from es_flipout.normalization import RunningStatistics
-from es_flipout.policies import MLPPolicy, make_policy
+from es_flipout.perturbations import Flipout, Independent, Perturbation
+from es_flipout.policies import MLPPolicy, make_action_head, make_policy
+from es_flipout.population import Population
 
 LOW, HIGH = torch.tensor([-1.0, 0.5, -3.0]), torch.tensor([1.0, 0.75, 5.0])
 MIDDLE, HALF = (LOW + HIGH) / 2, (HIGH - LOW) / 2
-VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,))
-TORQUES = gym.spaces.Box(LOW.numpy(), HIGH.numpy())
+VECTOR = spaces.Box(-np.inf, np.inf, (4,))
+TORQUES = spaces.Box(LOW.numpy(), HIGH.numpy())
 
 
 def build(seed: int = 0, **options: object) -> MLPPolicy:
-    return MLPPolicy(4, LOW, HIGH, generator=torch.Generator().manual_seed(seed), **options)
+    return MLPPolicy(VECTOR, TORQUES, generator=torch.Generator().manual_seed(seed), **options)
 
 
 def experienced(seed: int = 0, **options: object) -> MLPPolicy:
@@ -117,13 +119,106 @@ class TestInitialWeights:
         (layer,) = build(hidden_sizes=()).network
         assert layer.weight.shape == (3, 4)
 
-    @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-    @pytest.mark.parametrize("side", ["low", "high"])
-    def test_an_unbounded_action_is_refused(self, side: str, bad: float) -> None:
-        bounds = {"low": LOW.clone(), "high": HIGH.clone()}
-        bounds[side][1] = bad
-        with pytest.raises(ValueError, match="must be finite"):
-            MLPPolicy(4, bounds["low"], bounds["high"])
+
+class TestBoxActions:
+    def head(self, low: list[float], high: list[float], bounds: str) -> nn.Module:
+        return make_action_head(spaces.Box(np.float32(low), np.float32(high)), bounds)
+
+    def test_rescaling_squashes_into_the_range(self) -> None:
+        outputs = torch.tensor([[0.0, 0.0], [50.0, -50.0], [math.atanh(0.5), math.atanh(-0.25)]])
+        actions = self.head([-1.0, 2.0], [3.0, 4.0], "rescale")(outputs)
+        torch.testing.assert_close(actions, torch.tensor([[1.0, 3.0], [3.0, 2.0], [2.0, 2.75]]))
+
+    def test_rescaled_actions_never_leave_the_range(self) -> None:
+        # Ranges whose middle and reach do not add up to their ends in float32.
+        low, high = torch.rand(2, 500, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+            [[-1.0], [1.0]]
+        )
+        head = self.head(low.tolist(), high.tolist(), "rescale")
+        assert ((head.middle + head.reach > high) | (head.middle - head.reach < low)).any()
+        for outputs in (torch.full((1, 500), 50.0), torch.full((1, 500), -50.0)):
+            actions = head(outputs)
+            assert (actions >= low).all()
+            assert (actions <= high).all()
+
+    def test_clipping_cuts_off_at_the_bounds_there_are(self) -> None:
+        outputs = torch.tensor([[-7.0, -7.0, -7.0, -7.0], [0.25, 0.25, 0.25, 0.25], [7.0, 7.0, 7.0, 7.0]])
+        head = self.head([-1.0, -np.inf, 0.5, -np.inf], [1.0, 2.0, np.inf, np.inf], "clip")
+        expected = [[-1.0, -7.0, 0.5, -7.0], [0.25, 0.25, 0.5, 0.25], [1.0, 2.0, 7.0, 7.0]]
+        assert head(outputs).tolist() == expected
+
+    @pytest.mark.parametrize(("low", "high"), [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf)])
+    def test_an_infinite_range_cannot_be_rescaled_to(self, low: float, high: float) -> None:
+        with pytest.raises(ValueError, match=r"policy\.action_bounds to clip.*wrappers\.RescaleAction"):
+            self.head([-1.0, low], [1.0, high], "rescale")
+
+    def test_actions_are_float32_within_a_float64_space(self) -> None:
+        space = spaces.Box(-1.0, 1.0, (3,), np.float64)
+        for bounds in ("rescale", "clip"):
+            policy = MLPPolicy(VECTOR, space, action_bounds=bounds)
+            assert policy(observations()).dtype == torch.float32
+
+    def test_matrices_of_actions_are_refused(self) -> None:
+        for space in (spaces.Box(-1, 1, (2, 2)), spaces.MultiDiscrete([[2, 2], [3, 3]])):
+            with pytest.raises(ValueError, match=r"(?s)actions must be vectors.*wrappers\.TransformAction"):
+                make_action_head(space)
+
+
+class TestDiscreteActions:
+    OUTPUTS = torch.tensor(
+        [[0.1, 0.3, 0.2, -1.0, 5.0], [2.0, 1.0, 0.0, 0.5, 0.25], [1.0, 1.0, 0.0, 2.0, 2.0]]
+    )
+
+    def test_the_highest_output_wins_and_of_equal_ones_the_first(self) -> None:
+        for start in (0, -2, 7):
+            head = make_action_head(spaces.Discrete(5, start=start))
+            actions = head(self.OUTPUTS)
+            assert actions.tolist() == [4 + start, 0 + start, 3 + start]
+            assert actions.dtype == torch.int64
+            assert head.num_outputs == 5
+
+    def test_multi_discrete_groups_choose_by_themselves(self) -> None:
+        head = make_action_head(spaces.MultiDiscrete([3, 2]))
+        assert head.num_outputs == 5
+        assert head(self.OUTPUTS).tolist() == [[1, 1], [0, 0], [0, 0]]
+
+    def test_multi_discrete_groups_count_from_their_start(self) -> None:
+        head = make_action_head(spaces.MultiDiscrete([2, 1, 2], start=[10, -3, 1]))
+        assert head(self.OUTPUTS).tolist() == [[11, -3, 2], [10, -3, 1], [10, -3, 1]]
+
+    @pytest.mark.parametrize(
+        "space",
+        [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 4, 3], start=[0, 7, -1])],
+        ids=str,
+    )
+    def test_every_action_is_in_the_space_and_can_be_reached(self, space: gym.Space) -> None:
+        policy = MLPPolicy(VECTOR, space, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            policy.network[-1].weight.mul_(100.0)
+        actions = policy(observations(500, 10.0)).numpy()
+        assert all(action in space for action in actions)
+        sizes = np.atleast_1d(getattr(space, "nvec", getattr(space, "n", None)))
+        assert [len(np.unique(column)) for column in actions.reshape(500, -1).T] == sizes.tolist()
+
+    @pytest.mark.parametrize("perturbation", [Flipout(), Independent()], ids=str)
+    def test_members_choose_as_they_do_alone(self, perturbation: Perturbation) -> None:
+        policy = MLPPolicy(VECTOR, spaces.MultiDiscrete([3, 2]), hidden_sizes=(6,)).double()
+        noise = perturbation.sample(dict(policy.named_parameters()), 20, torch.Generator().manual_seed(1))
+        population, rows = Population(policy, noise, 0.5), observations(20).double()
+        alone = [
+            torch.func.functional_call(policy, population.member(m), (rows[m : m + 1],)) for m in range(20)
+        ]
+        actions = population.select(torch.arange(20))(rows)
+        assert torch.equal(actions, torch.cat(alone))
+        assert len(actions.unique(dim=0)) > 3
+
+    @pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Dict({"a": TORQUES})], ids=str)
+    def test_other_actions_are_refused_with_what_helps(self, space: gym.Space) -> None:
+        name = type(space).__name__
+        with pytest.raises(
+            ValueError, match=rf"^{name} actions are not supported.*wrappers\.TransformAction"
+        ):
+            MLPPolicy(VECTOR, space)
 
 
 class TestStateDict:
@@ -144,7 +239,7 @@ class TestStateDict:
 
     def test_action_range_travels_too(self) -> None:
         policy = build()
-        other = MLPPolicy(4, LOW * 0, HIGH * 0 + 1)
+        other = MLPPolicy(VECTOR, spaces.Box(0.0, 1.0, (3,)))
         other.load_state_dict(policy.state_dict())
         assert torch.equal(policy(observations()), other(observations()))
 
@@ -155,13 +250,16 @@ class TestStateDict:
 
 class TestMakePolicy:
     def test_follows_the_configuration(self) -> None:
-        config = PolicyConfig(hidden_sizes=[7, 6], activation="silu", observation_clip=2.0)
+        config = PolicyConfig(
+            hidden_sizes=[7, 6], activation="silu", observation_clip=2.0, action_bounds="clip"
+        )
         policy = make_policy(config, VECTOR, TORQUES, torch.Generator().manual_seed(0))
         assert [tuple(layer.weight.shape) for layer in linears(policy)] == [(7, 4), (6, 7), (3, 6)]
         assert sum(isinstance(layer, nn.SiLU) for layer in policy.network) == 2
         assert policy.normalizer.clip == 2.0
-        assert torch.equal(policy.action_low, LOW)
-        assert torch.equal(policy.action_high, HIGH)
+        assert torch.equal(policy.head.low, LOW)
+        assert torch.equal(policy.head.high, HIGH)
+        assert policy.head.bounds == "clip"
         expected = build(hidden_sizes=(7, 6), activation="silu")
         assert torch.equal(linears(policy)[0].weight, linears(expected)[0].weight)
 
@@ -172,32 +270,21 @@ class TestMakePolicy:
     def test_normalisation_can_be_left_out(self) -> None:
         assert make_policy(PolicyConfig(normalize_observations=False), VECTOR, TORQUES).normalizer is None
 
-    def test_float64_spaces_give_a_float32_policy(self) -> None:
-        space = gym.spaces.Box(-1.0, 1.0, (4,), dtype=np.float64)
-        policy = make_policy(PolicyConfig(), space, gym.spaces.Box(-1.0, 1.0, (3,), dtype=np.float64))
-        assert policy(observations()).dtype == torch.float32
-
     @pytest.mark.parametrize(
-        "space", [gym.spaces.Discrete(3), gym.spaces.MultiDiscrete([2, 2])], ids=lambda space: str(space)
-    )
-    def test_discrete_actions_are_refused(self, space: gym.Space) -> None:
-        with pytest.raises(ValueError, match=rf"action space is {re.escape(str(space))}"):
-            make_policy(PolicyConfig(), VECTOR, space)
-
-    @pytest.mark.parametrize(
-        "space",
+        ("space", "named"),
         [
-            gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
-            gym.spaces.Box(-1.0, 1.0, ()),
-            gym.spaces.Discrete(5),
-            gym.spaces.Dict({"position": VECTOR}),
+            (spaces.Box(0, 255, (8, 8, 3), np.uint8), r"Box observations of shape \(8, 8, 3\)"),
+            (spaces.Box(-1.0, 1.0, ()), r"Box observations of shape \(\)"),
+            (spaces.Discrete(5), "Discrete observations"),
+            (spaces.Dict({"position": VECTOR}), "Dict observations"),
+            (spaces.Tuple([VECTOR, VECTOR]), "Tuple observations"),
         ],
-        ids=lambda space: str(space),
+        ids=lambda value: str(value),
     )
-    def test_observations_that_are_no_vector_are_refused(self, space: gym.Space) -> None:
-        with pytest.raises(ValueError, match=r"one-dimensional Box observation space.*FlattenObservation"):
+    def test_observations_that_are_no_vector_are_refused(self, space: gym.Space, named: str) -> None:
+        with pytest.raises(ValueError, match=rf"^{named} are not supported.*wrappers\.FlattenObservation"):
             make_policy(PolicyConfig(), space, TORQUES)
 
-    def test_unbounded_actions_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="must be finite"):
-            make_policy(PolicyConfig(), VECTOR, gym.spaces.Box(-np.inf, np.inf, (3,)))
+    def test_an_integer_observation_is_a_vector_too(self) -> None:
+        policy = make_policy(PolicyConfig(), spaces.Box(0, 255, (4,), np.uint8), TORQUES)
+        assert policy(observations()).shape == (20, 3)

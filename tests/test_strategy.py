@@ -234,9 +234,7 @@ class TestAskMore:
         before = weights_of(es.policy)
         populations = [es.ask(), es.ask_more(), es.ask_more()]
         utilities = torch.randn(3, P, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-        gradients = [
-            flat(each.gradient(part)) for each, part in zip(populations, utilities, strict=True)
-        ]
+        gradients = [flat(each.gradient(part)) for each, part in zip(populations, utilities, strict=True)]
         update = es.tell(utilities.flatten())
         mean = torch.stack(gradients).mean(dim=0)
         torch.testing.assert_close(weights_of(es.policy), before + 0.1 * mean, rtol=1e-12, atol=1e-14)

@@ -133,7 +133,8 @@ class GymnasiumVectorEnv(SlotVectorEnv):
         mask, seeds = self._reset_mask(options), self._row_seeds(seed)
         self._terminated[mask] = False
         self._truncated[mask] = False
-        failures = self._rows.reset({row: seeds[row] for row in np.flatnonzero(mask).tolist()})
+        named = {row: seeds[row] for row in np.flatnonzero(mask).tolist()}
+        failures = self._rows.reset({row: None if each is None else int(each) for row, each in named.items()})
         return self._observe(), self._end_failed(failures, ~self._terminated & ~self._truncated)
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:

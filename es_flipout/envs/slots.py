@@ -60,7 +60,7 @@ class SlotVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if isinstance(seed, Sequence | np.ndarray):
             if len(seed) != self.num_envs:
                 raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
-            return [None if one is None else int(one) for one in seed]
+            return seed.tolist() if isinstance(seed, np.ndarray) else seed
         return range(int(seed), int(seed) + self.num_envs)
 
     def _check_actions(self, actions: Tensor) -> None:

@@ -12,7 +12,7 @@ differs from run to run.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -153,8 +153,8 @@ class _Results:
 
     def __init__(self, seeds: NDArray[np.int64], observation_size: int) -> None:
         self.seeds = seeds
-        self.returns = torch.full((seeds.size,), torch.nan, dtype=torch.float64)
-        self.lengths = torch.zeros(seeds.size, dtype=torch.int64)
+        self.returns = np.full(seeds.size, np.nan)
+        self.lengths = np.zeros(seeds.size, dtype=np.int64)
         self.moments = EpisodeMoments(observation_size, seeds.size)
         self.failures: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -166,8 +166,8 @@ class _Results:
     def evaluation(self, slot_steps: int) -> Evaluation:
         """Returns all of it."""
         return Evaluation(
-            self.returns.view(self.seeds.shape),
-            self.lengths.view(self.seeds.shape),
+            torch.from_numpy(self.returns.reshape(self.seeds.shape)),
+            torch.from_numpy(self.lengths.reshape(self.seeds.shape)),
             slot_steps,
             self.moments.merged,
             self.failures,
@@ -193,17 +193,15 @@ class _Tile:
         self.results = results
         self.slot_steps = 0
         self._limit = limit
-        self._waiting = waiting
+        self._waiting = deque(waiting.tolist())
         num_slots, size = env.num_envs, results.moments.merged.mean.shape[0]
         self._episode = np.full(num_slots, -1, dtype=np.int64)
         self._lengths = np.zeros(num_slots, dtype=np.int64)
         self._returns = torch.zeros(num_slots, dtype=torch.float64, device=env.device)
-        # Moments are taken around the episode's first observation, lest large constants drown them.
-        self._first = torch.zeros(num_slots, size, dtype=torch.float64, device=env.device)
-        self._sums = torch.zeros_like(self._first)
-        self._squares = torch.zeros_like(self._first)
+        self._moments = torch.zeros(3, num_slots, size, dtype=torch.float64, device=env.device)
         self._observations = torch.zeros(0)
-        self._live: Tensor | slice = slice(0)
+        self._live: Tensor | slice = torch.zeros(0, dtype=torch.int64)
+        self._idle = True  # whether any slot is free
         self._rows = population.select(torch.zeros(0, dtype=torch.int64))
 
     @torch.no_grad()
@@ -213,7 +211,7 @@ class _Tile:
             # What an evaluation that was stopped has left must not be stepped on.
             self.env.retire(np.ones(self.env.num_envs, dtype=np.bool_))
         self._refill()
-        while (self._episode >= 0).any() or len(self._waiting):
+        while self._waiting or (self._episode >= 0).any():
             if should_stop():
                 raise EvaluationStoppedError
             self._step()
@@ -227,9 +225,10 @@ class _Tile:
             some = self._rows(observations[self._live])
             actions = some.new_zeros(self.env.num_envs, *some.shape[1:])
             actions[self._live] = some
-        deviations = observations - self._first
-        self._sums += deviations
-        self._squares.addcmul_(deviations, deviations)
+        first, sums, squares = self._moments
+        deviations = observations - first
+        sums += deviations
+        squares.addcmul_(deviations, deviations)
         self._observations, rewards, terminated, truncated, info = self.env.step(actions)
         self._returns += rewards
         self._lengths += 1
@@ -242,69 +241,65 @@ class _Tile:
                 ended |= reached
         ended &= self._episode >= 0
         if ended.any():
-            self._conclude(ended, info)
+            self._conclude(np.flatnonzero(ended), info)
             self._refill()
-        elif len(self._waiting):
+        elif self._waiting and self._idle:
             self._refill()
 
-    def _conclude(self, ended: NDArray[np.bool_], info: dict[str, Any]) -> None:
-        """Writes down what came of the episodes in the slots that `ended`."""
-        slots = torch.from_numpy(np.flatnonzero(ended))
-        numbers = torch.from_numpy(self._episode[ended])
-        lengths = torch.from_numpy(self._lengths[ended])
-        returns = self._returns[slots].cpu()
+    def _conclude(self, slots: NDArray[np.int64], info: dict[str, Any]) -> None:
+        """Writes down what came of the episodes in `slots`, [M], and frees these."""
+        rows = torch.from_numpy(slots)
+        returns = self._returns[rows].cpu().numpy()
         if "failed" in info:
-            returns[torch.from_numpy(info["failed"][ended])] = torch.nan
-        failed = ~returns.isfinite()
-        returns[failed] = torch.nan
-        counts = lengths.to(self._sums).unsqueeze(1)
-        offsets = self._sums[slots] / counts
-        squares = self._squares[slots] - self._sums[slots] * offsets
-        offsets[failed] = torch.nan  # an episode that broke must not poison the moments of the others
-        means = self._first[slots] + offsets
+            returns[info["failed"][slots]] = np.nan
+        failed = ~np.isfinite(returns)
+        returns[failed] = np.nan
+        episodes, lengths, moments = self._episode[slots], self._lengths[slots], self._moments[:, rows]
         results = self.results
         with results.lock:
-            results.returns[numbers] = returns
-            results.lengths[numbers] = lengths
+            results.returns[episodes] = returns
+            results.lengths[episodes] = lengths
             results.failures.update(_failure(info, slot) for slot in slots[failed].tolist())
-            results.moments.add(numbers, lengths, means.cpu(), squares.clamp(min=0.0).cpu())
-        self._episode[ended] = -1
+            # An episode that broke must not poison the moments of the others.
+            results.moments.add(episodes.tolist(), np.where(failed, 0, lengths).tolist(), moments.cpu())
+        self._episode[slots] = -1
 
     def _refill(self) -> None:
         """Gives free slots the episodes that wait."""
         changed = self._start()
         live = self._episode >= 0
-        if isinstance(self._live, slice) and self._live == slice(None) and live.all():
+        self._idle = not live.all()
+        if not self._idle and isinstance(self._live, slice):
             self._rows.assign(torch.from_numpy(changed), self.results.members(self._episode[changed]))
             return
-        self._live = slice(None) if live.all() else torch.from_numpy(np.flatnonzero(live))
+        self._live = torch.from_numpy(np.flatnonzero(live)) if self._idle else slice(None)
         self._rows.select(self.results.members(self._episode[live]))
 
     def _start(self) -> NDArray[np.int64]:
         """Starts episodes in free slots until none is free, none waits, or none can; returns the slots."""
-        changed = np.zeros(self.env.num_envs, dtype=np.bool_)
-        while len(self._waiting):
+        changed: list[int] = []
+        while self._waiting:
             slots = np.flatnonzero(self._episode < 0)[: len(self._waiting)]
             if len(slots) == 0:
                 break
-            episode = np.full(self.env.num_envs, -1, dtype=np.int64)
-            episode[slots] = self._waiting[: len(slots)]
-            mask = episode >= 0
-            numbers = self.results.seeds.flat[episode].tolist()
-            seeds = [number if named else None for number, named in zip(numbers, mask.tolist(), strict=True)]
+            mask = np.zeros(self.env.num_envs, dtype=np.bool_)
+            mask[slots] = True
+            episodes = [self._waiting.popleft() for _ in range(len(slots))]
+            seeds: list[int | None] = [None] * self.env.num_envs
+            for slot, seed in zip(slots.tolist(), self.results.seeds.flat[episodes].tolist(), strict=True):
+                seeds[slot] = seed
             # Every SlotVectorEnv takes a seed a row; Gymnasium's base class does not declare it.
             reset = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
             self._observations, info = reset
-            started = mask & info.get("started", mask)
-            self._take_over(np.flatnonzero(started), episode[started])
-            kept = self._waiting[: len(slots)][~started[slots]]
-            self._waiting = np.concatenate([kept, self._waiting[len(slots) :]])
-            changed |= started
+            started = info.get("started", mask)[slots]
+            self._take_over(slots[started], np.array(episodes)[started])
+            self._waiting.extendleft(reversed([e for e, s in zip(episodes, started, strict=True) if not s]))
+            changed += slots[started].tolist()
             if "failed" in info:
-                self._conclude(info["failed"] & (self._episode >= 0), info)
-            elif len(kept):
+                self._conclude(np.flatnonzero(info["failed"] & (self._episode >= 0)), info)
+            elif not started.all():
                 break
-        return np.flatnonzero(changed & (self._episode >= 0))
+        return np.array([slot for slot in dict.fromkeys(changed) if self._episode[slot] >= 0], dtype=np.int64)
 
     def _take_over(self, slots: NDArray[np.int64], episodes: NDArray[np.int64]) -> None:
         """Notes that slots hold new episodes, of which the first observation is there."""
@@ -312,9 +307,9 @@ class _Tile:
         self._episode[slots] = episodes
         self._lengths[slots] = 0
         self._returns[rows] = 0.0
-        self._first[rows] = self._observations[rows].to(self._first)
-        self._sums[rows] = 0.0
-        self._squares[rows] = 0.0
+        # Sums are of deviations from the first observation, lest a large constant drown them.
+        self._moments[:, rows] = 0.0
+        self._moments[0, rows] = self._observations[rows].to(self._moments.dtype)
 
 
 def _failure(info: dict[str, Any], slot: int) -> str:

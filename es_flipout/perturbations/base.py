@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -38,9 +37,13 @@ class ParameterNoise(ABC):
     def dense(self) -> Tensor:
         """Returns the noise written out, [N, *parameter shape]."""
 
+
+class NoiseRows(dict[str, ParameterNoise]):
+    """The scaled noise of N rows, by parameter name."""
+
     @abstractmethod
-    def assign(self, rows: Tensor, noise: Self) -> None:
-        """Gives `rows` (int64 [M]) the noise of the M rows of `noise`, which is of the same parameter."""
+    def assign(self, rows: Tensor, members: Tensor) -> None:
+        """Gives `rows` (int64 [M]) the noise of other members (int64 [M])."""
 
 
 class PopulationNoise(ABC):
@@ -56,7 +59,7 @@ class PopulationNoise(ABC):
         self.mirrored = mirrored
 
     @abstractmethod
-    def rows(self, members: Tensor, scale: float) -> dict[str, ParameterNoise]:
+    def rows(self, members: Tensor, scale: float) -> NoiseRows:
         """Returns scale * eps_m, by parameter name, for the members [N] (int64) of N rows."""
 
     @abstractmethod

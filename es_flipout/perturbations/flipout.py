@@ -30,8 +30,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from es_flipout.perturbations.base import ParameterNoise, Perturbation, PopulationNoise
-from es_flipout.perturbations.independent import IndependentNoise
+from es_flipout.perturbations.base import NoiseRows, ParameterNoise, Perturbation, PopulationNoise
+from es_flipout.perturbations.independent import IndependentNoise, sample_dense
 from es_flipout.perturbations.rowwise import rowwise_linear
 
 
@@ -52,12 +52,6 @@ class BaseGroups:
         self.order = torch.argsort(base_of_row, stable=True)
         self.inverse = torch.argsort(self.order)
         self.counts: list[int] = torch.bincount(base_of_row, minlength=num_bases).tolist()
-
-    def replaced(self, rows: Tensor, other: BaseGroups) -> BaseGroups:
-        """Returns the groups after `rows` (int64 [M]) took over the bases of the M rows of `other`."""
-        base_of_row = self.base_of_row.clone()
-        base_of_row[rows] = other.base_of_row
-        return BaseGroups(base_of_row, len(self.counts))
 
 
 @dataclass
@@ -103,13 +97,6 @@ class FlipoutRows(ParameterNoise):
             return self.bases[0] * signs
         return self.bases[self.groups.base_of_row] * signs
 
-    def assign(self, rows: Tensor, noise: FlipoutRows) -> None:
-        """See `ParameterNoise.assign`."""
-        self.output_signs[rows] = noise.output_signs
-        self.input_signs[rows] = noise.input_signs
-        if self.groups is not None and noise.groups is not None:
-            self.groups = self.groups.replaced(rows, noise.groups)
-
 
 @dataclass(frozen=True)
 class MatrixNoise:
@@ -126,6 +113,37 @@ class MatrixNoise:
     input_signs: Tensor
 
 
+class FlipoutNoiseRows(NoiseRows):
+    """Flipout noise of N rows; the signs of all matrices lie side by side in one."""
+
+    def __init__(self, noise: FlipoutNoise, members: Tensor, scale: float) -> None:
+        self._noise = noise
+        self._scale = scale
+        self._vectors = noise.vectors.rows(members, scale)
+        self._signs = noise.signs_of(members, scale)
+        self._bases = noise.base_of(members)
+        super().__init__(self._vectors)
+        groups = self._groups()
+        for name, (outputs, inputs) in noise.by_name(self._signs).items():
+            self[name] = FlipoutRows(noise.matrices[name].bases, outputs, inputs, groups)
+
+    def _groups(self) -> BaseGroups | None:
+        return None if self._bases is None else BaseGroups(self._bases, self._noise.num_bases)
+
+    def assign(self, rows: Tensor, members: Tensor) -> None:
+        """See `NoiseRows.assign`."""
+        self._vectors.assign(rows, members)
+        self._signs[rows] = self._noise.signs_of(members, self._scale)
+        bases = self._noise.base_of(members)
+        if self._bases is None or bases is None:
+            return
+        self._bases[rows] = bases
+        groups = self._groups()
+        for matrix in self.values():
+            if isinstance(matrix, FlipoutRows):
+                matrix.groups = groups
+
+
 class FlipoutNoise(PopulationNoise):
     """The bases and signs of a generation; direction d uses base d // (D / K)."""
 
@@ -133,29 +151,53 @@ class FlipoutNoise(PopulationNoise):
         self, matrices: Mapping[str, MatrixNoise], vectors: IndependentNoise, num_bases: int
     ) -> None:
         super().__init__(vectors.population_size, vectors.mirrored)
-        self.matrices = matrices
         self.vectors = vectors
         self.num_bases = num_bases
         directions = self.population_size // 2 if self.mirrored else self.population_size
         self.directions_per_base = directions // num_bases
-
-    def rows(self, members: Tensor, scale: float) -> dict[str, ParameterNoise]:
-        """See `PopulationNoise.rows`."""
-        direction, orientation = self.directions(members)
-        groups = (
-            BaseGroups(direction // self.directions_per_base, self.num_bases) if self.num_bases > 1 else None
+        # One matrix for the signs of all: outputs first, then inputs. `matrices` has views of it.
+        self._output_widths = [matrix.output_signs.shape[1] for matrix in matrices.values()]
+        self._input_widths = [matrix.input_signs.shape[1] for matrix in matrices.values()]
+        self._signs = torch.cat(
+            [
+                *(matrix.output_signs for matrix in matrices.values()),
+                *(matrix.input_signs for matrix in matrices.values()),
+                torch.zeros(directions, 0, dtype=torch.int8, device=vectors.values.device),
+            ],
+            dim=1,
         )
-        rows = self.vectors.rows(members, scale)
-        for name, matrix in self.matrices.items():
-            dtype = matrix.bases.dtype
-            factor = (orientation.to(dtype) * scale).unsqueeze(1)
-            rows[name] = FlipoutRows(
-                matrix.bases,
-                matrix.output_signs[direction].to(dtype) * factor,
-                matrix.input_signs[direction].to(dtype),
-                groups,
-            )
-        return rows
+        self._dtype = next((matrix.bases.dtype for matrix in matrices.values()), torch.float32)
+        bases = {name: matrix.bases for name, matrix in matrices.items()}
+        self.matrices: dict[str, MatrixNoise] = {}
+        for (name, base), signs in zip(bases.items(), self._split(self._signs), strict=True):
+            self.matrices[name] = MatrixNoise(base, *signs)
+
+    def _split(self, signs: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Returns views of output and input signs of each matrix, given those of all, [..., width]."""
+        parts = signs.split_with_sizes([*self._output_widths, *self._input_widths], dim=-1)
+        count = len(self._output_widths)
+        return list(zip(parts[:count], parts[count:], strict=True))
+
+    def by_name(self, signs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Returns what `_split` does, by parameter name."""
+        return dict(zip(self.matrices, self._split(signs), strict=True))
+
+    def signs_of(self, members: Tensor, scale: float) -> Tensor:
+        """Returns the signs of members [N], those of outputs times scale and orientation, [N, width]."""
+        direction, orientation = self.directions(members)
+        signs = self._signs[direction].to(self._dtype)
+        signs[:, : sum(self._output_widths)] *= (orientation.to(self._dtype) * scale).unsqueeze(1)
+        return signs
+
+    def base_of(self, members: Tensor) -> Tensor | None:
+        """Returns the base index of members [N]; None if there is a single base."""
+        if self.num_bases == 1:
+            return None
+        return self.directions(members)[0] // self.directions_per_base
+
+    def rows(self, members: Tensor, scale: float) -> FlipoutNoiseRows:
+        """See `PopulationNoise.rows`."""
+        return FlipoutNoiseRows(self, members, scale)
 
     def member(self, index: int) -> dict[str, Tensor]:
         """See `PopulationNoise.member`."""
@@ -213,9 +255,7 @@ class Flipout(Perturbation):
         vectors: dict[str, Tensor] = {}
         for name, value in parameters.items():
             if value.ndim != 2:
-                vectors[name] = torch.randn(
-                    count, *value.shape, generator=generator, dtype=value.dtype, device=value.device
-                )
+                vectors[name] = value
                 continue
             shape = (self.num_bases, *value.shape)
             bases = (
@@ -229,6 +269,5 @@ class Flipout(Perturbation):
                 signs(count, output_size, device=value.device),
                 signs(count, input_size, device=value.device),
             )
-        return FlipoutNoise(
-            matrices, IndependentNoise(vectors, population_size, self.mirrored), self.num_bases
-        )
+        dense = sample_dense(vectors, count, population_size, self.mirrored, generator)
+        return FlipoutNoise(matrices, dense, self.num_bases)

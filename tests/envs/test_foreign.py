@@ -351,6 +351,22 @@ def test_returned_tensors_are_not_overwritten_later(counting, mode):
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(kept, copies, strict=True))
 
 
+@ON_EACH_MODE
+def test_returned_tensors_may_be_written_to(counting, mode):
+    env, undisturbed = counting(mode), counting(mode)
+    for each in (env, undisturbed):
+        each.reset(seed=0)
+    observations, _, terminated, truncated, _ = env.step(idle())
+    undisturbed.step(idle())
+    terminated |= truncated
+    truncated.logical_not_()
+    observations.fill_(7.0)
+    got, wanted = ([each.reset(options=rows(False, True, False))[0]] for each in (env, undisturbed))
+    got += env.step(idle())[:4]
+    wanted += undisturbed.step(idle())[:4]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, wanted, strict=True))
+
+
 # --- faults ------------------------------------------------------------------------------------------
 
 

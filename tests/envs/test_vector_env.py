@@ -318,6 +318,29 @@ def test_returned_tensors_are_not_overwritten_later():
         assert torch.equal(tensor, copy)
 
 
+def test_returned_tensors_may_be_written_to():
+    env, undisturbed = pendulum(max_episode_steps=2), pendulum(max_episode_steps=2)
+    for each in (env, undisturbed):
+        each.reset(seed=0)
+        each.step(pushes(0.0, 0.0, 0.0))
+        each.reset(options=mask(False, True, True))
+    history = []
+    for each in (env, undisturbed):
+        observations, rewards, terminated, truncated, _ = each.step(pushes(0.1, 0.1, 0.1))
+        if each is env:
+            observations.fill_(7.0)
+            rewards.fill_(7.0)
+            terminated |= truncated
+            truncated.logical_not_()
+        results = [
+            each.reset(seed=3, options=mask(False, False, True))[0],
+            *each.step(pushes(0.1, 0.1, 0.1))[:4],
+        ]
+        history.append(results)
+    for got, wanted in zip(*history, strict=True):
+        assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Humanoid-v5"])
 def test_info_is_not_overwritten_later(env_id):
     env = make_vec(env_id, 2, dtype=torch.float64, threads=1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from es_flipout.config import EnvConfig
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.evaluators import OfficialEvaluator, OfficialScore
 from es_flipout.policies import MLPPolicy
@@ -19,7 +20,15 @@ TASKS = [
     # Ends at different times, by falling and by the time limit.
     pytest.param("InvertedPendulum-v5", {"max_episode_steps": 12, "reset_noise_scale": 0.1}, id="pendulum"),
     pytest.param("Humanoid-v5", {"max_episode_steps": 30}, id="humanoid"),
+    pytest.param("CartPole-v1", {"max_episode_steps": 100}, id="cartpole"),
 ]
+
+
+class NegateReward(gym.RewardWrapper):
+    """Turns every reward into its negative."""
+
+    def reward(self, reward):
+        return -reward
 
 
 def make_env(env_id, kwargs):
@@ -29,9 +38,7 @@ def make_env(env_id, kwargs):
 
 def policy_for(env):
     generator = torch.Generator().manual_seed(0)
-    low, high = torch.from_numpy(env.action_space.low), torch.from_numpy(env.action_space.high)
-    size = env.observation_space.shape[0]
-    policy = MLPPolicy(size, low, high, hidden_sizes=(8,), generator=generator)
+    policy = MLPPolicy(env.observation_space, env.action_space, hidden_sizes=(8,), generator=generator)
     with torch.no_grad():
         # A new policy hardly acts: its rewards would say little about it.
         policy.network[-1].weight.mul_(50.0)
@@ -54,21 +61,21 @@ def test_score_equals_a_plain_gymnasium_loop_of_consecutive_seeds(env_id, kwargs
     env = make_env(env_id, kwargs)
     policy = policy_for(env)
     expected = [plain_episode(env, policy, SEED + i) for i in range(EPISODES)]
-    evaluator = OfficialEvaluator(env_id, kwargs, EPISODES)
+    evaluator = OfficialEvaluator(EnvConfig(env_id, kwargs), EPISODES)
     score = evaluator.score(policy, seed=SEED)
     evaluator.close()
     # A float32 forward of one row differs from that of four by some 1e-7, which the physics amplifies to
     # 1e-5 at most; the returns of different seeds are far wider apart, as the last line asserts.
     assert score.returns == pytest.approx([total for total, _ in expected], rel=0, abs=1e-4)
     assert score.lengths == [length for _, length in expected]
-    if env_id == "InvertedPendulum-v5":
+    if env_id in ("InvertedPendulum-v5", "CartPole-v1"):
         assert len(set(score.lengths)) > 1
     else:
         assert np.diff(np.sort(score.returns)).min() > 1e-3
 
 
 def test_the_same_seed_scores_the_same_and_another_does_not():
-    evaluator = OfficialEvaluator("HalfCheetah-v5", {"max_episode_steps": 15}, EPISODES)
+    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 15}), EPISODES)
     policy = policy_for(evaluator.envs[0])
     first = evaluator.score(policy, seed=SEED)
     again = evaluator.score(policy, seed=SEED)
@@ -80,10 +87,22 @@ def test_the_same_seed_scores_the_same_and_another_does_not():
 
 def test_env_kwargs_reach_the_environment():
     kwargs = {"max_episode_steps": 3, "forward_reward_weight": 0.0, "ctrl_cost_weight": 0.0}
-    evaluator = OfficialEvaluator("HalfCheetah-v5", kwargs, 2)
+    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2)
     score = evaluator.score(policy_for(evaluator.envs[0]), seed=0)
     evaluator.close()
     assert score == OfficialScore(returns=[0.0, 0.0], lengths=[3, 3])
+
+
+def test_wrappers_surround_the_environment_innermost_first():
+    wrappers = ["TimeAwareObservation", f"{__name__}:NegateReward"]
+    evaluator = OfficialEvaluator(EnvConfig("CartPole-v1", {"max_episode_steps": 5}, wrappers=wrappers), 2)
+    env = evaluator.envs[0]
+    score = evaluator.score(policy_for(env), seed=0)
+    evaluator.close()
+    assert isinstance(env, NegateReward)
+    assert isinstance(env.env, gym.wrappers.TimeAwareObservation)
+    assert env.observation_space.shape == (5,)
+    assert score == OfficialScore(returns=[-5.0, -5.0], lengths=[5, 5])
 
 
 def test_mean_and_deviation_are_of_the_episodes():
@@ -125,7 +144,7 @@ def test_every_frame_of_the_first_episode_is_delivered_in_order():
     plain.close()
 
     frames = []
-    evaluator = OfficialEvaluator("HalfCheetah-v5", kwargs, 2, render=True)
+    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2, render=True)
     score = evaluator.score(policy, seed=SEED, on_frame=frames.append)
     evaluator.close()
     assert score.lengths == [6, 6]
@@ -143,7 +162,7 @@ def test_rendering_changes_no_score():
     kwargs = {"max_episode_steps": 8, "width": 32, "height": 32}
     scores = []
     for render in (False, True):
-        evaluator = OfficialEvaluator("HalfCheetah-v5", kwargs, 2, render=render)
+        evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2, render=render)
         policy = policy_for(evaluator.envs[0])
         frames = []
         scores.append(evaluator.score(policy, seed=SEED, on_frame=frames.append if render else None))

@@ -14,7 +14,7 @@ from es_flipout.perturbations.independent import IndependentNoise
 
 def one_matrix(matrix: MatrixNoise, *, mirrored: bool = False, num_bases: int = 1) -> FlipoutNoise:
     population_size = len(matrix.output_signs) * (2 if mirrored else 1)
-    vectors = IndependentNoise({}, population_size, mirrored)
+    vectors = IndependentNoise(torch.zeros(len(matrix.output_signs), 0), {}, population_size, mirrored)
     return FlipoutNoise({"weight": matrix}, vectors, num_bases)
 
 

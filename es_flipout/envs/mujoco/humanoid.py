@@ -57,7 +57,7 @@ class Humanoid(HumanoidBody, HealthyTask):
 
     def locate(self, fields: Fields) -> Tensor:
         """Returns the centre of mass on the ground, [N, 2]."""
-        return torch.einsum("b,nbc->nc", self._body_weights, fields["xipos"][:, :, :2])
+        return (self._body_weights @ fields["xipos"])[:, :2]
 
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor

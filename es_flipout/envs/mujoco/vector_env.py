@@ -15,7 +15,7 @@ from torch import Tensor
 from es_flipout.envs.batch import BatchEngine
 from es_flipout.envs.engine import Ids, PhysicsEngine
 from es_flipout.envs.mjdata_pool import MjDataPoolEngine
-from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.mujoco.task import Fields, MujocoTask
 from es_flipout.envs.slots import Mask, SlotVectorEnv, observation_box
 
 ENGINES: dict[str, Callable[..., PhysicsEngine]] = {"batch": BatchEngine, "mjdata_pool": MjDataPoolEngine}
@@ -67,16 +67,18 @@ class MujocoVectorEnv(SlotVectorEnv):
         self.engine: PhysicsEngine = ENGINES[engine](task.model, num_envs, list(fields), threads)
 
         low, high = task.model.actuator_ctrlrange.astype(np.float32).T
-        self.single_observation_space = observation_box((self._observe().shape[1],), dtype)
+        self.single_observation_space = observation_box((self._observe(self.engine.fields).shape[1],), dtype)
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
-        self._elapsed = torch.zeros(num_envs, dtype=torch.int64)
-        self._terminated = torch.ones(num_envs, dtype=torch.bool)
-        self._truncated = torch.zeros(num_envs, dtype=torch.bool)
-        self._live = torch.zeros(num_envs, dtype=torch.bool)
+        # What `step` returned may be in use: these are replaced, never written to.
+        self._observations = self._observe(self.engine.fields)
+        self._located = task.locate(self.engine.fields)
+        self._terminated = np.ones(num_envs, dtype=np.bool_)
+        self._truncated = np.zeros(num_envs, dtype=np.bool_)
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._live_ids: Ids | None = np.empty(0, np.int32)  # None if every row is live
         self._started = False
 
@@ -106,19 +108,19 @@ class MujocoVectorEnv(SlotVectorEnv):
         if states:
             self._started = True
             self.engine.reset(ids, np.stack([qpos for qpos, _ in states]), np.stack([v for _, v in states]))
-            rows = torch.from_numpy(ids)
-            self._elapsed[rows] = 0
-            self._terminated[rows] = False
-            self._truncated[rows] = False
+            self._elapsed[ids] = 0
+            self._terminated, self._truncated = self._terminated.copy(), self._truncated.copy()
+            self._terminated[ids] = self._truncated[ids] = False
             info = self._end_failed()
             self._update_live()
-        return self._observe().to(self.device), info | self._info({})
+            self._look_at(torch.from_numpy(ids).long())
+        return self._observations.to(self.device), info | self._info({})
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advances every row whose episode runs.
 
         Args:
-            actions: [N, A], torch or numpy, any floating dtype; those of frozen rows are ignored.
+            actions: [N, A], torch or numpy, float16, float32 or float64; those of frozen rows are ignored.
 
         Returns:
             Observations [N, O], rewards [N], terminated [N] and truncated [N] (bool), and the task's
@@ -132,31 +134,38 @@ class MujocoVectorEnv(SlotVectorEnv):
             raise gym.error.ResetNeeded("call reset before step")
         actions = torch.as_tensor(actions).detach().to("cpu")
         self._check_actions(actions)
-        fields = self.engine.fields
-        before = self.task.locate(fields)
-        self.engine.step(actions.numpy(), self.task.frame_skip, self._live_ids)
-        rewards, terms = self.task.reward(before, self.task.locate(fields), fields, actions)
-        if self._live_ids is not None:
-            rewards = torch.where(self._live, rewards, 0.0)
-        self._terminated |= self.task.terminated(fields) & self._live
-        self._elapsed += self._live
-        if self.max_episode_steps is not None:
-            self._truncated |= self._elapsed >= self.max_episode_steps
+        task, fields, live_ids = self.task, self.engine.fields, self._live_ids
+        self.engine.step(actions.numpy(), task.frame_skip, live_ids)
+        before, self._located = self._located, task.locate(fields)
+        rewards, terms = task.reward(before, self._located, fields, actions)
+        terminated = task.terminated(fields).numpy()
+        self._elapsed += 1
+        if live_ids is None:
+            self._terminated = terminated
+            if self.max_episode_steps is not None:
+                self._truncated = self._elapsed >= self.max_episode_steps
+        else:
+            live = ~(self._terminated | self._truncated)
+            rewards = torch.where(torch.from_numpy(live), rewards, 0.0)
+            self._terminated = self._terminated | (terminated & live)
+            if self.max_episode_steps is not None:
+                self._truncated = self._truncated | ((self._elapsed >= self.max_episode_steps) & live)
         info = self._end_failed()
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]), 0.0, rewards)
         self._update_live()
+        self._observations = self._observe(self.engine.fields)
         return (
-            self._observe().to(self.device),
+            self._observations.to(self.device),
             rewards.to(self.device, self.dtype),
-            self._terminated.to(self.device, copy=True),
-            self._truncated.to(self.device, copy=True),
+            torch.from_numpy(self._terminated).to(self.device),
+            torch.from_numpy(self._truncated).to(self.device),
             info | self._info(terms),
         )
 
     def retire(self, mask: Mask) -> None:
         """See `SlotVectorEnv.retire`."""
-        self._terminated |= torch.from_numpy(mask)
+        self._terminated = self._terminated | mask
         self._update_live()
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -164,12 +173,8 @@ class MujocoVectorEnv(SlotVectorEnv):
         self.engine.close()
 
     def _update_live(self) -> None:
-        ended = self._terminated | self._truncated
-        if not ended.any() and self._live_ids is None:
-            return
-        self._live = ~ended
-        ids = np.flatnonzero(self._live.numpy()).astype(np.int32)
-        self._live_ids = None if len(ids) == self.num_envs else ids
+        live = np.flatnonzero(~(self._terminated | self._truncated)).astype(np.int32)
+        self._live_ids = None if len(live) == self.num_envs else live
 
     def _end_failed(self) -> dict[str, Any]:
         """Ends the rows whose simulation failed in the engine's last call; returns their info entries."""
@@ -179,12 +184,18 @@ class MujocoVectorEnv(SlotVectorEnv):
         failed = np.zeros(self.num_envs, dtype=np.bool_)
         rows = sorted(failures)
         failed[rows] = True
-        self._terminated |= torch.from_numpy(failed)
+        self._terminated = self._terminated | failed
         return {"failed": failed, "failures": [failures[row] for row in rows]}
 
-    def _observe(self) -> Tensor:
-        parts = self.task.observe(self.engine.fields)
-        return torch.cat([part.to(self.dtype).reshape(self.num_envs, -1) for part in parts], dim=1)
+    def _observe(self, fields: Fields) -> Tensor:
+        parts = [part.to(self.dtype).flatten(1) for part in self.task.observe(fields)]
+        return torch.cat(parts, dim=1)
+
+    def _look_at(self, rows: Tensor) -> None:
+        """Observes and locates rows that have been reset; those of the others are known."""
+        fields = {name: value[rows] for name, value in self.engine.fields.items()}
+        self._observations = self._observations.index_copy(0, rows, self._observe(fields))
+        self._located = self._located.index_copy(0, rows, self.task.locate(fields))
 
     def _info(self, terms: dict[str, Tensor]) -> dict[str, Any]:
         if not self._with_info:
@@ -195,6 +206,6 @@ class MujocoVectorEnv(SlotVectorEnv):
     def _rng(self, row: int, seed: int | None) -> np.random.Generator:
         rng = self._rngs[row]
         if rng is None or seed is not None:
-            rng = seeding.np_random(seed)[0]
+            rng = seeding.np_random(None if seed is None else int(seed))[0]
             self._rngs[row] = rng
         return rng
