@@ -103,13 +103,16 @@ class EnvProcesses:
                 with contextlib.suppress(OSError):  # that it died shows when it does not answer
                     worker.connection.send((method, share))
         failures: dict[int, str] = {}
+        died: list[_Worker] = []
         for worker in asked:
             answer = self._receive(worker)
             if isinstance(answer, str):
                 failures |= dict.fromkeys(range(worker.rows.start, worker.rows.stop), answer)
-                self._replace(worker)
+                died.append(worker)
             else:
                 failures |= {row + worker.rows.start: failure for row, failure in answer.items()}
+        for worker in died:
+            self._replace(worker)
         return failures
 
     @staticmethod
@@ -122,19 +125,20 @@ class EnvProcesses:
             return f"the process of the environment died (exit code {worker.process.exitcode})"
 
     def _replace(self, worker: _Worker) -> None:
+        """Starts a process anew; if it cannot, that shows, and is tried again, at its next call."""
         worker.connection.close()
         new = self._start(worker.rows)
         worker.process, worker.connection = new.process, new.connection
-        failure = self._receive(worker)
-        if failure is not None:
-            raise RuntimeError(f"a process of environments died and cannot be replaced: {failure}")
+        if self._receive(worker) is not None:
+            worker.connection.close()
 
     def close(self) -> None:
         """Closes the environments and ends the processes."""
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.connection.send(None)
-            worker.connection.close()
+            with contextlib.suppress(OSError):
+                worker.connection.close()
         for worker in self._workers:
             worker.process.join(timeout=5)
             if worker.process.is_alive():

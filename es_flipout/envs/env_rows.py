@@ -92,7 +92,7 @@ class EnvRows:
                 arrays.terminated[row],
                 arrays.truncated[row],
                 _,
-            ) = env.step(arrays.actions[row])
+            ) = env.step(arrays.actions[row].copy())  # which it may keep
 
         return self._for_each(rows, step)
 

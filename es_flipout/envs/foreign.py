@@ -66,7 +66,7 @@ class ForeignVectorEnv(SlotVectorEnv):
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self._over = np.ones(self.num_envs, dtype=np.bool_)  # rows whose own last step ended an episode
         self._fresh = np.zeros(self.num_envs, dtype=np.bool_)  # rows that show an episode's first observation
-        self._observations = torch.zeros(0)
+        self._observations: Tensor | None = None
 
     @property
     def _ended(self) -> Mask:
@@ -79,18 +79,19 @@ class ForeignVectorEnv(SlotVectorEnv):
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Starts new episodes where it can; see `SlotVectorEnv` and the class for seeds and `started`."""
-        mask, seeds = self._reset_mask(options), self._row_seeds(seed)
-        if mask.all():
-            self._reset_all(list(seeds) if self.restarts_anytime else seeds[0])
+        mask, seeds = self._reset_mask(options), list(self._row_seeds(seed))
+        if mask.all() or self._observations is None:
+            first = next((each for each, named in zip(seeds, mask, strict=True) if named), None)
+            self._reset_all(seeds if self.restarts_anytime else first)
         elif self.restarts_anytime:
-            self._reset_rows(mask, list(seeds))
+            self._reset_rows(mask, seeds)
         else:
             while self._ended.all() and not (mask & self._fresh).any():
                 self._step_all(self._idle_action)
         started = mask & self._fresh
         self._terminated[started] = False
         self._truncated[started] = False
-        return self._observations, {"started": started}
+        return self._shown(), {"started": started}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advances every row whose episode runs; see `SlotVectorEnv`."""
@@ -103,14 +104,18 @@ class ForeignVectorEnv(SlotVectorEnv):
         try:
             rewards, terminated, truncated = self._step_all(given.astype(self._idle_action.dtype))
         except Exception as error:  # whatever a user's code may raise
-            self._reset_all(None)
+            try:
+                self._reset_all(None)
+            except Exception:
+                raise error from None  # it is beyond repair
             terminated, truncated = np.ones_like(live), np.zeros_like(live)
             failure = f"{type(error).__name__}: {error}"
-            info = {"failed": live.copy(), "failures": [failure] * int(live.sum())}
+            if live.any():
+                info = {"failed": live.copy(), "failures": [failure] * int(live.sum())}
         self._terminated |= live & terminated
         self._truncated |= live & truncated
         return (
-            self._observations,
+            self._shown(),
             torch.from_numpy(np.where(live, rewards, 0.0)).to(self.device, self.dtype),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
@@ -119,8 +124,7 @@ class ForeignVectorEnv(SlotVectorEnv):
 
     def retire(self, mask: Mask) -> None:
         """See `SlotVectorEnv.retire`; the rows themselves go on idly until they are reset."""
-        self._terminated |= mask
-        self._fresh &= ~mask
+        self._terminated |= mask & ~self._truncated
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the wrapped environment."""
@@ -134,6 +138,8 @@ class ForeignVectorEnv(SlotVectorEnv):
         self._fresh[:], self._over[:] = True, False
 
     def _reset_rows(self, mask: Mask, seeds: list[int | None] | None) -> None:
+        if not mask.any():
+            return
         observations, _ = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
         self._keep(observations)
         self._fresh[mask], self._over[mask] = True, False
@@ -152,12 +158,16 @@ class ForeignVectorEnv(SlotVectorEnv):
             AutoresetMode.NEXT_STEP: self._over,
             AutoresetMode.SAME_STEP: over,
         }[self.mode]
-        self._over = over
+        self._over = over.copy()
         return rewards, terminated, truncated
 
     def _keep(self, observations: Any) -> None:
         self._takes_tensors = isinstance(observations, Tensor)
         self._observations = torch.as_tensor(observations).to(self.device, self.dtype, copy=True)
+
+    def _shown(self) -> Tensor:
+        assert self._observations is not None
+        return self._observations.clone()
 
 
 def _as_column(mask: Mask, ndim: int) -> Mask:

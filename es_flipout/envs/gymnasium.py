@@ -146,11 +146,11 @@ class GymnasiumVectorEnv(SlotVectorEnv):
         self._check_actions(actions)
         arrays, live = self._rows.arrays, ~(self._terminated | self._truncated)
         arrays.actions[:] = torch.as_tensor(actions).cpu().numpy()
-        failures = self._rows.step(np.flatnonzero(live).tolist())
-        self._terminated |= live & arrays.terminated
-        self._truncated |= live & arrays.truncated
-        info = self._end_failed(failures, live)
-        rewards = np.where(live & ~info.get("failed", False), arrays.rewards, 0.0)
+        info = self._end_failed(self._rows.step(np.flatnonzero(live).tolist()), live)
+        stepped = live & ~info.get("failed", np.zeros_like(live))
+        self._terminated |= stepped & arrays.terminated
+        self._truncated |= stepped & arrays.truncated
+        rewards = np.where(stepped, arrays.rewards, 0.0)
         return (
             self._observe(),
             torch.from_numpy(rewards).to(self.device, self.dtype),
@@ -161,7 +161,7 @@ class GymnasiumVectorEnv(SlotVectorEnv):
 
     def retire(self, mask: Mask) -> None:
         """See `SlotVectorEnv.retire`."""
-        self._terminated |= mask
+        self._terminated |= mask & ~self._truncated
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the environments and ends the processes."""

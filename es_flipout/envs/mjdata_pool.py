@@ -69,6 +69,8 @@ class _Worker:
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = qpos
         self.data.qvel[:] = qvel
+        mujoco.mj_checkPos(self.model, self.data)
+        mujoco.mj_checkVel(self.model, self.data)
         try:
             mujoco.mj_forward(self.model, self.data)
         except mujoco.FatalError as error:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import torch
@@ -93,9 +93,13 @@ def make_vec(
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be >= 1, got {num_envs}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be >= 1, got {threads}")
+    if engine not in (engines := get_args(EngineName)):
+        raise ValueError(f"engine must be one of {', '.join(engines)}, got {engine!r}")
     name = _import_module_of(env_id)
     if engine in ("auto", *ENGINES) and runs_natively(env_id, wrappers):
-        task, limit = _native[name.removeprefix(NAMESPACE)]
+        task, limit = _native[_native_name(name)]
         if kwargs.get("max_episode_steps") is None:
             kwargs["max_episode_steps"] = limit
         return _make_native(
@@ -125,7 +129,11 @@ def make_vec(
 
 def runs_natively(env_id: str, wrappers: Sequence[str] = ()) -> bool:
     """Returns whether `make_vec` has an engine of its own for an environment."""
-    return not wrappers and _import_module_of(env_id).removeprefix(NAMESPACE) in _native
+    return not wrappers and _native_name(_import_module_of(env_id)) in _native
+
+
+def _native_name(name: str) -> str:
+    return name if name in _native else name.removeprefix(NAMESPACE)
 
 
 def _import_module_of(env_id: str) -> str:
@@ -194,8 +202,9 @@ def _make_native(
 def _make_single(
     task: Callable[..., MujocoTask], *, render_mode: str | None = None, **kwargs: Any
 ) -> MujocoSingleEnv:
-    size = {name: kwargs.pop(name) for name in ("width", "height") if name in kwargs}
-    return MujocoSingleEnv(task(**kwargs), render_mode=render_mode, **size)
+    view = {name: kwargs[name] for name in MujocoSingleEnv.VIEW_KEYWORDS if name in kwargs}
+    task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
+    return MujocoSingleEnv(task(**task_kwargs), render_mode=render_mode, **view)
 
 
 for _env_id, _task in TASKS.items():

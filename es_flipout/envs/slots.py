@@ -57,11 +57,11 @@ class SlotVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Returns one seed a row: an int counts up from row to row, None leaves each row to draw on."""
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, Sequence | np.ndarray):
-            if len(seed) != self.num_envs:
-                raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
-            return seed.tolist() if isinstance(seed, np.ndarray) else seed
-        return range(int(seed), int(seed) + self.num_envs)
+        if isinstance(seed, int | np.integer):
+            return range(int(seed), int(seed) + self.num_envs)
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
+        return seed
 
     def _check_actions(self, actions: Tensor) -> None:
         if actions.shape != self.action_space.shape:

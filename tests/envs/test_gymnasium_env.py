@@ -518,13 +518,13 @@ def test_a_process_that_died_and_cannot_be_replaced_is_no_dead_end(make, tmp_pat
     assert observations[:, 3].tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_no_process_is_left_after_close(make, killed):
+@pytest.mark.parametrize("sent", [None, signal.SIGKILL, signal.SIGSTOP])
+def test_no_process_is_left_after_close(make, sent):
     env = make(Toy, processes=2)
     observations, _ = env.reset(seed=0)
     assert all(is_running(pid) for pid in pids(observations))
-    if killed:
-        os.kill(pids(observations)[0], signal.SIGKILL)
+    if sent is not None:
+        os.kill(pids(observations)[0], sent)
     env.close()
     wait_for_the_end_of(pids(observations))
 

@@ -29,8 +29,6 @@ from es_flipout.envs.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.registration import RENDERING_KEYWORDS
 
-LIMITS = {"InvertedPendulum-v5": 1000, "Reacher-v5": 50, "Pusher-v5": 100}
-
 
 @pytest.fixture(autouse=True)
 def _forgets_what_is_registered(monkeypatch):
@@ -344,9 +342,6 @@ class CartByHand:
         mujoco.mj_step(self.model, self.data, 5)
         after = self.data.qpos[0]
         return [*self.data.qpos, *self.data.qvel], (after - before) - float(action) ** 2, abs(after) > 0.3
-
-
-STEPS = 12
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class Ant(HealthyTask):
 
     def locate(self, fields: Fields) -> Tensor:
         """Returns the main body's x and y, [N, 2]."""
-        return fields["xpos"][:, self.main_body, :2].clone()
+        return fields["xpos"][:, self.main_body, :2]
 
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor

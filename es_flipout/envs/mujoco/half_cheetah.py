@@ -41,7 +41,7 @@ class HalfCheetah(MujocoTask):
 
     def locate(self, fields: Fields) -> Tensor:
         """Returns the x coordinate of the front tip, [N]."""
-        return fields["qpos"][:, 0].clone()
+        return fields["qpos"][:, 0]
 
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor

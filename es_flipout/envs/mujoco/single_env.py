@@ -17,10 +17,18 @@ from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
     """A `MujocoVectorEnv` of one row, with NumPy arrays and floats; it can be rendered."""
 
+    VIEW_KEYWORDS = ("width", "height", "camera_id", "camera_name")
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
 
     def __init__(
-        self, task: MujocoTask, *, render_mode: str | None = None, width: int = 480, height: int = 480
+        self,
+        task: MujocoTask,
+        *,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
+        camera_id: int | None = None,
+        camera_name: str | None = None,
     ) -> None:
         """Creates the environment; it has no time limit of its own.
 
@@ -29,6 +37,8 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
             render_mode: None or "rgb_array".
             width: of rendered frames, in pixels.
             height: of rendered frames, in pixels.
+            camera_id: number of the model's camera to look through; a free camera if None.
+            camera_name: its name, instead.
 
         Raises:
             ValueError: if the render mode is another.
@@ -43,6 +53,7 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         task.model.vis.global_.offwidth = max(task.model.vis.global_.offwidth, width)
         task.model.vis.global_.offheight = max(task.model.vis.global_.offheight, height)
         self._size = height, width
+        self._camera = camera_name if camera_name is not None else -1 if camera_id is None else camera_id
         self._renderer: mujoco.Renderer | None = None
 
     def reset(
@@ -78,7 +89,7 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         data = self._rendered
         data.qpos[:] = self._env.engine.fields["qpos"][0].numpy()
         mujoco.mj_forward(model, data)
-        self._renderer.update_scene(data)
+        self._renderer.update_scene(data, self._camera)
         frame: NDArray[np.uint8] = self._renderer.render()
         return frame
 
@@ -90,7 +101,8 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     @staticmethod
     def _info(info: dict[str, Any]) -> dict[str, Any]:
-        return {
+        failure = {"failure": info["failures"][0]} if "failures" in info else {}
+        return failure | {
             name: value[0].numpy() if value.ndim > 1 else value[0].item()
             for name, value in info.items()
             if isinstance(value, torch.Tensor)

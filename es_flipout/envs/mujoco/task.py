@@ -109,7 +109,7 @@ class MujocoTask(ABC):
         """Returns the parts of the observation, each [N, ...]; flattened and joined they are [N, O]."""
 
     def locate(self, fields: Fields) -> Tensor:
-        """Returns where each simulation is, [N, ...]; `reward` gets it from before and after the step."""
+        """Returns where each simulation is, [N, ...]; `reward` gets copies from before and after the step."""
         return fields["qpos"][:, :0]
 
     @abstractmethod

@@ -54,7 +54,7 @@ class UprightRunner(HealthyTask):
 
     def locate(self, fields: Fields) -> Tensor:
         """Returns the x coordinate of the torso, [N]."""
-        return fields["qpos"][:, 0].clone()
+        return fields["qpos"][:, 0]
 
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor

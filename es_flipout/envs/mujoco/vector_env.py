@@ -73,9 +73,8 @@ class MujocoVectorEnv(SlotVectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
-        # What `step` returned may be in use: these are replaced, never written to.
         self._observations = self._observe(self.engine.fields)
-        self._located = task.locate(self.engine.fields)
+        self._located = task.locate(self.engine.fields).clone()
         self._terminated = np.ones(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
@@ -109,12 +108,11 @@ class MujocoVectorEnv(SlotVectorEnv):
             self._started = True
             self.engine.reset(ids, np.stack([qpos for qpos, _ in states]), np.stack([v for _, v in states]))
             self._elapsed[ids] = 0
-            self._terminated, self._truncated = self._terminated.copy(), self._truncated.copy()
             self._terminated[ids] = self._truncated[ids] = False
             info = self._end_failed()
             self._update_live()
             self._look_at(torch.from_numpy(ids).long())
-        return self._observations.to(self.device), info | self._info({})
+        return self._observations.to(self.device, copy=True), info | self._info({})
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advances every row whose episode runs.
@@ -136,36 +134,36 @@ class MujocoVectorEnv(SlotVectorEnv):
         self._check_actions(actions)
         task, fields, live_ids = self.task, self.engine.fields, self._live_ids
         self.engine.step(actions.numpy(), task.frame_skip, live_ids)
-        before, self._located = self._located, task.locate(fields)
+        before, self._located = self._located, task.locate(fields).clone()
         rewards, terms = task.reward(before, self._located, fields, actions)
         terminated = task.terminated(fields).numpy()
         self._elapsed += 1
         if live_ids is None:
-            self._terminated = terminated
+            self._terminated = terminated.copy()
             if self.max_episode_steps is not None:
                 self._truncated = self._elapsed >= self.max_episode_steps
         else:
             live = ~(self._terminated | self._truncated)
             rewards = torch.where(torch.from_numpy(live), rewards, 0.0)
-            self._terminated = self._terminated | (terminated & live)
+            self._terminated |= terminated & live
             if self.max_episode_steps is not None:
-                self._truncated = self._truncated | ((self._elapsed >= self.max_episode_steps) & live)
+                self._truncated |= (self._elapsed >= self.max_episode_steps) & live
         info = self._end_failed()
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]), 0.0, rewards)
         self._update_live()
         self._observations = self._observe(self.engine.fields)
         return (
-            self._observations.to(self.device),
+            self._observations.to(self.device, copy=True),
             rewards.to(self.device, self.dtype),
-            torch.from_numpy(self._terminated).to(self.device),
-            torch.from_numpy(self._truncated).to(self.device),
+            torch.from_numpy(self._terminated.copy()).to(self.device),
+            torch.from_numpy(self._truncated.copy()).to(self.device),
             info | self._info(terms),
         )
 
     def retire(self, mask: Mask) -> None:
         """See `SlotVectorEnv.retire`."""
-        self._terminated = self._terminated | mask
+        self._terminated |= mask & ~self._truncated
         self._update_live()
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -184,7 +182,7 @@ class MujocoVectorEnv(SlotVectorEnv):
         failed = np.zeros(self.num_envs, dtype=np.bool_)
         rows = sorted(failures)
         failed[rows] = True
-        self._terminated = self._terminated | failed
+        self._terminated |= failed
         return {"failed": failed, "failures": [failures[row] for row in rows]}
 
     def _observe(self, fields: Fields) -> Tensor:
@@ -194,8 +192,8 @@ class MujocoVectorEnv(SlotVectorEnv):
     def _look_at(self, rows: Tensor) -> None:
         """Observes and locates rows that have been reset; those of the others are known."""
         fields = {name: value[rows] for name, value in self.engine.fields.items()}
-        self._observations = self._observations.index_copy(0, rows, self._observe(fields))
-        self._located = self._located.index_copy(0, rows, self.task.locate(fields))
+        self._observations[rows] = self._observe(fields)
+        self._located[rows] = self.task.locate(fields)
 
     def _info(self, terms: dict[str, Tensor]) -> dict[str, Any]:
         if not self._with_info:
