@@ -76,7 +76,7 @@ class Trainer:
         try:
             # A keyword of the right name may still hold a value that only a first episode refuses.
             _, info = env.reset(seed=0)
-            if "failed" in info:
+            if "failed" in info and info["failed"].all():
                 raise ValueError(info["failures"][0])
             self.judge = OfficialEvaluator(config.env, config.evaluation.episodes)
         except (TypeError, ValueError, OverflowError) as error:

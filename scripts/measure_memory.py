@@ -10,10 +10,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
-from machine import describe_machine
+from gymnasium import spaces
 
 from es_flipout import FlipoutES, MLPPolicy
+from es_flipout.bench.machine import describe_machine
 
 HUMANOID_OBSERVATIONS, HUMANOID_ACTIONS = 348, 17
 
@@ -33,8 +35,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     size = arguments.population_size
-    bound = torch.full((HUMANOID_ACTIONS,), 0.4)
-    policy = MLPPolicy(HUMANOID_OBSERVATIONS, -bound, bound, hidden_sizes=arguments.hidden_sizes)
+    observations = spaces.Box(-np.inf, np.inf, (HUMANOID_OBSERVATIONS,))
+    actions = spaces.Box(-0.4, 0.4, (HUMANOID_ACTIONS,))
+    policy = MLPPolicy(observations, actions, hidden_sizes=arguments.hidden_sizes)
     # A first small generation loads every library that the large one uses.
     for population_size in (2, size):
         before = resident_bytes("VmRSS")

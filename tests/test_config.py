@@ -10,10 +10,12 @@ from es_flipout.cli.arguments import load_config
 from es_flipout.config import (
     Config,
     EnvConfig,
+    EpisodeLimitConfig,
     ESConfig,
     EvaluationConfig,
     OptimizerConfig,
     PolicyConfig,
+    RolloutConfig,
     ScheduleConfig,
     find_config,
     shipped_config_dir,
@@ -33,6 +35,21 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         (lambda: ESConfig(population_size=9, num_bases=4, mirrored=False), "divisible by es.num_bases = 4"),
         (lambda: ESConfig(population_size=0), "population_size must be >= 2"),
         (lambda: EnvConfig(num_slots=0), "env.num_slots must be > 0"),
+        (lambda: EnvConfig(engine="batch", wrappers=["ClipReward"]), "need a gymnasium engine, got.*batch$"),
+        (lambda: EnvConfig(engine="mjdata_pool", wrappers=["ClipReward"]), "env.wrappers need a gymnasium"),
+        (lambda: EnvConfig(kwargs={"wrappers": []}), "env.kwargs must not hold 'wrappers'"),
+        (lambda: EnvConfig(kwargs={"engine": "batch"}), "env.kwargs must not hold 'engine'"),
+        (lambda: RolloutConfig(episodes=0), "rollout.episodes must be > 0, got 0"),
+        (lambda: RolloutConfig(min_env_steps=-1), "rollout.min_env_steps must be >= 0, got -1"),
+        (lambda: EpisodeLimitConfig(initial=0), "rollout.episode_limit.initial must be > 0, got 0"),
+        (lambda: EpisodeLimitConfig(threshold=0.0), r"episode_limit.threshold must be in \(0, 1\], got 0.0"),
+        (lambda: EpisodeLimitConfig(threshold=1.1), r"episode_limit.threshold must be in \(0, 1\], got 1.1"),
+        (lambda: EpisodeLimitConfig(threshold=float("nan")), "rollout.episode_limit.threshold"),
+        (lambda: EpisodeLimitConfig(growth=1.0), "rollout.episode_limit.growth must be > 1, got 1.0"),
+        (
+            lambda: EpisodeLimitConfig(growth=float("inf")),
+            "rollout.episode_limit.growth must be > 1, got inf",
+        ),
         (lambda: PolicyConfig(hidden_sizes=[64, 0]), "policy.hidden_sizes"),
         (lambda: OptimizerConfig(lr=0.0), "optimizer.lr must be > 0"),
         (lambda: OptimizerConfig(weight_decay=-1.0), "optimizer.weight_decay must be >= 0"),
@@ -73,9 +90,33 @@ def test_progress_is_the_budget_that_is_used_up_most():
     assert Config(max_env_steps=1000).progress(4, 1300) == 1.0
 
 
+def test_values_at_the_edge_of_their_range_are_taken():
+    assert EnvConfig(engine="gymnasium", wrappers=["ClipReward"]).wrappers == ["ClipReward"]
+    assert EpisodeLimitConfig(initial=1, threshold=1.0, growth=1.01).threshold == 1.0
+    assert RolloutConfig(min_env_steps=0, episodes=1).episode_limit.initial is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "following"),
+    [
+        (None, 1.0, None),
+        (100, 0.5, 150),
+        (100, 0.49, 100),
+        (101, 0.8, 151),  # 151.5, rounded down
+        (1, 1.0, 2),  # 1.5 rounded down would stand still
+    ],
+)
+def test_the_episode_limit_grows_when_enough_episodes_reach_it(limit, share, following):
+    assert EpisodeLimitConfig(initial=limit, threshold=0.5, growth=1.5).next(limit, share) == following
+
+
+# SWIG's types come without a module; raised inside its generated code, the warning crashes the interpreter.
+@pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_configuration_builds_a_trainer(name):
     config = load_config(find_config(name))
+    if name == "lunar_lander.yaml":
+        pytest.importorskip("Box2D", reason="the box2d extra is not installed")
     trainer = Trainer(config)
     try:
         assert trainer.es.population_size == config.es.population_size

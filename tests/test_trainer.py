@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import load_config
-from es_flipout.config import Config, ScheduleConfig
+from es_flipout.config import Config, EpisodeLimitConfig, ScheduleConfig
 from es_flipout.evaluators import OfficialEvaluator
 from es_flipout.metrics import JsonLines
 from es_flipout.trainer import Trainer
@@ -26,8 +32,6 @@ def config(tiny_config) -> Config:
 def train(config: Config, run: RunDirectory, stop_after: int | None = None) -> Trainer:
     """Trains in `run` from wherever it stands; stops within the generation after `stop_after`."""
     trainer = Trainer(config)
-    trainer.restore(run)
-    reporter = JsonLines(run.metrics)
     # Asked many times a generation: stops in the middle of one, not at its end.
     questions = iter(range(10**9))
     asked_from: list[int] = []
@@ -39,9 +43,10 @@ def train(config: Config, run: RunDirectory, stop_after: int | None = None) -> T
         asked_from.append(question)
         return len(asked_from) > 3
 
-    trainer.train(run, [reporter], should_stop)
-    reporter.close()
-    trainer.close()
+    with closing(trainer):
+        trainer.restore(run)
+        with closing(JsonLines(run.metrics)) as reporter:
+            trainer.train(run, [reporter], should_stop)
     return trainer
 
 
@@ -117,7 +122,7 @@ def test_the_centre_is_scored_officially_at_every_interval_and_at_the_end(config
     trainer = train(replace(config, generations=5), run)
     lines = figures(run)
     assert [line["centre_score"] is not None for line in lines] == [False, True, False, True, True]
-    judge = OfficialEvaluator(config.env.id, config.env.kwargs, config.evaluation.episodes)
+    judge = OfficialEvaluator(config.env, config.evaluation.episodes)
     official = judge.score(trainer.policy, seed=config.evaluation.seed)
     judge.close()
     assert lines[-1]["centre_score"] == official.mean
@@ -224,25 +229,311 @@ def test_a_checkpoint_of_another_policy_is_refused(config):
     assert run.last.read_bytes() == before
 
 
-def test_a_failed_member_is_counted_and_does_not_poison_the_run(config):
-    run = RunDirectory.create(config)
-    trainer = Trainer(replace(config, generations=1))
+class FlakyEnv(gym.Env):
+    """Walks on a line for 8 steps, and raises in the third if its seed is divisible by 5."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,))
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.breaks, self.time = seed % 5 == 0, 0
+        self.place = self.np_random.normal()
+        return np.array([self.place, self.time], np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        if self.breaks and self.time == 3:
+            raise RuntimeError("out of paint")
+        self.place += float(action[0])
+        return np.array([self.place, self.time], np.float32), -abs(self.place), False, self.time == 8, {}
+
+
+class PlainEnv(FlakyEnv):
+    """Never breaks, and takes no keyword argument, not even a render mode."""
+
+    def __init__(self):
+        super().__init__()
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        self.breaks = False
+        return observation, info
+
+
+gym.register("Flaky-v0", FlakyEnv)
+gym.register("Plain-v0", PlainEnv)
+
+
+def recorded(trainer: Trainer) -> list[np.ndarray]:
+    """Returns a list that gets the reset seeds of every evaluation, [P, E]."""
+    seeds: list[np.ndarray] = []
     evaluate = trainer.evaluator.evaluate
 
-    def with_failure(*arguments, **keywords):
-        evaluation = evaluate(*arguments, **keywords)
-        evaluation.fitness[3] = math.nan
-        return evaluation
+    def record(population: Any, reset_seeds: Any, **options: Any) -> Any:
+        seeds.append(np.array(reset_seeds))
+        return evaluate(population, reset_seeds, **options)
 
-    trainer.evaluator.evaluate = with_failure
+    trainer.evaluator.evaluate = record
+    return seeds
+
+
+def short(config: Config, steps: int = 3, **rollout: Any) -> Config:
+    """Returns a configuration of episodes of exactly `steps` env steps, without official scores."""
+    env = replace(config.env, kwargs={"max_episode_steps": steps, "reset_noise_scale": 0.001})
+    return replace(
+        config,
+        env=env,
+        rollout=replace(config.rollout, **rollout),
+        evaluation=replace(config.evaluation, interval=0),
+    )
+
+
+def seeds_of(config: Config, generations: int = 3, seed: int = 0) -> np.ndarray:
+    """Returns the reset seeds of some generations, [generations, populations, P, E]."""
+    trainer = Trainer(replace(config, seed=seed, generations=generations))
+    seeds = recorded(trainer)
+    trainer.train(RunDirectory.create(replace(config, out=f"seeds{next(NAMES)}")))
+    trainer.close()
+    return np.array(seeds).reshape(generations, -1, *seeds[0].shape)
+
+
+NAMES: Iterator[int] = itertools.count()
+MINIMUM = 100
+"""Env steps of a generation; a population of 16 and episodes of 3 steps need 3 populations for it."""
+
+
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_fresh_seeds_are_never_used_again_but_by_the_other_half_of_a_pair(config, episodes):
+    fresh = short(config, episodes=episodes, min_env_steps=MINIMUM)
+    seeds = seeds_of(fresh)
+    assert seeds.shape == (3, 3 if episodes == 1 else 1, 16, episodes)
+    assert (seeds[:, :, 0::2] == seeds[:, :, 1::2]).all()
+    assert len(np.unique(seeds)) == seeds.size / 2
+    assert not np.isin(seeds_of(fresh, seed=1), seeds).any()
+    alone = replace(fresh, rollout=replace(fresh.rollout, mirrored_pairs_share_seeds=False))
+    assert len(np.unique(seeds_of(alone))) == seeds.size
+    single = replace(fresh, es=replace(fresh.es, mirrored=False))
+    assert len(np.unique(seeds_of(single))) == seeds.size
+
+
+def test_common_seeds_are_shared_by_all_members_of_a_generation(config):
+    common = short(config, episodes=2, min_env_steps=MINIMUM, reset_seeds="common")
+    seeds = seeds_of(common)
+    assert seeds.shape == (3, 2, 16, 2)
+    assert (seeds == seeds[:, :1, :1]).all()
+    assert len(np.unique(seeds)) == 3 * 2  # generations x episodes
+
+
+def test_fixed_seeds_are_shared_by_all_generations(config):
+    fixed = short(config, episodes=2, min_env_steps=MINIMUM, reset_seeds="fixed")
+    seeds = seeds_of(fixed)
+    assert (seeds == seeds[:1, :1, :1]).all()
+    assert len(np.unique(seeds)) == 2
+    assert not np.isin(seeds_of(fixed, seed=1), seeds).any()
+
+
+def test_further_populations_are_drawn_until_there_are_enough_env_steps(config):
+    # 16 members x 3 steps: 48, 96, 144.
+    config = replace(short(config, min_env_steps=MINIMUM), generations=2)
+    run, trainer, told = RunDirectory.create(config), Trainer(config), []
+    tell = trainer.es.tell
+
+    def record(fitness: torch.Tensor) -> Any:
+        told.append(fitness)
+        return tell(fitness)
+
+    trainer.es.tell = record
     reporter = JsonLines(run.metrics)
     trainer.train(run, [reporter])
     reporter.close()
     trainer.close()
-    (line,) = figures(run)
-    assert line["failed_members"] == 1
-    assert math.isfinite(line["fitness_mean"])
-    assert all(value.isfinite().all() for value in trainer.policy.parameters())
+    assert [fitness.tolist() for fitness in told] == [[3.0] * 48] * 2
+    assert [line["env_steps"] for line in figures(run)] == [144, 288]
+    assert trainer.policy.normalizer.count == 288
+    assert trainer.es.generation == 2
+
+
+def test_no_population_more_is_drawn_than_needed(config):
+    for minimum, populations in ((0, 1), (48, 1), (49, 2), (96, 2), (97, 3)):
+        assert seeds_of(short(config, min_env_steps=minimum), generations=1).shape[1] == populations
+
+
+def test_a_stopped_generation_of_several_populations_is_repeated_as_it_was(config):
+    config = replace(short(config, min_env_steps=MINIMUM), generations=2)
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    with closing(Trainer(config)) as trainer:
+        asked = itertools.count()
+        trainer.train(parts, should_stop=lambda: next(asked) == 9)  # in the second population
+        assert trainer.es.generation == 0
+        trainer.train(parts)
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+
+
+def with_limit(config: Config) -> Config:
+    limit = EpisodeLimitConfig(initial=4, threshold=0.5, growth=1.5)
+    return replace(config, rollout=replace(config.rollout, episode_limit=limit))
+
+
+def test_the_episode_limit_grows_with_what_members_reach(config):
+    config = with_limit(short(config, steps=10))
+    config = replace(config, es=replace(config.es, sigma=0.001))
+    run = RunDirectory.create(config)
+    train(config, run)
+    # Nobody falls: 4, 4 x 1.5 = 6, 9, 13, and no further, since the environment ends episodes at 10.
+    assert [line["episode_limit"] for line in figures(run)] == [4, 6, 9, 13, 13, 13]
+    assert [line["episode_length"] for line in figures(run)] == [4, 6, 9, 10, 10, 10]
+    assert [line["fitness_mean"] for line in figures(run)] == [4, 6, 9, 10, 10, 10]
+    assert checkpoint.load(run.last)["episode_limit"] == 13
+
+
+def test_a_resumed_run_keeps_its_episode_limit(config):
+    config = with_limit(config)
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    for stop_after in (1, 2, 4, None):
+        train(config, parts, stop_after)
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+    assert figures(whole) == figures(parts)
+    assert len({line["episode_limit"] for line in figures(whole)}) > 2
+
+
+def test_without_a_limit_none_is_reported(config):
+    run = RunDirectory.create(config)
+    train(replace(config, generations=1), run)
+    assert figures(run)[0]["episode_limit"] is None
+
+
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "HalfCheetah-v5"])
+def test_neither_slots_nor_threads_change_the_parameters(config, env_id):
+    config = replace(config, es=replace(config.es, population_size=40), generations=3)
+    lines, states = [], []
+    for slots, threads in ((40, 1), (40, 2), (7, 1), (33, 2), (1, 1)):
+        env = replace(config.env, id=env_id, kwargs={"max_episode_steps": 12}, num_slots=slots)
+        run = RunDirectory.create(replace(config, out=f"slots{slots}threads{threads}"))
+        train(replace(config, env=env, threads=threads), run)
+        states.append(checkpoint.load(run.last))
+        lines.append([{**line, "live_share": None} for line in figures(run)])
+    for state, line in zip(states, lines, strict=True):
+        assert_same_state(state, states[0])
+        assert line == lines[0]
+
+
+def cartpole(config: Config, **env: Any) -> Config:
+    return replace(config, env=replace(config.env, id="CartPole-v1", **env), generations=3)
+
+
+def test_processes_change_no_figure(config):
+    results = []
+    for engine in ("auto", "gymnasium", "gymnasium_processes"):
+        run_config = replace(cartpole(config, engine=engine), threads=2, out=engine)
+        run = RunDirectory.create(run_config)
+        train(run_config, run)
+        results.append((checkpoint.load(run.last), figures(run)))
+    for state, lines in results:
+        assert_same_state(state, results[0][0])
+        assert lines == results[0][1]
+    assert results[0][1][-1]["centre_score"] > 0
+
+
+def test_wrappers_surround_training_and_scoring(config):
+    wrappers = ["TimeAwareObservation", "FlattenObservation"]
+    config = cartpole(config, wrappers=wrappers, kwargs={"max_episode_steps": 6})
+    run = RunDirectory.create(config)
+    trainer = train(config, run)
+    assert trainer.policy.network[0].in_features == 5  # the time is the last
+    assert trainer.policy.normalizer.mean[4] == pytest.approx(2.5)  # of the times 0 to 5
+    assert figures(run)[-1]["fitness_mean"] == figures(run)[-1]["centre_score"] == 6
+
+
+def test_faults_are_counted_and_the_run_goes_on(config):
+    config = replace(config, env=replace(config.env, id="Flaky-v0", kwargs={}), generations=4)
+    config = replace(config, evaluation=replace(config.evaluation, interval=0))
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    trainer = Trainer(replace(config, seed=3))
+    seeds = recorded(trainer)
+    reporter = JsonLines(whole.metrics)
+    trainer.train(whole, [reporter])
+    reporter.close()
+    trainer.close()
+    for line, used in zip(figures(whole), seeds, strict=True):
+        broken = int((used % 5 == 0).sum())
+        assert line["failed_members"] == broken
+        assert line["failures"] == ({"RuntimeError: out of paint": broken} if broken else {})
+        assert line["episode_length"] == (3 * broken + 8 * (16 - broken)) / 16
+        assert line["fitness_worst"] <= line["fitness_mean"] <= line["fitness_best"] <= 0
+    assert sum(line["failed_members"] for line in figures(whole)) > 4
+    assert all(value.isfinite().all() for value in trainer.policy.state_dict().values())
+    assert trainer.policy.normalizer.count == 8 * sum((used % 5 != 0).sum() for used in seeds)
+
+    for stop_after in (1, 2, None):
+        train(replace(config, seed=3), parts, stop_after)
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+    assert figures(whole) == figures(parts)
+
+
+def test_a_fault_in_the_official_environment_does_not_end_the_run(config):
+    config = replace(config, env=replace(config.env, id="Flaky-v0", kwargs={}), generations=2)
+    config = replace(config, evaluation=replace(config.evaluation, seed=5, episodes=1))
+    run = RunDirectory.create(config)
+    assert train(replace(config, seed=3), run).finished
+    assert len(figures(run)) == 2
+
+
+def test_an_environment_need_not_know_of_rendering(config):
+    config = replace(config, env=replace(config.env, id="Plain-v0", kwargs={}), generations=1)
+    run = RunDirectory.create(config)
+    train(config, run)
+    assert figures(run)[0]["centre_score"] <= 0
+
+
+def test_an_environment_that_cannot_be_made_is_told_at_once(config):
+    with pytest.raises(ValueError, match=r"^Flaky-v0: .*unexpected keyword argument 'colour'"):
+        Trainer(replace(config, env=replace(config.env, id="Flaky-v0", kwargs={"colour": "red"})))
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "members", "episodes", "sizes"),
+    [
+        (64, 64, 1, [32, 32]),
+        (33, 64, 1, [17, 16]),
+        (31, 64, 1, [31]),
+        (256, 20, 1, [20]),
+        (256, 20, 2, [20, 20]),  # no more slots than episodes
+    ],
+)
+def test_native_slots_come_in_two_tiles(config, num_slots, members, episodes, sizes):
+    config = replace(
+        config,
+        env=replace(config.env, num_slots=num_slots),
+        es=replace(config.es, population_size=members),
+        rollout=replace(config.rollout, episodes=episodes),
+    )
+    for env, expected in (
+        (config.env, sizes),
+        (replace(config.env, engine="gymnasium"), [sum(sizes)]),
+        (replace(config.env, wrappers=["RecordEpisodeStatistics"]), [sum(sizes)]),
+    ):
+        trainer = Trainer(replace(config, env=env))
+        assert [tile.num_envs for tile in trainer.envs] == expected
+        trainer.close()
+
+
+def test_a_call_may_run_some_generations_only(config):
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    trainer = Trainer(config)
+    for generations in (2, 0, 1, 100):
+        before = trainer.es.generation
+        trainer.train(parts, max_generations=generations)
+        assert trainer.es.generation == min(before + generations, config.generations)
+        assert checkpoint.load(parts.last)["generation"] == trainer.es.generation
+    trainer.close()
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
 
 
 def test_inverted_pendulum_is_learnt(config):

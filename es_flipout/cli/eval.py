@@ -17,7 +17,7 @@ import torch
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import UsageError, load_config
-from es_flipout.cli.process import UsageParser, run_command
+from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
 from es_flipout.evaluators import OfficialEvaluator
 from es_flipout.evaluators.official import FrameSink
 from es_flipout.policies import make_policy
@@ -80,6 +80,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
         state = checkpoint.load(path)
         checkpoint.load_policy(policy, state, path)
         torch.set_num_threads(1)
+        silence_mujoco()
         with _film(parsed.video, env.metadata.get("render_fps", 30)) as on_frame:
             result = evaluator.score(policy, seed=parsed.seed, on_frame=on_frame)
     print(f"{config.env.id}, {path} (generation {state.get('generation')}), {parsed.episodes} episodes")

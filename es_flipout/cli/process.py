@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
+import mujoco
+
 from es_flipout.checkpoint import RunError
 from es_flipout.cli.arguments import UsageError
 
@@ -35,6 +37,14 @@ def run_command(program: str, command: Command, arguments: Sequence[str] | None)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def silence_mujoco() -> None:
+    """Keeps MuJoCo's warnings off the terminal and out of MUJOCO_LOG.TXT, for the rest of the process.
+
+    They concern single simulations, whose failures are counted and reported as such.
+    """
+    mujoco.set_mju_user_warning(lambda message: None)
 
 
 class StopRequest:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
-from es_flipout.cli.process import StopRequest, run_command
+from es_flipout.cli.process import StopRequest, run_command, silence_mujoco
 from es_flipout.metrics import JsonLines, Reporter, TensorBoard, Terminal
 from es_flipout.trainer import Trainer
 
@@ -26,6 +26,7 @@ def _train(arguments: Sequence[str]) -> int:
     # The cores belong to the physics. One torch thread also keeps every sum in one order, so that
     # results do not depend on the machine's core count.
     torch.set_num_threads(1)
+    silence_mujoco()
     try:
         trainer = Trainer(request.config)
     except ValueError as error:

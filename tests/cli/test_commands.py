@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium as gym
 import imageio.v2 as imageio
 import pytest
 import torch
@@ -79,6 +80,16 @@ def flatten(state: object) -> list[object]:
     if isinstance(state, list | tuple):
         return [item for value in state for item in flatten(value)]
     return [state.numpy().tobytes() if isinstance(state, torch.Tensor) else state]
+
+
+class DictEnv(gym.Env):
+    """Observes a dictionary."""
+
+    observation_space = gym.spaces.Dict({"place": gym.spaces.Box(-1.0, 1.0, (2,))})
+    action_space = gym.spaces.Discrete(2)
+
+
+gym.register("Dict-v0", DictEnv)
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +181,43 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
     ("arguments", "message"),
     [
         (["--env.id", "Humanod-v5"], "unknown environment 'Humanod-v5'; did you mean Humanoid-v5?"),
-        (["--env.id", "CartPole-v1"], "CartPole-v1 has the discrete action space Discrete(2)"),
         (["--env.kwargs.gravity", "3"], "Humanoid-v5 has no keyword argument 'gravity'"),
         (["--optimizer.name", "LBFGS"], "optimizer.name 'LBFGS' is not available"),
         (["--optimizer.kwargs.beta", "3"], "optimizer Adam:"),
         (["--device", "abacus"], "device 'abacus' is not available"),
         (["--es.sigma", "-1"], "es.sigma must be > 0"),
+        (["--env.engine", "warp"], "env.engine must be one of 'auto', 'batch', 'mjdata_pool', 'gymnasium'"),
+        (
+            ["--env.id", "CartPole-v1", "--env.engine", "batch"],
+            "'batch' runs native tasks, and CartPole-v1 is",
+        ),
+        (["--env.engine", "batch"], "engine 'batch' has no contact forces (cfrc_ext)"),
+        (["--env.id", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
+        (["--env.id", "nowhere:Walk-v0"], "nowhere:Walk-v0: No module named 'nowhere'"),
+        (["--env.id", "CartPole-v1", "--env.kwargs.gravity", "3"], "unexpected keyword argument 'gravity'"),
+        (["--env.wrappers", "[Nonesuch]"], "wrapper 'Nonesuch' does not exist: give a name in gymnasium.wra"),
+        (["--env.wrappers", "[nowhere:Nonesuch]"], "wrapper 'nowhere:Nonesuch' does not exist"),
+        (["--env.wrappers", "[ClipReward]"], "Both `min_reward` and `max_reward` cannot be None"),
+        (["--env.wrappers", "ClipReward"], "env.wrappers must be list"),
+        (
+            ["--env.wrappers", "[FlattenObservation]", "--env.engine", "mjdata_pool"],
+            "env.wrappers need a gymnasium engine, got env.engine mjdata_pool",
+        ),
+        (
+            ["--env.id", "Blackjack-v1"],
+            "Blackjack-v1: Tuple observations are not supported, a policy needs vectors (a Box of one "
+            "dimension): wrap the environment in gymnasium.wrappers.FlattenObservation",
+        ),
+        (["--env.id", f"{__name__}:Dict-v0"], "Dict observations are not supported"),
+        (["--env.id", f"{__name__}:Dict-v0", "--env.engine", "gymnasium_processes"], "Dict observations"),
+        (["--env.id", "FrozenLake-v1"], "Discrete observations are not supported"),
+        (["--env.id", "Pendulum-v1", "--policy.action_bounds", "cut"], "policy.action_bounds must be one of"),
+        (["--rollout.episodes", "0"], "rollout.episodes must be > 0, got 0"),
+        (["--rollout.reset_seeds", "often"], "rollout.reset_seeds must be one of 'fresh', 'common', 'fixed'"),
+        (["--rollout.min_env_steps", "-5"], "rollout.min_env_steps must be >= 0, got -5"),
+        (["--rollout.episode_limit.threshold", "1.5"], "threshold must be in (0, 1], got 1.5"),
+        (["--rollout.episode_limit.growth", "1"], "rollout.episode_limit.growth must be > 1, got 1"),
+        (["--rollout.episode_limit.initial", "0"], "rollout.episode_limit.initial must be > 0, got 0"),
     ],
 )
 def test_train_tells_a_mistake_in_one_line_and_writes_nothing(run, arguments, message):
@@ -184,6 +226,31 @@ def test_train_tells_a_mistake_in_one_line_and_writes_nothing(run, arguments, me
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not Path("run").exists()
+
+
+def test_a_missing_extra_is_told_in_one_line(run, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("Box2D", "gymnasium.envs.box2d"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it were not installed
+    result = run("train", "--config", "lunar_lander", "--out", "run")
+    assert result.status == 2
+    assert "LunarLander-v3: Box2D is not installed" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_any_gymnasium_environment_is_trained_scored_and_resumed(run):
+    arguments = ["--config", "cartpole", "--generations", 2, "--env.kwargs.max_episode_steps", 20]
+    result = run(
+        "train", *arguments, "--evaluation.interval", 1, "--out", "run", "--logging.tensorboard", "false"
+    )
+    assert result.status == 0, result.stderr
+    result = run("train", "--resume", "run", "--generations", 3)
+    assert result.status == 0, result.stderr
+    assert [line["generation"] for line in figures(Path("run"))] == [1, 2, 3]
+    result = run("eval", "run", "--episodes", 2)
+    assert result.status == 0, result.stderr
+    assert "CartPole-v1" in result.stdout
 
 
 def test_train_tells_a_checkpoint_it_cannot_use_and_leaves_it_alone(run, finished_run, tmp_path):

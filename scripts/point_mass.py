@@ -1,0 +1,73 @@
+"""A MuJoCo task of one's own, from MJCF to a trained policy.
+
+    python scripts/point_mass.py
+    es-train --env.id scripts.point_mass:PointMass-v0 --generations 60
+
+A mass that slides on a plane is to come to rest at the origin.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout import FlipoutES, MLPPolicy, VectorizedEvaluator
+from es_flipout.envs import MujocoTask, make_vec, register_task
+
+
+class PointMass(MujocoTask):
+    """Written once over the batch: the first dimension of every tensor is the simulation."""
+
+    fields = ("qpos", "qvel")
+
+    def __init__(self, frame_skip: int = 2, start_radius: float = 0.5) -> None:
+        super().__init__(str(Path(__file__).with_name("point_mass.xml")), frame_skip)
+        self.start_radius = start_radius
+
+    def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        angle = rng.uniform(0, 2 * np.pi)
+        return self.start_radius * np.array([np.cos(angle), np.sin(angle)]), np.zeros(2)
+
+    def observe(self, fields) -> Sequence[Tensor]:
+        return fields["qpos"], fields["qvel"]
+
+    def reward(self, before, after, fields, actions) -> tuple[Tensor, dict[str, Tensor]]:
+        near = torch.exp(-5 * fields["qpos"].norm(dim=1))
+        effort = 0.01 * actions.to(torch.float64).square().sum(dim=1)
+        return near - effort, {"reward_near": near, "reward_effort": -effort}
+
+    def terminated(self, fields) -> Tensor:
+        return fields["qpos"].abs().amax(dim=1) > 0.95
+
+
+register_task("PointMass-v0", PointMass, max_episode_steps=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generations", type=int, default=40)
+    parser.add_argument("--population-size", type=int, default=64)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the cores are for the physics
+    torch.manual_seed(0)
+    env = make_vec("PointMass-v0", arguments.population_size)
+    policy = MLPPolicy(env.single_observation_space, env.single_action_space, hidden_sizes=(16,))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.03)
+    es = FlipoutES(policy, optimizer, population_size=arguments.population_size, sigma=0.1)
+    evaluator = VectorizedEvaluator(env)
+    for generation in range(arguments.generations):
+        first_seed = arguments.population_size * generation
+        evaluation = evaluator.evaluate(es.ask(), range(first_seed, first_seed + arguments.population_size))
+        es.tell(evaluation.fitness)
+        policy.normalizer.merge(evaluation.observations)
+        print(f"generation {generation + 1:3}: mean return {evaluation.fitness.mean():6.1f}")
+
+
+if __name__ == "__main__":
+    main()
