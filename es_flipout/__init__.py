@@ -1,7 +1,7 @@
 """Evolution strategies at the speed of the physics: one forward for a whole population, by flipout."""
 
 from es_flipout.config import Config
-from es_flipout.envs import make_vec
+from es_flipout.envs import MujocoTask, make_vec, register_task
 from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator
 from es_flipout.fitness import centered_ranks, nes, raw, standardized
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
@@ -18,6 +18,7 @@ __all__ = [
     "FlipoutES",
     "Independent",
     "MLPPolicy",
+    "MujocoTask",
     "ObservationNormalizer",
     "OfficialEvaluator",
     "Population",
@@ -28,6 +29,7 @@ __all__ = [
     "make_vec",
     "nes",
     "raw",
+    "register_task",
     "rule",
     "standardized",
 ]
