@@ -36,7 +36,7 @@ class GenerationMetrics:
     failed_members: int
     """Members without a usable return; they rank worst."""
     failures: dict[str, int]
-    """What went wrong, and in how many episodes."""
+    """What went wrong, and in how many episodes, most frequent first."""
     episode_length: float
     """Mean env steps an episode."""
     episode_limit: int | None
@@ -170,6 +170,10 @@ class TensorBoard:
         self._writer.close()
 
 
+SHOWN_FAILURES = 3
+"""Reasons for failed episodes that the terminal shows of a generation."""
+
+
 class Terminal:
     """Prints one line a generation, above a progress bar if the output is a terminal."""
 
@@ -207,10 +211,11 @@ class Terminal:
             f"centre {self._centre:>7}  "
             f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}"
         )
-        for failure, count in metrics.failures.items():
-            self._console.print(
-                f"          {count} {'episodes' if count > 1 else 'episode'} failed: {failure}"
-            )
+        for failure, count in list(metrics.failures.items())[:SHOWN_FAILURES]:
+            self._console.print(f"{count:>14} failed episode{'s' if count > 1 else ''}: {failure}")
+        if len(metrics.failures) > SHOWN_FAILURES:
+            others = sum(list(metrics.failures.values())[SHOWN_FAILURES:])
+            self._console.print(f"{others:>14} failed for other reasons, see metrics.jsonl")
         self._bar.update(
             self._task, completed=progress, label=f"generation {metrics.generation}", left=f"left {left}"
         )

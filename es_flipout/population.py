@@ -13,8 +13,8 @@ from es_flipout.perturbations import PerturbedParameter, PopulationNoise
 class MemberRows:
     """A policy whose row n runs with the weights of member n of a selection.
 
-    It shares the policy's parameters and buffers, and nothing else: once they move, it is a selection
-    around the new centre, and several selections may run at the same time.
+    It shares the policy's parameters and buffers, and nothing else, so that several selections may run at the
+    same time. Once the policy has changed, make another.
     """
 
     def __init__(self, population: Population, members: Tensor) -> None:

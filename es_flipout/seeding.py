@@ -12,17 +12,18 @@ import numpy as np
 import torch
 
 
-def stream_seed(seed: int, generation: int, purpose: str, index: int = 0) -> int:
-    """Returns the 63-bit seed of a named stream.
+def stream_seed(seed: int, generation: int, purpose: str, index: int = 0, *, bits: int = 63) -> int:
+    """Returns the seed of a named stream.
 
     Args:
         seed: the run's seed, >= 0.
         generation: the generation that draws, >= 0.
         purpose: what the stream is for, for example "perturbation" or "reset".
         index: which of several streams of one purpose, >= 0.
+        bits: size of the seed, at most 63; 31 is what any environment's own generator takes.
     """
     entropy = (seed, generation, zlib.crc32(purpose.encode()), index)
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> (64 - bits))
 
 
 def torch_generator(

@@ -89,7 +89,11 @@ class FlipoutES:
         self._populations: list[Population] = []
 
     def ask(self) -> Population:
-        """Returns the population of this generation; the same one until `tell` is called."""
+        """Returns the population of this generation; the same one until `tell` is called.
+
+        Further populations that `ask_more` gave are forgotten.
+        """
+        del self._populations[1:]
         return self._populations[0] if self._populations else self.ask_more()
 
     def ask_more(self) -> Population:

@@ -6,6 +6,7 @@ a run that is interrupted anywhere continues as if it had not been.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.config import Config
 from es_flipout.envs import SlotVectorEnv, make_vec, runs_natively
 from es_flipout.envs.engine import available_cores
-from es_flipout.envs.mujoco.vector_env import ENGINES
 from es_flipout.evaluators import (
     Evaluation,
     EvaluationStoppedError,
@@ -78,7 +78,8 @@ class Trainer:
             _, info = env.reset(seed=0)
             if "failed" in info and info["failed"].all():
                 raise ValueError(info["failures"][0])
-            self.judge = OfficialEvaluator(config.env, config.evaluation.episodes)
+            processes = _threads(config) if config.env.engine == "gymnasium_processes" else 0
+            self.judge = OfficialEvaluator(config.env, config.evaluation.episodes, processes=processes)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
         self.episode_limit = config.rollout.episode_limit.initial
@@ -134,7 +135,7 @@ class Trainer:
         started = time.perf_counter()
         self._apply_schedules()
         evaluation = self._evaluate(should_stop)
-        # From here on nothing is interrupted before the generation is whole.
+        before = copy.deepcopy(self.state_dict())
         update = self.es.tell(evaluation.fitness)
         if self.policy.normalizer is not None:
             self.policy.normalizer.merge(evaluation.observations)
@@ -143,7 +144,14 @@ class Trainer:
         elapsed = time.perf_counter() - started
         official = None
         if self._is_due(self.config.evaluation.interval):
-            official = self.judge.score(self.policy, seed=self.config.evaluation.seed)
+            try:
+                official = self.judge.score(
+                    self.policy, seed=self.config.evaluation.seed, should_stop=should_stop
+                )
+            except EvaluationStoppedError:
+                self._load_state_dict(before)  # a generation happens whole or not at all
+                raise
+        # From here on nothing is interrupted before the generation is whole.
         self.seconds += time.perf_counter() - started
         metrics = self._metrics(evaluation, update, official, limit, elapsed)
         histograms = (
@@ -173,7 +181,8 @@ class Trainer:
             )
             evaluations.append(evaluation)
             if evaluation.env_steps == 0:
-                break  # no episode can even begin, and more of them would not help
+                reason = next(iter(evaluation.failures), "every episode was empty")
+                raise RunError(f"no episode of generation {self.es.generation + 1} could begin: {reason}")
             env_steps += evaluation.env_steps
         return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
 
@@ -192,7 +201,7 @@ class Trainer:
         """Returns the seeds of the episodes that start from the index-th set of states."""
         episodes = self.config.rollout.episodes
         return [
-            stream_seed(self.config.seed, generation, "reset", index * episodes + episode)
+            stream_seed(self.config.seed, generation, "reset", index * episodes + episode, bits=31)
             for episode in range(episodes)
         ]
 
@@ -223,7 +232,7 @@ class Trainer:
             fitness_worst=float(fitness.min()),
             fitness_std=float(fitness.std(correction=0)),
             failed_members=int(bad.sum()),
-            failures=dict(evaluation.failures.most_common()),
+            failures=dict(sorted(evaluation.failures.items(), key=lambda item: (-item[1], item[0]))),
             episode_length=float(evaluation.lengths.double().mean()),
             episode_limit=episode_limit,
             live_share=evaluation.live_share,
@@ -267,6 +276,13 @@ class Trainer:
             "best_score": self.best_score,
         }
 
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.es.load_state_dict(dict(state))
+        self.episode_limit = state["episode_limit"]
+        self.env_steps = state["env_steps"]
+        self.seconds = state["seconds"]
+        self.best_score = state["best_score"]
+
     def restore(self, run: RunDirectory) -> None:
         """Continues from the run's last checkpoint, or from the start if it has none yet.
 
@@ -279,11 +295,7 @@ class Trainer:
             checkpoint.check_policy(self.policy, state, run.last)
             try:
                 self._check_optimizer(state["optimizer"])
-                self.es.load_state_dict(state)
-                self.episode_limit = state["episode_limit"]
-                self.env_steps = state["env_steps"]
-                self.seconds = state["seconds"]
-                self.best_score = state["best_score"]
+                self._load_state_dict(state)
             except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
             generation = self.es.generation
@@ -317,8 +329,7 @@ def _make_tiles(config: Config) -> list[SlotVectorEnv]:
     """
     env, threads = config.env, _threads(config)
     num_slots = min(env.num_slots, config.es.population_size * config.rollout.episodes)
-    native = env.engine in ENGINES or (env.engine == "auto" and runs_natively(env.id, env.wrappers))
-    halved = native and num_slots >= 2 * MIN_TILE
+    halved = runs_natively(env.id, env.engine, env.wrappers) and num_slots >= 2 * MIN_TILE
     sizes = [(num_slots, threads)]
     if halved:
         sizes = [(num_slots - num_slots // 2, threads - threads // 2), (num_slots // 2, threads // 2)]

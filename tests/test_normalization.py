@@ -141,11 +141,14 @@ class TestEpisodeMoments:
         moments = EpisodeMoments(3, len(episodes))
         for numbers in order.split(together):
             rows = [episodes[number] for number in numbers.tolist()]
-            means = torch.stack([each.mean(dim=0) for each in rows])
-            m2s = torch.stack(
-                [(each - mean).square().sum(dim=0) for each, mean in zip(rows, means, strict=True)]
-            )
-            moments.add(numbers, torch.tensor([len(each) for each in rows]), means, m2s)
+            points = [each[:1].sum(dim=0) for each in rows]
+            deviations = [each - point for each, point in zip(rows, points, strict=True)]
+            sums = [
+                torch.stack(points),
+                torch.stack([each.sum(dim=0) for each in deviations]),
+                torch.stack([each.square().sum(dim=0) for each in deviations]),
+            ]
+            moments.add(numbers.tolist(), [len(each) for each in rows], torch.stack(sums))
         return moments.merged
 
     @pytest.mark.parametrize("offset", [0.0, -7.5, 3000.0])
@@ -174,17 +177,30 @@ class TestEpisodeMoments:
             episodes[number][0, 1] = bad
         assert_moments_of(self.merged(episodes, torch.arange(EPISODES), 10), torch.cat(kept).numpy())
 
+    def test_by_hand(self) -> None:
+        # 4, 5, 9 around 4: deviations 0, 1, 5. 20 alone. Mean 38 / 4, squares 122 + 400 - 38² / 4 = 161.
+        moments = EpisodeMoments(1, 2)
+        moments.add([1], [1], torch.tensor([[[20.0]], [[0.0]], [[0.0]]]).double())
+        moments.add([0], [3], torch.tensor([[[4.0]], [[6.0]], [[26.0]]]).double())
+        assert (moments.merged.count, moments.merged.mean, moments.merged.m2) == (4, 9.5, 161)
+
     def test_an_overflow_of_the_squares_alone_counts_nothing(self) -> None:
         moments = EpisodeMoments(1, 2)
-        means, m2s = torch.tensor([[1.0], [2.0]]), torch.tensor([[torch.inf], [4.0]])
-        moments.add(torch.arange(2), torch.tensor([5, 2]), means.double(), m2s.double())
+        sums = torch.tensor([[[1.0], [2.0]], [[0.0], [0.0]], [[torch.inf], [4.0]]])
+        moments.add([0, 1], [5, 2], sums.double())
+        assert (moments.merged.count, moments.merged.mean, moments.merged.m2) == (2, 2, 4)
+
+    def test_an_episode_with_a_count_of_zero_is_left_out(self) -> None:
+        moments = EpisodeMoments(1, 2)
+        sums = torch.tensor([[[7.0], [2.0]], [[3.0], [0.0]], [[9.0], [4.0]]])
+        moments.add([0, 1], [0, 2], sums.double())
         assert (moments.merged.count, moments.merged.mean, moments.merged.m2) == (2, 2, 4)
 
     def test_episodes_without_a_step_count_nothing(self) -> None:
         episodes = self.episodes()
         kept = [rows for number, rows in enumerate(episodes) if number % 4]
         for number in range(0, EPISODES, 4):
-            episodes[number] = episodes[number][:0]  # its mean is 0 / 0
+            episodes[number] = episodes[number][:0]
         assert_moments_of(self.merged(episodes, torch.arange(EPISODES), 10), torch.cat(kept).numpy())
 
     def test_are_empty_if_no_episode_had_a_step(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from es_flipout.config import PolicyConfig
 from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, Perturbation
-from es_flipout.policies import MLPPolicy, make_action_head, make_policy
+from es_flipout.policies import ACTIVATIONS, MLPPolicy, make_action_head, make_policy
 from es_flipout.population import Population
 
 LOW, HIGH = torch.tensor([-1.0, 0.5, -3.0]), torch.tensor([1.0, 0.75, 5.0])
@@ -255,7 +255,7 @@ class TestMakePolicy:
         )
         policy = make_policy(config, VECTOR, TORQUES, torch.Generator().manual_seed(0))
         assert [tuple(layer.weight.shape) for layer in linears(policy)] == [(7, 4), (6, 7), (3, 6)]
-        assert sum(isinstance(layer, nn.SiLU) for layer in policy.network) == 2
+        assert sum(isinstance(layer, ACTIVATIONS["silu"]) for layer in policy.network) == 2
         assert policy.normalizer.clip == 2.0
         assert torch.equal(policy.head.low, LOW)
         assert torch.equal(policy.head.high, HIGH)

@@ -119,27 +119,6 @@ def test_rows_handed_over_equal_a_fresh_selection(policy: MLPPolicy, perturbatio
     assert all(torch.equal(value, noise[name]) for name, value in population.member(9).items())
 
 
-def test_a_selection_follows_the_centre(policy: MLPPolicy) -> None:
-    population = populate(policy)
-    rows = population.select(torch.arange(7))
-    before = rows(OBSERVATIONS)
-    with torch.no_grad():
-        policy.network[0].weight.add_(0.1)
-    assert not torch.equal(rows(OBSERVATIONS), before)
-    assert torch.equal(rows(OBSERVATIONS), population.select(torch.arange(7))(OBSERVATIONS))
-
-
-def test_a_selection_follows_the_observation_moments(policy: MLPPolicy) -> None:
-    population = populate(policy)
-    rows = population.select(torch.arange(7))
-    before = rows(OBSERVATIONS)
-    seen = RunningStatistics(5)
-    seen.update(10.0 * OBSERVATIONS)
-    policy.normalizer.merge(seen)
-    assert not torch.equal(rows(OBSERVATIONS), before)
-    assert torch.equal(rows(OBSERVATIONS), population.select(torch.arange(7))(OBSERVATIONS))
-
-
 def test_a_forward_that_raises_leaves_the_policy_as_it_was(policy: MLPPolicy) -> None:
     rows = populate(policy).select(torch.arange(7))
     expected, plain = rows(OBSERVATIONS), policy(OBSERVATIONS).detach()

@@ -263,11 +263,18 @@ class TestAskMore:
                 es.tell(torch.zeros(3 * P))
         assert len({tuple(noise.tolist()) for noise in noises}) == 12
 
-    def test_further_populations_leave_the_first_as_it_is(self) -> None:
+    def test_asking_anew_forgets_the_further_populations(self) -> None:
+        es = self.es()
+        first, noise = es.ask(), flat(es.ask_more().noise.member(5))
+        assert es.ask() is first
+        assert torch.equal(flat(es.ask_more().noise.member(5)), noise)
+        assert es.ask() is first
+        es.tell(torch.zeros(P))
+
+    def test_further_populations_change_no_other_noise(self) -> None:
         es, alone = self.es(), self.es()
         first = es.ask()
         es.ask_more()
-        assert es.ask() is first
         assert torch.equal(flat(first.noise.member(5)), flat(alone.ask().noise.member(5)))
         es.tell(torch.zeros(2 * P))
         alone.tell(torch.zeros(P))

@@ -76,9 +76,11 @@ def assert_same_state(a: object, b: object) -> None:
 def test_a_stopped_and_resumed_run_is_bit_identical_to_an_undisturbed_one(config):
     whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
     train(config, whole)
-    for stop_after in (0, 1, 3, 4, None):
-        trainer = train(config, parts, stop_after)
-        assert trainer.es.generation == (stop_after if stop_after is not None else config.generations)
+    # The stop after 4 comes while the centre of that generation is scored: it is dropped with its score.
+    for stop_after, generation in ((0, 0), (1, 1), (3, 3), (4, 3), (5, 5), (None, config.generations)):
+        assert train(config, parts, stop_after).es.generation == generation
+        if generation:
+            assert checkpoint.load(parts.last)["generation"] == generation
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
     assert_same_state(checkpoint.load(whole.best), checkpoint.load(parts.best))
     assert figures(whole) == figures(parts)
@@ -264,6 +266,16 @@ class PlainEnv(FlakyEnv):
         return observation, info
 
 
+class ClosedEnv(FlakyEnv):
+    """Can only be entered by the seeds that a trainer tries at first."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed >= 100:
+            raise RuntimeError("closed for today")
+        return super().reset(seed=seed)
+
+
+gym.register("Closed-v0", ClosedEnv)
 gym.register("Flaky-v0", FlakyEnv)
 gym.register("Plain-v0", PlainEnv)
 
@@ -307,7 +319,7 @@ MINIMUM = 100
 
 
 @pytest.mark.parametrize("episodes", [1, 3])
-def test_fresh_seeds_are_never_used_again_but_by_the_other_half_of_a_pair(config, episodes):
+def test_fresh_seeds_are_only_used_again_by_the_other_half_of_a_pair(config, episodes):
     fresh = short(config, episodes=episodes, min_env_steps=MINIMUM)
     seeds = seeds_of(fresh)
     assert seeds.shape == (3, 3 if episodes == 1 else 1, 16, episodes)
@@ -372,6 +384,19 @@ def test_a_stopped_generation_of_several_populations_is_repeated_as_it_was(confi
         assert trainer.es.generation == 0
         trainer.train(parts)
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+
+
+def test_a_generation_stopped_in_its_score_is_repeated_as_it_was(config):
+    config = replace(config, generations=3)
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    with closing(Trainer(config)) as trainer:
+        trainer.train(parts, should_stop=lambda: trainer.es.generation == 2)  # when the second is scored
+        assert trainer.es.generation == 1
+        assert checkpoint.load(parts.last)["generation"] == 1
+        trainer.train(parts)
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+    assert_same_state(checkpoint.load(whole.best), checkpoint.load(parts.best))
 
 
 def with_limit(config: Config) -> Config:
@@ -482,6 +507,13 @@ def test_a_fault_in_the_official_environment_does_not_end_the_run(config):
     run = RunDirectory.create(config)
     assert train(replace(config, seed=3), run).finished
     assert len(figures(run)) == 2
+
+
+def test_a_run_in_which_no_episode_can_begin_ends_with_the_reason(config):
+    config = replace(config, env=replace(config.env, id="Closed-v0", kwargs={}))
+    run = RunDirectory.create(config)
+    with pytest.raises(RunError, match="no episode of generation 1 could begin: RuntimeError: closed for"):
+        train(config, run)
 
 
 def test_an_environment_need_not_know_of_rendering(config):

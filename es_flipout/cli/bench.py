@@ -18,7 +18,7 @@ from rich.table import Table
 from es_flipout.bench.env import RATIOS, measure_env
 from es_flipout.bench.machine import describe_machine
 from es_flipout.cli.arguments import UsageError
-from es_flipout.cli.process import UsageParser, run_command
+from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
 from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 
 
@@ -67,7 +67,11 @@ def _config(parsed: argparse.Namespace) -> Config:
         return Config(
             env=EnvConfig(parsed.env, kwargs, parsed.slots),
             policy=PolicyConfig(hidden_sizes=parsed.hidden_sizes),
-            es=ESConfig(population_size=parsed.population_size or 4 * parsed.slots),
+            es=ESConfig(
+                population_size=(
+                    4 * parsed.slots if parsed.population_size is None else parsed.population_size
+                )
+            ),
             evaluation=EvaluationConfig(interval=0),
             threads=parsed.threads,
         )
@@ -79,6 +83,7 @@ def _bench(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     config = _config(parsed)
     torch.set_num_threads(1)  # as es-train does
+    silence_mujoco()
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{parsed.env}, {parsed.slots} slots, {parsed.rounds} rounds; live env steps/s")
 

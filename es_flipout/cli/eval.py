@@ -12,6 +12,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import imageio.v2 as imageio
+import numpy as np
 import torch
 
 from es_flipout import checkpoint
@@ -72,7 +73,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         evaluator = OfficialEvaluator(config.env, parsed.episodes, render=parsed.video is not None)
-        env = evaluator.envs[0]
+        env = evaluator.env
         policy = make_policy(config.policy, env.observation_space, env.action_space)
     except (ValueError, TypeError, ImportError, gym.error.Error) as error:
         raise UsageError(f"{run.config}: {error}") from error
@@ -86,8 +87,10 @@ def _evaluate(arguments: Sequence[str]) -> int:
     print(f"{config.env.id}, {path} (generation {state.get('generation')}), {parsed.episodes} episodes")
     print(
         f"return  mean {result.mean:.1f}  std {result.std:.1f}  "
-        f"min {min(result.returns):.1f}  max {max(result.returns):.1f}"
+        f"min {np.nanmin(result.returns):.1f}  max {np.nanmax(result.returns):.1f}"
     )
+    if result.failed:
+        print(f"failed  {result.failed} of {parsed.episodes} episodes; the figures are of the others")
     print(
         f"length  mean {statistics.fmean(result.lengths):.1f}  "
         f"min {min(result.lengths)}  max {max(result.lengths)}"

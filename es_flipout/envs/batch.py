@@ -72,3 +72,8 @@ class BatchEngine(PhysicsEngine):
             for i in np.flatnonzero(self._warnings.any(axis=1)).tolist():
                 self.failures.setdefault(i, warning_text(self._warnings[i]))
             self._warnings[:] = 0  # each is told once
+
+    def close(self) -> None:
+        """Ends the threads; the engine cannot be used any more."""
+        self.fields = {}
+        del self._batch, self._qpos, self._qvel, self._ctrl, self._warnings

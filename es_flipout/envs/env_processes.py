@@ -31,6 +31,7 @@ class _Worker:
     rows: slice
     process: BaseProcess
     connection: Connection
+    failure: str | None = None  # why its environments cannot be made
 
 
 class EnvProcesses:
@@ -122,14 +123,17 @@ class EnvProcesses:
             return worker.connection.recv()
         except (EOFError, OSError):
             worker.process.join()
-            return f"the process of the environment died (exit code {worker.process.exitcode})"
+            return worker.failure or (
+                f"the process of the environment died (exit code {worker.process.exitcode})"
+            )
 
     def _replace(self, worker: _Worker) -> None:
         """Starts a process anew; if it cannot, that shows, and is tried again, at its next call."""
         worker.connection.close()
         new = self._start(worker.rows)
         worker.process, worker.connection = new.process, new.connection
-        if self._receive(worker) is not None:
+        worker.failure = self._receive(worker)
+        if worker.failure is not None:
             worker.connection.close()
 
     def close(self) -> None:

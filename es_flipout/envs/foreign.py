@@ -24,7 +24,8 @@ class ForeignVectorEnv(SlotVectorEnv):
     env step of anybody's, and no reward crosses the end of an episode in any mode.
 
     It steps all rows or none, so rows without work go on idly; their observations mean nothing. If it
-    raises in a step, the episodes of all live rows have failed, and it is reset as a whole.
+    raises, the episodes of all live rows have failed, and it is reset as a whole. One that cannot be reset
+    after an error, such as Gymnasium's AsyncVectorEnv, passes the error on.
     """
 
     def __init__(
@@ -80,38 +81,40 @@ class ForeignVectorEnv(SlotVectorEnv):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Starts new episodes where it can; see `SlotVectorEnv` and the class for seeds and `started`."""
         mask, seeds = self._reset_mask(options), list(self._row_seeds(seed))
-        if mask.all() or self._observations is None:
+        live, info = ~self._ended & ~mask, {}
+        try:
+            self._start(mask, seeds)
+        except Exception as error:  # whatever a user's code may raise
+            info = self._recover(error, live | mask)
+        started = mask & self._fresh
+        self._terminated[started] = False
+        self._truncated[started] = False
+        if info:
+            self._terminated |= info["failed"]
+        return self._shown(), info | {"started": started}
+
+    def _start(self, mask: Mask, seeds: list[int | None]) -> None:
+        """Has rows of `mask` start, if they can."""
+        stuck = self._ended.all() and not (mask & self._fresh).any()
+        if mask.all() or self._observations is None or (stuck and not self.restarts_anytime):
             first = next((each for each, named in zip(seeds, mask, strict=True) if named), None)
             self._reset_all(seeds if self.restarts_anytime else first)
         elif self.restarts_anytime:
             self._reset_rows(mask, seeds)
-        else:
-            while self._ended.all() and not (mask & self._fresh).any():
-                self._step_all(self._idle_action)
-        started = mask & self._fresh
-        self._terminated[started] = False
-        self._truncated[started] = False
-        return self._shown(), {"started": started}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advances every row whose episode runs; see `SlotVectorEnv`."""
         self._check_actions(actions)
         live, info = ~self._ended, {}
         rewards = np.zeros(self.num_envs)
-        if self.restarts_anytime and self._over.any():
-            self._reset_rows(self._over.copy(), None)  # it may refuse to step a row that has ended
         given = np.where(_as_column(live, actions.ndim), actions.cpu().numpy(), self._idle_action)
         try:
+            if self.restarts_anytime:
+                self._reset_rows(self._over.copy(), None)  # it may refuse to step a row that has ended
             rewards, terminated, truncated = self._step_all(given.astype(self._idle_action.dtype))
         except Exception as error:  # whatever a user's code may raise
-            try:
-                self._reset_all(None)
-            except Exception:
-                raise error from None  # it is beyond repair
+            info = self._recover(error, live)
             terminated, truncated = np.ones_like(live), np.zeros_like(live)
-            failure = f"{type(error).__name__}: {error}"
-            if live.any():
-                info = {"failed": live.copy(), "failures": [failure] * int(live.sum())}
         self._terminated |= live & terminated
         self._truncated |= live & truncated
         return (
@@ -121,6 +124,15 @@ class ForeignVectorEnv(SlotVectorEnv):
             torch.from_numpy(self._truncated.copy()).to(self.device),
             info,
         )
+
+    def _recover(self, error: Exception, rows: Mask) -> dict[str, Any]:
+        """Resets everything after an error; returns the info entries of the rows that it has cost."""
+        try:
+            self._reset_all(None)
+        except Exception:
+            raise error from None  # it is beyond repair
+        failure = f"{type(error).__name__}: {error}"
+        return {"failed": rows.copy(), "failures": [failure] * int(rows.sum())} if rows.any() else {}
 
     def retire(self, mask: Mask) -> None:
         """See `SlotVectorEnv.retire`; the rows themselves go on idly until they are reset."""

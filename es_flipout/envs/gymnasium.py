@@ -40,8 +40,17 @@ def make_env(env_id: str, wrappers: Sequence[str] = (), **kwargs: Any) -> gym.En
     return env
 
 
+REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
+"""Wrappers that keep something from one episode to the next, so that a return would depend on the slot."""
+
+
 def _find_wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
     module, _, attribute = name.rpartition(":")
+    if attribute in REMEMBERING_WRAPPERS:
+        raise ValueError(
+            f"wrapper {name!r} keeps statistics from one episode to the next; policy.normalize_observations "
+            "and es.fitness_shaping do its work"
+        )
     try:
         wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = getattr(
             import_module(module or "gymnasium.wrappers"), attribute
@@ -66,6 +75,31 @@ class RowStepper(Protocol):
 
     def close(self) -> None:
         """Closes the environments."""
+
+
+def step_rows(
+    make: Callable[[], gym.Env[Any, Any]], num_rows: int, first: gym.Env[Any, Any], processes: int | None
+) -> RowStepper:
+    """Makes environments in this process (`processes` = 0; `first` is then row 0) or in others.
+
+    Args:
+        make: makes one environment.
+        num_rows: how many there are.
+        first: one that has been made already; its spaces are those of all.
+        processes: how many processes share them; None for one a core.
+
+    Raises:
+        ValueError: if observations or actions are of a kind that cannot be handled.
+    """
+    try:
+        observations, actions = vector_box(first.observation_space), first.action_space
+        make_action_head(actions, "clip")
+    except ValueError as error:
+        first.close()
+        raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error
+    if processes == 0:
+        return EnvRows(make, RowArrays.local(num_rows, observations, actions), first)
+    return EnvProcesses(make, num_rows, observations, actions, min(processes or available_cores(), num_rows))
 
 
 class GymnasiumVectorEnv(SlotVectorEnv):
@@ -99,12 +133,10 @@ class GymnasiumVectorEnv(SlotVectorEnv):
             ValueError: if observations or actions are of a kind that cannot be handled.
         """
         env = make()
-        try:
-            observations, actions = vector_box(env.observation_space), env.action_space
-            make_action_head(actions, "clip")
-        except ValueError as error:
+        self._rows = step_rows(make, num_envs, env, processes)
+        if processes != 0:
             env.close()
-            raise ValueError(f"{env.spec.id if env.spec else env}: {error}") from error
+        observations, actions = env.observation_space, env.action_space
         self.num_envs = num_envs
         self.device = torch.device(device)
         self.dtype = dtype
@@ -112,14 +144,6 @@ class GymnasiumVectorEnv(SlotVectorEnv):
         self.single_action_space = actions
         self.observation_space = batch_space(observations, num_envs)
         self.action_space = batch_space(actions, num_envs)
-        if processes is None:
-            processes = available_cores()
-        self._rows: RowStepper
-        if processes == 0:
-            self._rows = EnvRows(make, RowArrays.local(num_envs, observations, actions), first=env)
-        else:
-            env.close()
-            self._rows = EnvProcesses(make, num_envs, observations, actions, min(processes, num_envs))
         self._terminated = np.ones(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
 

@@ -98,7 +98,7 @@ def make_vec(
     if engine not in (engines := get_args(EngineName)):
         raise ValueError(f"engine must be one of {', '.join(engines)}, got {engine!r}")
     name = _import_module_of(env_id)
-    if engine in ("auto", *ENGINES) and runs_natively(env_id, wrappers):
+    if runs_natively(env_id, engine, wrappers):
         task, limit = _native[_native_name(name)]
         if kwargs.get("max_episode_steps") is None:
             kwargs["max_episode_steps"] = limit
@@ -123,13 +123,20 @@ def make_vec(
     make = partial(make_env, env_id, wrappers, disable_env_checker=True, **kwargs)
     try:
         return GymnasiumVectorEnv(make, num_envs, device=device, dtype=dtype, processes=processes)
-    except (gym.error.Error, TypeError, AttributeError, ImportError, OSError) as error:
+    except (gym.error.Error, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
         raise ValueError(f"{env_id}: {error}") from error
 
 
-def runs_natively(env_id: str, wrappers: Sequence[str] = ()) -> bool:
-    """Returns whether `make_vec` has an engine of its own for an environment."""
-    return not wrappers and _native_name(_import_module_of(env_id)) in _native
+def runs_natively(env_id: str, engine: EngineName = "auto", wrappers: Sequence[str] = ()) -> bool:
+    """Returns whether `make_vec`, given the same, makes a `MujocoVectorEnv`."""
+    known = _native_name(_import_module_of(env_id)) in _native
+    return known and not wrappers and engine in ("auto", *ENGINES)
+
+
+def official_id(env_id: str) -> str:
+    """Returns the id of Gymnasium's own environment, given that or the id of its native version."""
+    name = env_id.removeprefix(NAMESPACE)
+    return name if name in TASKS else env_id
 
 
 def _native_name(name: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_flipout.config import EnvConfig
-from es_flipout.envs import make_env
+from es_flipout.envs.gymnasium import make_env, step_rows
+from es_flipout.envs.registration import official_id
+from es_flipout.evaluators.tiles import EvaluationStoppedError
 
 FrameSink = Callable[[NDArray[np.uint8]], None]
 """Receives rendered frames, uint8 [height, width, 3], in order."""
@@ -22,72 +25,95 @@ FrameSink = Callable[[NDArray[np.uint8]], None]
 
 @dataclass(frozen=True)
 class OfficialScore:
-    """Returns and lengths (env steps) of the episodes, in order."""
+    """Returns and lengths (env steps) of the episodes, in order; the return of one that failed is NaN."""
 
     returns: list[float]
     lengths: list[int]
 
     @property
+    def failed(self) -> int:
+        """Episodes that failed: the environment raised, or its process died."""
+        return len(self.returns) - len(self._usable)
+
+    @property
     def mean(self) -> float:
-        """Mean return."""
-        return statistics.fmean(self.returns)
+        """Mean return of the episodes that did not fail; NaN if all did."""
+        return statistics.fmean(self._usable) if self._usable else math.nan
 
     @property
     def std(self) -> float:
-        """Standard deviation of the returns (of the population, 0 for one episode)."""
-        return statistics.pstdev(self.returns)
+        """Standard deviation of their returns (of the population, 0 for one episode)."""
+        return statistics.pstdev(self._usable) if self._usable else math.nan
+
+    @property
+    def _usable(self) -> list[float]:
+        return [value for value in self.returns if not math.isnan(value)]
 
 
 class OfficialEvaluator:
     """Some official environments, side by side, so that the policy runs once a step for all of them."""
 
-    def __init__(self, env: EnvConfig, episodes: int, *, render: bool = False) -> None:
+    def __init__(self, env: EnvConfig, episodes: int, *, render: bool = False, processes: int = 0) -> None:
         """Makes the environments.
 
         Args:
             env: the environment's id, keyword arguments and wrappers.
             episodes: number of episodes a score.
-            render: whether the first episode can be rendered.
+            render: whether the first episode can be rendered; it is then in this process, like all others.
+            processes: how many processes the environments are shared out over; 0 for none but this one.
         """
-        modes = ["rgb_array" if render and index == 0 else None for index in range(episodes)]
-        self.envs: list[gym.Env[Any, Any]] = [
-            make_env(env.id, env.wrappers, **{**env.kwargs, "render_mode": mode}) for mode in modes
-        ]
+        make = partial(make_env, official_id(env.id), env.wrappers, **env.kwargs)
+        self.env: gym.Env[object, object] = make(render_mode="rgb_array" if render else None)
+        self._rows = step_rows(make, episodes, self.env, 0 if render else processes)
+        self._episodes = episodes
 
     @torch.no_grad()
-    def score(self, policy: nn.Module, *, seed: int, on_frame: FrameSink | None = None) -> OfficialScore:
+    def score(
+        self,
+        policy: nn.Module,
+        *,
+        seed: int,
+        on_frame: FrameSink | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> OfficialScore:
         """Runs one episode of the policy in every environment.
 
         Args:
-            policy: observations [N, O] to actions [N, A].
+            policy: observations [N, O] to actions [N, ...].
             seed: reset seed of the first episode; episode i is reset with `seed + i`.
             on_frame: if given, gets every frame of the first episode.
+            should_stop: asked before every step.
 
         Raises:
+            EvaluationStoppedError: if `should_stop` said so.
             ValueError: if frames are wanted of environments made without `render`.
         """
-        if on_frame and self.envs[0].render_mode is None:
+        if on_frame and self.env.render_mode is None:
             raise ValueError("on_frame needs environments made with render=True")
-        like = next(policy.parameters())
-        observations = [env.reset(seed=seed + index)[0] for index, env in enumerate(self.envs)]
-        returns, lengths = [0.0] * len(self.envs), [0] * len(self.envs)
-        live = list(range(len(self.envs)))
+        like, arrays = next(policy.parameters()), self._rows.arrays
+        returns, lengths = [0.0] * self._episodes, [0] * self._episodes
+        failed = self._rows.reset({row: seed + row for row in range(self._episodes)})
+        live = [row for row in range(self._episodes) if row not in failed]
+        broken = set(failed)
         while live:
+            if should_stop():
+                raise EvaluationStoppedError
             if on_frame and live[0] == 0:
-                on_frame(np.asarray(self.envs[0].render(), dtype=np.uint8))
-            batch = torch.as_tensor(np.stack([observations[i] for i in live])).to(like)
-            actions = policy(batch).cpu().numpy()
-            still_live = []
-            for i, action in zip(live, actions, strict=True):
-                observations[i], reward, terminated, truncated, _ = self.envs[i].step(action)
-                returns[i] += float(reward)
-                lengths[i] += 1
-                if not (terminated or truncated):
-                    still_live.append(i)
-            live = still_live
-        return OfficialScore(returns, lengths)
+                on_frame(np.asarray(self.env.render(), dtype=np.uint8))
+            actions = policy(torch.as_tensor(arrays.observations[live]).to(like))
+            arrays.actions[live] = actions.cpu().numpy()
+            failed = self._rows.step(live)
+            broken |= failed.keys() & set(live)
+            for row in set(live) - broken:
+                returns[row] += float(arrays.rewards[row])
+                lengths[row] += 1
+            over = arrays.terminated | arrays.truncated
+            live = [row for row in live if not over[row] and row not in broken]
+        return OfficialScore(
+            [math.nan if row in broken else value for row, value in enumerate(returns)], lengths
+        )
 
     def close(self) -> None:
         """Closes the environments."""
-        for env in self.envs:
-            env.close()
+        self.env.close()
+        self._rows.close()

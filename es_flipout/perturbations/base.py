@@ -38,7 +38,7 @@ class ParameterNoise(ABC):
         """Returns the noise written out, [N, *parameter shape]."""
 
 
-class NoiseRows(dict[str, ParameterNoise]):
+class NoiseRows(dict[str, ParameterNoise], ABC):
     """The scaled noise of N rows, by parameter name."""
 
     @abstractmethod

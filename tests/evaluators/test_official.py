@@ -9,7 +9,7 @@ import torch
 
 from es_flipout.config import EnvConfig
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
-from es_flipout.evaluators import OfficialEvaluator, OfficialScore
+from es_flipout.evaluators import EvaluationStoppedError, OfficialEvaluator, OfficialScore
 from es_flipout.policies import MLPPolicy
 
 EPISODES = 4
@@ -76,7 +76,7 @@ def test_score_equals_a_plain_gymnasium_loop_of_consecutive_seeds(env_id, kwargs
 
 def test_the_same_seed_scores_the_same_and_another_does_not():
     evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 15}), EPISODES)
-    policy = policy_for(evaluator.envs[0])
+    policy = policy_for(evaluator.env)
     first = evaluator.score(policy, seed=SEED)
     again = evaluator.score(policy, seed=SEED)
     later = evaluator.score(policy, seed=SEED + EPISODES)
@@ -88,7 +88,7 @@ def test_the_same_seed_scores_the_same_and_another_does_not():
 def test_env_kwargs_reach_the_environment():
     kwargs = {"max_episode_steps": 3, "forward_reward_weight": 0.0, "ctrl_cost_weight": 0.0}
     evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2)
-    score = evaluator.score(policy_for(evaluator.envs[0]), seed=0)
+    score = evaluator.score(policy_for(evaluator.env), seed=0)
     evaluator.close()
     assert score == OfficialScore(returns=[0.0, 0.0], lengths=[3, 3])
 
@@ -96,7 +96,7 @@ def test_env_kwargs_reach_the_environment():
 def test_wrappers_surround_the_environment_innermost_first():
     wrappers = ["TimeAwareObservation", f"{__name__}:NegateReward"]
     evaluator = OfficialEvaluator(EnvConfig("CartPole-v1", {"max_episode_steps": 5}, wrappers=wrappers), 2)
-    env = evaluator.envs[0]
+    env = evaluator.env
     score = evaluator.score(policy_for(env), seed=0)
     evaluator.close()
     assert isinstance(env, NegateReward)
@@ -111,6 +111,73 @@ def test_mean_and_deviation_are_of_the_episodes():
     assert score.mean == pytest.approx(4.0)
     assert score.std == pytest.approx((14 / 3) ** 0.5)
     assert OfficialScore(returns=[2.0], lengths=[1]).std == 0.0
+
+
+class BreaksEnv(gym.Env):
+    """Pays 1 a step for 3 steps; an odd seed breaks the second, and a multiple of 4 the reset."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        if seed % 4 == 0:
+            raise RuntimeError("out of paint")
+        self.breaks, self.time = seed % 2 == 1, 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        if self.breaks and self.time == 2:
+            raise RuntimeError("out of paint")
+        return np.zeros(2, np.float32), 1.0, self.time == 3, False, {}
+
+
+gym.register("Breaks-v0", BreaksEnv)
+
+
+def test_an_episode_that_breaks_is_left_out_of_the_score():
+    evaluator = OfficialEvaluator(EnvConfig("Breaks-v0"), 5)
+    for _ in range(2):  # what broke is replaced
+        score = evaluator.score(policy_for(evaluator.env), seed=1)
+        np.testing.assert_array_equal(score.returns, [np.nan, 3.0, np.nan, np.nan, np.nan])
+        assert score.lengths[1] == 3
+        assert (score.failed, score.mean, score.std) == (4, 3.0, 0.0)
+    evaluator.close()
+
+
+def test_a_score_of_broken_episodes_alone_is_nan():
+    score = OfficialScore(returns=[np.nan, np.nan], lengths=[1, 0])
+    assert score.failed == 2
+    assert np.isnan([score.mean, score.std]).all()
+
+
+def test_processes_score_the_same():
+    config = EnvConfig("CartPole-v1", {"max_episode_steps": 50})
+    scores = []
+    for processes in (0, 2):
+        evaluator = OfficialEvaluator(config, EPISODES, processes=processes)
+        scores.append(evaluator.score(policy_for(evaluator.env), seed=SEED))
+        evaluator.close()
+    assert scores[0] == scores[1]
+
+
+def test_a_stop_is_obeyed_before_the_next_step_and_leaves_no_trace():
+    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 8}), 2)
+    policy, asked = policy_for(evaluator.env), []
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) == 4
+
+    whole = evaluator.score(policy, seed=SEED)
+    with pytest.raises(EvaluationStoppedError):
+        evaluator.score(policy, seed=SEED, should_stop=should_stop)
+    assert len(asked) == 4
+    assert evaluator.score(policy, seed=SEED) == whole
+    evaluator.close()
 
 
 @pytest.fixture
@@ -163,7 +230,7 @@ def test_rendering_changes_no_score():
     scores = []
     for render in (False, True):
         evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2, render=render)
-        policy = policy_for(evaluator.envs[0])
+        policy = policy_for(evaluator.env)
         frames = []
         scores.append(evaluator.score(policy, seed=SEED, on_frame=frames.append if render else None))
         evaluator.close()

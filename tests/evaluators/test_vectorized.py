@@ -227,7 +227,10 @@ class Setting:
         population = population_for(envs[0], self.members, family=family)
         rng = np.random.default_rng(0)
         # A policy that has seen observations: their moments are part of what must be equal.
-        population.policy.normalizer.merge(SEEN[self.env_id])
+        first = make_vec(self.env_id, 20, **self.kwargs).reset(seed=0)[0]
+        seen = RunningStatistics(first.shape[1])
+        seen.update(first)
+        population.policy.normalizer.merge(seen)
         seeds = rng.integers(0, 10_000, (self.members, self.episodes)).tolist()
         return VectorizedEvaluator(*envs, concurrent=concurrent).evaluate(population, seeds)
 
@@ -241,14 +244,6 @@ HUMANOID = Setting(
 )
 
 
-def seen(setting):
-    env = make_vec(setting.env_id, 20, **setting.kwargs)
-    statistics = RunningStatistics(env.single_observation_space.shape[0])
-    statistics.update(env.reset(seed=0)[0])
-    return statistics
-
-
-SEEN = {setting.env_id: seen(setting) for setting in (HOPPER, PENDULUM, HUMANOID)}
 FAMILIES = pytest.mark.parametrize(
     "family", [Flipout(), Flipout("gaussian", 4), Independent()], ids=["flipout", "flipout-K4", "independent"]
 )
@@ -330,9 +325,11 @@ def test_observations_that_are_no_vectors_are_refused():
         VectorizedEvaluator(env)
 
 
-def test_an_evaluator_needs_an_environment():
-    with pytest.raises(ValueError, match="an evaluator needs an environment"):
-        VectorizedEvaluator()
+def test_an_evaluator_needs_an_environment_and_each_but_once():
+    env = native("InvertedPendulum-v5", 2)
+    for envs in ((), (env, env)):
+        with pytest.raises(ValueError, match="needs one environment, or several different ones"):
+            VectorizedEvaluator(*envs)
 
 
 @pytest.mark.parametrize("count", [MEMBERS - 1, MEMBERS + 1])
@@ -384,6 +381,7 @@ class ScriptedVectorEnv(SlotVectorEnv):
         }
         self.starts = num_envs if starts is None else starts
         self.played: list[int] = []
+        self.live_steps = 0
         self._seed, self._time = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, np.bool_)
 
@@ -402,6 +400,7 @@ class ScriptedVectorEnv(SlotVectorEnv):
     def step(self, actions):
         self._check_actions(actions)
         live = ~self._ended
+        self.live_steps += int(live.sum())
         self._time += live
         scripts = [self.scripts.get(seed) for seed in self._seed.tolist()]
         rewards = np.where(live, 1000.0 * self._seed + self._time, 0.0)
@@ -584,6 +583,46 @@ def test_a_slow_start_and_a_fault_together(tiles):
     np.testing.assert_array_equal(result.returns.flatten().numpy(), returns)
     assert_saw(result, good)
     assert result.failures == {"broke at step 0": 2, "broke at step 1": 1}
+
+
+def test_nothing_is_spent_on_what_a_stopped_evaluation_left():
+    env = ScriptedVectorEnv(3, dict.fromkeys(range(6), 5))
+    evaluator = VectorizedEvaluator(env)
+    population = population_for(env, 6, family=Flipout(mirrored=False))
+    with pytest.raises(EvaluationStoppedError):
+        evaluator.evaluate(population, range(6), should_stop=at_most(2))
+    assert env.live_steps == 3 * 2
+    population = population_for(env, 1, family=Flipout(mirrored=False))
+    assert evaluator.evaluate(population, [4]).returns.tolist() == [[scripted_return(4, 5)]]
+    assert env.live_steps == 3 * 2 + 5
+
+
+class FarAway(ScriptedVectorEnv):
+    """Adds a large constant to what it shows."""
+
+    def _observe(self):
+        return super()._observe() + 1e9
+
+
+def test_an_error_in_one_tile_stops_the_others_and_is_what_is_told():
+    def broken(*result):
+        raise KeyError("tile")
+
+    endless, lame = ScriptedVectorEnv(2, dict.fromkeys(range(4), 10**9)), ScriptedVectorEnv(2, {0: 1, 2: 1})
+    evaluator = VectorizedEvaluator(endless, altered(lame, broken))
+    population = population_for(endless, 4, family=Flipout(mirrored=False))
+    with pytest.raises(KeyError, match="tile"):
+        evaluator.evaluate(population, [1, 0, 3, 2], should_stop=at_most(100_000))
+    assert 0 <= endless.live_steps < 100_000
+
+
+def test_a_large_constant_does_not_drown_the_moments():
+    env = FarAway(2, {0: 5, 1: 3})
+    population = population_for(env, 2, family=Flipout(mirrored=False))
+    result = VectorizedEvaluator(env).evaluate(population, [0, 1])
+    rows = np.array([*((0, time) for time in range(5)), *((1, time) for time in range(3))])
+    np.testing.assert_allclose(result.observations.mean.numpy() - 1e9, rows.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(result.observations.variance.numpy(), rows.var(axis=0), rtol=1e-6)
 
 
 def test_several_evaluations_make_one():

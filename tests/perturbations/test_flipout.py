@@ -148,14 +148,6 @@ class TestGroups:
         assert groups.counts == [3, 0, 2, 0]  # a base without rows keeps its (empty) place
         assert torch.equal(base_of_row[groups.order][groups.inverse], base_of_row)
 
-    def test_rows_that_are_replaced_change_their_group(self) -> None:
-        groups = BaseGroups(torch.tensor([2, 0, 2, 0, 0]), 4)
-        replaced = groups.replaced(torch.tensor([4, 0]), BaseGroups(torch.tensor([3, 0]), 4))
-        assert replaced.base_of_row.tolist() == [0, 0, 2, 0, 3]
-        assert replaced.counts == [3, 0, 1, 1]
-        assert replaced.base_of_row[replaced.order][replaced.inverse].tolist() == [0, 0, 2, 0, 3]
-        assert groups.base_of_row.tolist() == [2, 0, 2, 0, 0]  # other parameters share the old ones
-
 
 TARGET = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64).reshape(5, 6)
 """Gradient G of the linear fitness F(W) = <G, W>; the centre's fitness is 0, so u_m = sigma <G, eps_m>."""

@@ -1,0 +1,246 @@
+"""The slots of one environment at work: who runs in which, what comes of the episodes."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout.envs.slots import SlotVectorEnv
+from es_flipout.normalization import EpisodeMoments, RunningStatistics
+from es_flipout.population import Population
+
+
+class EvaluationStoppedError(Exception):
+    """The evaluation was asked to stop before every episode had ended."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a generation of rollouts gave, for P members with E episodes each.
+
+    Attributes:
+        returns: sum of rewards of each episode, float64 [P, E]; NaN for one that failed.
+        lengths: env steps of each episode, int64 [P, E].
+        slot_steps: slots x steps spent, live or not.
+        observations: moments of the observations that members acted on, those of failed episodes left out.
+        failures: what went wrong, and in how many episodes.
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    slot_steps: int
+    observations: RunningStatistics
+    failures: Counter[str]
+
+    @property
+    def fitness(self) -> Tensor:
+        """Mean return of each member, float64 [P]; NaN if one of its episodes failed."""
+        return self.returns.mean(dim=1)
+
+    @property
+    def env_steps(self) -> int:
+        """Live env steps: every one advanced the episode of a member."""
+        return int(self.lengths.sum())
+
+    @property
+    def live_share(self) -> float:
+        """Share of the slot-steps that were live."""
+        return self.env_steps / max(self.slot_steps, 1)
+
+    @classmethod
+    def of_all(cls, evaluations: Sequence[Evaluation]) -> Evaluation:
+        """Returns the evaluation of several populations as that of one, their members in this order."""
+        observations = RunningStatistics(*evaluations[0].observations.mean.shape)
+        for evaluation in evaluations:
+            observations.merge(evaluation.observations)
+        return cls(
+            torch.cat([each.returns for each in evaluations]),
+            torch.cat([each.lengths for each in evaluations]),
+            sum(each.slot_steps for each in evaluations),
+            observations,
+            sum((each.failures for each in evaluations), Counter()),
+        )
+
+
+class Results:
+    """What came of the episodes of a generation. Episode e is the (e % E)-th of member e // E."""
+
+    def __init__(self, seeds: NDArray[np.int64], observation_size: int) -> None:
+        self.seeds = seeds
+        self.returns = np.full(seeds.size, np.nan)
+        self.lengths = np.zeros(seeds.size, dtype=np.int64)
+        self.moments = EpisodeMoments(observation_size, seeds.size)
+        self.failures: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def members(self, episodes: NDArray[np.int64]) -> Tensor:
+        """Returns the member of each episode, int64."""
+        return torch.from_numpy(episodes // self.seeds.shape[1])
+
+    def evaluation(self, slot_steps: int) -> Evaluation:
+        """Returns all of it."""
+        return Evaluation(
+            torch.from_numpy(self.returns.reshape(self.seeds.shape)),
+            torch.from_numpy(self.lengths.reshape(self.seeds.shape)),
+            slot_steps,
+            self.moments.merged,
+            self.failures,
+        )
+
+
+class Tile:
+    """The slots of one environment, each with the episode that it holds, and the episodes that wait.
+
+    Attributes:
+        slot_steps: slots x steps so far.
+    """
+
+    def __init__(
+        self,
+        env: SlotVectorEnv,
+        population: Population,
+        results: Results,
+        waiting: NDArray[np.int64],
+        limit: int | None,
+    ) -> None:
+        self.env = env
+        self.results = results
+        self.slot_steps = 0
+        self._limit = limit
+        self._waiting = deque(waiting.tolist())
+        num_slots, size = env.num_envs, results.moments.merged.mean.shape[0]
+        self._episode = np.full(num_slots, -1, dtype=np.int64)
+        self._lengths = np.zeros(num_slots, dtype=np.int64)
+        self._returns = torch.zeros(num_slots, dtype=torch.float64, device=env.device)
+        self._moments = torch.zeros(3, num_slots, size, dtype=torch.float64, device=env.device)
+        self._observations = torch.zeros(0)
+        self._live: Tensor | slice = torch.zeros(0, dtype=torch.int64)
+        self._idle = True  # whether any slot is free
+        self._rows = population.select(torch.zeros(0, dtype=torch.int64))
+
+    @torch.no_grad()
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Plays all the episodes that wait.
+
+        Raises:
+            EvaluationStoppedError: if `should_stop`, asked before every step, said so.
+        """
+        if self.env.restarts_anytime:
+            # What an evaluation that was stopped has left must not be stepped on.
+            self.env.retire(np.ones(self.env.num_envs, dtype=np.bool_))
+        self._refill()
+        while self._waiting or (self._episode >= 0).any():
+            if should_stop():
+                raise EvaluationStoppedError
+            self._step()
+
+    def _step(self) -> None:
+        """Lets the members act, and hands the slots whose episode ends on."""
+        observations = self._observations
+        if isinstance(self._live, slice):
+            actions = self._rows(observations)
+        else:
+            some = self._rows(observations[self._live])
+            actions = some.new_zeros(self.env.num_envs, *some.shape[1:])
+            actions[self._live] = some
+        first, sums, squares = self._moments
+        deviations = observations - first
+        sums += deviations
+        squares.addcmul_(deviations, deviations)
+        self._observations, rewards, terminated, truncated, info = self.env.step(actions)
+        self._returns += rewards
+        self._lengths += 1
+        self.slot_steps += self.env.num_envs
+        ended = (terminated | truncated).cpu().numpy()
+        if self._limit is not None:
+            reached = ~ended & (self._lengths >= self._limit)
+            if reached.any():
+                self.env.retire(reached)
+                ended |= reached
+        ended &= self._episode >= 0
+        if ended.any():
+            self._conclude(np.flatnonzero(ended), info)
+            self._refill()
+        elif self._waiting and self._idle:
+            self._refill()
+
+    def _conclude(self, slots: NDArray[np.int64], info: dict[str, Any]) -> None:
+        """Writes down what came of the episodes in `slots`, [M], and frees these."""
+        rows = torch.from_numpy(slots)
+        returns = self._returns[rows].cpu().numpy()
+        if "failed" in info:
+            returns[info["failed"][slots]] = np.nan
+        failed = ~np.isfinite(returns)
+        returns[failed] = np.nan
+        episodes, lengths, moments = self._episode[slots], self._lengths[slots], self._moments[:, rows]
+        results = self.results
+        with results.lock:
+            results.returns[episodes] = returns
+            results.lengths[episodes] = lengths
+            results.failures.update(_failure(info, slot) for slot in slots[failed].tolist())
+            # An episode that broke must not poison the moments of the others.
+            results.moments.add(episodes.tolist(), np.where(failed, 0, lengths).tolist(), moments.cpu())
+        self._episode[slots] = -1
+
+    def _refill(self) -> None:
+        """Gives free slots the episodes that wait."""
+        changed = self._start()
+        live = self._episode >= 0
+        self._idle = not live.all()
+        if not self._idle and isinstance(self._live, slice):
+            self._rows.assign(torch.from_numpy(changed), self.results.members(self._episode[changed]))
+            return
+        self._live = torch.from_numpy(np.flatnonzero(live)) if self._idle else slice(None)
+        self._rows.select(self.results.members(self._episode[live]))
+
+    def _start(self) -> NDArray[np.int64]:
+        """Starts episodes in free slots until none is free, none waits, or none can; returns the slots."""
+        changed: list[int] = []
+        while self._waiting:
+            slots = np.flatnonzero(self._episode < 0)[: len(self._waiting)]
+            if len(slots) == 0:
+                break
+            mask = np.zeros(self.env.num_envs, dtype=np.bool_)
+            mask[slots] = True
+            episodes = [self._waiting.popleft() for _ in range(len(slots))]
+            seeds: list[int | None] = [None] * self.env.num_envs
+            for slot, seed in zip(slots.tolist(), self.results.seeds.flat[episodes].tolist(), strict=True):
+                seeds[slot] = seed
+            # Every SlotVectorEnv takes a seed a row; Gymnasium's base class does not declare it.
+            reset = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
+            self._observations, info = reset
+            started = info.get("started", mask)[slots]
+            self._take_over(slots[started], np.array(episodes)[started])
+            self._waiting.extendleft(reversed([e for e, s in zip(episodes, started, strict=True) if not s]))
+            changed += slots[started].tolist()
+            if "failed" in info:
+                self._conclude(np.flatnonzero(info["failed"] & (self._episode >= 0)), info)
+            elif not started.all():
+                break
+        return np.array([slot for slot in dict.fromkeys(changed) if self._episode[slot] >= 0], dtype=np.int64)
+
+    def _take_over(self, slots: NDArray[np.int64], episodes: NDArray[np.int64]) -> None:
+        """Notes that slots hold new episodes, of which the first observation is there."""
+        rows = torch.from_numpy(slots)
+        self._episode[slots] = episodes
+        self._lengths[slots] = 0
+        self._returns[rows] = 0.0
+        # Sums are of deviations from the first observation, lest a large constant drown them.
+        self._moments[:, rows] = 0.0
+        self._moments[0, rows] = self._observations[rows].to(self._moments.dtype)
+
+
+def _failure(info: dict[str, Any], slot: int) -> str:
+    """Returns why the episode in a slot failed."""
+    if "failed" in info and info["failed"][slot]:
+        reason: str = info["failures"][int(info["failed"][:slot].sum())]
+        return reason
+    return "the return is not finite"
