@@ -63,7 +63,7 @@ class OfficialEvaluator:
             processes: how many processes the environments are shared out over; 0 for none but this one.
         """
         make = partial(make_env, official_id(env.id), env.wrappers, **env.kwargs)
-        self.env: gym.Env[object, object] = make(render_mode="rgb_array" if render else None)
+        self.env: gym.Env[object, object] = make(render_mode="rgb_array") if render else make()
         self._rows = step_rows(make, episodes, self.env, 0 if render else processes)
         self._episodes = episodes
 

@@ -178,16 +178,16 @@ class Tile:
         returns = self._returns[rows].cpu().numpy()
         if "failed" in info:
             returns[info["failed"][slots]] = np.nan
-        failed = ~np.isfinite(returns)
+        episodes, lengths, moments = self._episode[slots], self._lengths[slots], self._moments[:, rows].cpu()
+        failed = ~(np.isfinite(returns) & moments.isfinite().all(dim=2).all(dim=0).numpy())
         returns[failed] = np.nan
-        episodes, lengths, moments = self._episode[slots], self._lengths[slots], self._moments[:, rows]
         results = self.results
         with results.lock:
             results.returns[episodes] = returns
             results.lengths[episodes] = lengths
             results.failures.update(_failure(info, slot) for slot in slots[failed].tolist())
             # An episode that broke must not poison the moments of the others.
-            results.moments.add(episodes.tolist(), np.where(failed, 0, lengths).tolist(), moments.cpu())
+            results.moments.add(episodes.tolist(), np.where(failed, 0, lengths).tolist(), moments)
         self._episode[slots] = -1
 
     def _refill(self) -> None:
@@ -243,4 +243,4 @@ def _failure(info: dict[str, Any], slot: int) -> str:
     if "failed" in info and info["failed"][slot]:
         reason: str = info["failures"][int(info["failed"][:slot].sum())]
         return reason
-    return "the return is not finite"
+    return "a reward or an observation is not finite"

@@ -23,7 +23,10 @@ class DenseNoise(ParameterNoise):
 
     def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """See `ParameterNoise.add_linear`."""
-        return outputs + torch.einsum("nji,n...i->n...j", self.values, inputs)
+        # Not a batched matrix product: that rounds a row differently by the number of rows, see rowwise.py.
+        num_rows, *shape = self.values.shape
+        values = self.values.view(num_rows, *(1,) * (inputs.ndim - 2), *shape)
+        return outputs + (values * inputs.unsqueeze(-2)).sum(dim=-1)
 
     def dense(self) -> Tensor:
         """See `ParameterNoise.dense`."""
@@ -63,7 +66,7 @@ class IndependentNoise(PopulationNoise):
         """Returns views of [..., number of weights] as [..., *shape], by parameter name."""
         parts = values.split_with_sizes([shape.numel() for shape in self.shapes.values()], dim=-1)
         return {
-            name: part.view(*values.shape[:-1], *shape)
+            name: part.view((*values.shape[:-1], *shape))
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 

@@ -36,7 +36,7 @@ def rowwise_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -
         weight = F.pad(weight, (0, more_inputs, 0, more_outputs))
     if more_outputs and bias is not None:
         bias = F.pad(bias, (0, more_outputs))
-    shape = inputs.shape[:-1]
+    shape, inputs = inputs.shape[:-1], inputs.contiguous()  # alignment matters, too
     if more_rows or more_inputs:
         inputs = F.pad(inputs.reshape(num_rows, inputs.shape[-1]), (0, more_inputs, 0, more_rows))
     outputs = F.linear(inputs, weight, bias)

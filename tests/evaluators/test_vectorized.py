@@ -537,7 +537,7 @@ def test_a_fault_costs_its_own_episode_alone(tiles):
         "broke at step 0": 2,
         "broke at step 2": 1,
         "broke at step 4": 1,
-        "the return is not finite": 2,
+        "a reward or an observation is not finite": 2,
     }
 
 
