@@ -70,8 +70,8 @@ def measure_native(config: Config, seconds: float, seed: int) -> tuple[Rate, Rat
         calls = PhysicsCalls.record(env.engine)
         low, high = torch.from_numpy(env.task.model.actuator_ctrlrange).float().unbind(dim=1)
         generator = torch.Generator().manual_seed(seed)
-        env.reset(seed=seed)
         start = time.perf_counter()
+        env.reset(seed=seed)
         while time.perf_counter() - start < seconds:
             random = torch.rand(env.num_envs, len(low), generator=generator)
             _, _, terminated, truncated, _ = env.step(torch.lerp(low, high, random))

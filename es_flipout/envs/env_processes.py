@@ -87,7 +87,7 @@ class EnvProcesses:
 
     def reset(self, seeds: Mapping[int, int | None]) -> dict[int, str]:
         """Resets rows, each with its seed; returns what went wrong, by row."""
-        return self._call("reset", {row: seeds[row] for row in seeds})
+        return self._call("reset", seeds)
 
     def step(self, rows: Sequence[int]) -> dict[int, str]:
         """Steps rows by their actions; returns what went wrong, by row."""

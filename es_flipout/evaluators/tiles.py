@@ -29,7 +29,7 @@ class Evaluation:
     Attributes:
         returns: sum of rewards of each episode, float64 [P, E]; NaN for one that failed.
         lengths: env steps of each episode, int64 [P, E].
-        slot_steps: slots x steps spent, live or not.
+        slot_steps: slots x steps spent, live or not; of several tiles each counts its own steps.
         observations: moments of the observations that members acted on, those of failed episodes left out.
         failures: what went wrong, and in how many episodes.
     """
@@ -133,9 +133,8 @@ class Tile:
         Raises:
             EvaluationStoppedError: if `should_stop`, asked before every step, said so.
         """
-        if self.env.restarts_anytime:
-            # What an evaluation that was stopped has left must not be stepped on.
-            self.env.retire(np.ones(self.env.num_envs, dtype=np.bool_))
+        # What an evaluation that was stopped has left must not be stepped on.
+        self.env.retire(np.ones(self.env.num_envs, dtype=np.bool_))
         self._refill()
         while self._waiting or (self._episode >= 0).any():
             if should_stop():

@@ -1,7 +1,7 @@
 """Evaluates a population in vector environments: one forward a step, every slot with its own member.
 
-A slot holds one episode of one member. When the episode ends the slot takes the next episode that waits,
-so population size and number of slots are independent, and no slot idles before the last episode has begun.
+A slot holds one episode of one member. When the episode ends the slot takes the next episode that waits
+for its environment, so population size and number of slots are independent.
 A member's return does not depend on the slot it ran in, on the number of slots, or on who ran beside it.
 
 Given several environments (tiles of slots), each runs on a thread of its own with its share of the
@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv
 
 from es_flipout.envs.foreign import ForeignVectorEnv
@@ -49,7 +48,6 @@ class VectorizedEvaluator:
         self._observation_size = space.shape[0]
         self._concurrent = concurrent and len(envs) > 1
 
-    @torch.no_grad()
     def evaluate(
         self,
         population: Population,
