@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from es_flipout.envs.slots import Mask, SlotVectorEnv
+from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info
 
 
 class ForeignVectorEnv(SlotVectorEnv):
@@ -132,7 +132,7 @@ class ForeignVectorEnv(SlotVectorEnv):
         except Exception:
             raise error from None  # it is beyond repair
         failure = f"{type(error).__name__}: {error}"
-        return {"failed": rows.copy(), "failures": [failure] * int(rows.sum())} if rows.any() else {}
+        return failure_info(dict.fromkeys(np.flatnonzero(rows).tolist(), failure), self.num_envs)
 
     def retire(self, mask: Mask) -> None:
         """See `SlotVectorEnv.retire`; the rows themselves go on idly until they are reset."""

@@ -17,7 +17,7 @@ from es_flipout.envs.engine import available_cores
 from es_flipout.envs.env_processes import EnvProcesses
 from es_flipout.envs.env_rows import EnvRows, RowArrays
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
-from es_flipout.envs.slots import Mask, SlotVectorEnv
+from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info
 from es_flipout.policies import make_action_head, vector_box
 
 
@@ -196,10 +196,7 @@ class GymnasiumVectorEnv(SlotVectorEnv):
 
     def _end_failed(self, failures: Mapping[int, str], live: NDArray[np.bool_]) -> dict[str, Any]:
         """Ends the live rows among those that failed; returns their info entries."""
-        rows = [row for row in sorted(failures) if live[row]]
-        if not rows:
-            return {}
-        failed = np.zeros(self.num_envs, dtype=np.bool_)
-        failed[rows] = True
-        self._terminated |= failed
-        return {"failed": failed, "failures": [failures[row] for row in rows]}
+        info = failure_info({row: text for row, text in failures.items() if live[row]}, self.num_envs)
+        if info:
+            self._terminated |= info["failed"]
+        return info

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -66,6 +66,16 @@ class SlotVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _check_actions(self, actions: Tensor) -> None:
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions must be {self.action_space.shape}, got {tuple(actions.shape)}")
+
+
+def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:
+    """Returns the info entries `failed` and `failures`, given what went wrong by row; none if nothing did."""
+    if not failures:
+        return {}
+    rows = sorted(failures)
+    failed = np.zeros(num_envs, dtype=np.bool_)
+    failed[rows] = True
+    return {"failed": failed, "failures": [failures[row] for row in rows]}
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:

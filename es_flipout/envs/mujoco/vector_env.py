@@ -16,7 +16,7 @@ from es_flipout.envs.batch import BatchEngine
 from es_flipout.envs.engine import Ids, PhysicsEngine
 from es_flipout.envs.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
-from es_flipout.envs.slots import Mask, SlotVectorEnv, observation_box
+from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info, observation_box
 
 ENGINES: dict[str, Callable[..., PhysicsEngine]] = {"batch": BatchEngine, "mjdata_pool": MjDataPoolEngine}
 """Every physics engine, by name."""
@@ -176,14 +176,10 @@ class MujocoVectorEnv(SlotVectorEnv):
 
     def _end_failed(self) -> dict[str, Any]:
         """Ends the rows whose simulation failed in the engine's last call; returns their info entries."""
-        failures = self.engine.failures
-        if not failures:
-            return {}
-        failed = np.zeros(self.num_envs, dtype=np.bool_)
-        rows = sorted(failures)
-        failed[rows] = True
-        self._terminated |= failed
-        return {"failed": failed, "failures": [failures[row] for row in rows]}
+        info = failure_info(self.engine.failures, self.num_envs)
+        if info:
+            self._terminated |= info["failed"]
+        return info
 
     def _observe(self, fields: Fields) -> Tensor:
         parts = [part.to(self.dtype).flatten(1) for part in self.task.observe(fields)]
