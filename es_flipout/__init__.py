@@ -5,7 +5,7 @@ from es_flipout.envs import MujocoTask, make_vec, register_task
 from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator
 from es_flipout.fitness import centered_ranks, nes, raw, standardized
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
-from es_flipout.perturbations import Flipout, Independent, rule
+from es_flipout.perturbations import Flipout, Independent, LowRank, rule
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 from es_flipout.strategy import FlipoutES
@@ -17,6 +17,7 @@ __all__ = [
     "Flipout",
     "FlipoutES",
     "Independent",
+    "LowRank",
     "MLPPolicy",
     "MujocoTask",
     "ObservationNormalizer",

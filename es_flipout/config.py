@@ -119,9 +119,11 @@ class ESConfig:
     """Standard deviation of the perturbation of every weight."""
     sigma_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How sigma changes over the run."""
-    perturbation: Literal["flipout", "independent"] = "flipout"
+    perturbation: Literal["flipout", "low_rank", "independent"] = "flipout"
     """Noise family: flipout (shared bases, signs a member) or independent (dense noise a member; slow)."""
-    base_distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    rank: int = 1
+    """Rank of low_rank noise."""
+    base: Literal["rademacher", "gaussian"] = "rademacher"
     """Distribution of flipout's base matrices; gaussian is the paper's, rademacher has less variance."""
     num_bases: int = 1
     """Number of flipout base matrices a weight; each serves population_size / num_bases members."""

@@ -92,6 +92,13 @@ def standardized(fitness: Tensor) -> Tensor:
     return centered / deviation if deviation > 0 else centered
 
 
+def tied_fraction(fitness: Tensor) -> float:
+    """Returns the share of members whose return another member has too; failed ones count as equal."""
+    keys = torch.where(failed(fitness), -math.inf, fitness.to(torch.float64))
+    _, group, sizes = torch.unique(keys, return_inverse=True, return_counts=True)
+    return float((sizes[group] > 1).double().mean())
+
+
 SHAPINGS: dict[FitnessShaping, Shaping] = {
     "centered_ranks": centered_ranks,
     "standardized": standardized,

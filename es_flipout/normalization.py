@@ -192,4 +192,4 @@ class ObservationNormalizer(nn.Module):
             scale = _variance(self.count, self.m2).clamp(min=VARIANCE_FLOOR).rsqrt()
             self._standardizer = self.mean.to(observations.dtype), scale.to(observations.dtype)
         mean, scale = self._standardizer
-        return ((observations - mean) * scale).clamp_(-self.clip, self.clip)
+        return ((observations - mean) * scale).clamp(-self.clip, self.clip)

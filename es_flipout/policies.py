@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -164,6 +164,8 @@ class MLPPolicy(nn.Module):
 
     With no hidden layer it is a linear policy.
     """
+
+    row_wise: ClassVar[bool] = True
 
     def __init__(
         self,

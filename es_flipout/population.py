@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from es_flipout.perturbations import PerturbedParameter, PopulationNoise
+from es_flipout.perturbations import MemberContext, PerturbedParameter, PopulationNoise
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def untracked(method: Method) -> Method:
+    """Runs a method without autograd, and outside any inference mode: the tensors it makes outlive that."""
+    return torch.inference_mode(mode=False)(torch.no_grad()(method))
+
+
+def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the parameters that are searched, by name: those that require a gradient."""
+    return {name: value for name, value in policy.named_parameters() if value.requires_grad}
 
 
 class MemberRows:
@@ -20,33 +35,77 @@ class MemberRows:
     def __init__(self, population: Population, members: Tensor) -> None:
         self._population = population
         policy = population.policy
-        tensors = [*policy.parameters(), *policy.buffers()]
-        self._policy = copy.deepcopy(policy, {id(tensor): tensor for tensor in tensors})
         self._stand_ins = {
-            name: PerturbedParameter.of(name, parameter) for name, parameter in policy.named_parameters()
+            name: PerturbedParameter.of(name, value) for name, value in trained_parameters(policy).items()
         }
-        by_parameter = {id(parameter): self._stand_ins[name] for name, parameter in policy.named_parameters()}
-        for module in self._policy.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = by_parameter[id(parameter)]  # type: ignore[assignment]
+        # A copy in which every reference to a trained parameter, tied or not, is to its stand-in.
+        memo: dict[int, Tensor] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
+        memo |= {id(policy.get_parameter(name)): stand_in for name, stand_in in self._stand_ins.items()}
+        self._policy = copy.deepcopy(policy, memo)
+        self._row_wise = bool(getattr(policy, "row_wise", False))
         self.select(members)
 
+    @untracked
     def select(self, members: Tensor) -> None:
         """Makes it a selection of other members, int64 [N], of any number."""
-        self._noise = self._population.noise.rows(members, self._population.sigma)
+        self.num_rows = len(members)
+        noise = self._population.noise
+        self._noise = noise.rows(members.to(noise.device), self._population.sigma)
         for name, stand_in in self._stand_ins.items():
-            stand_in.noise, stand_in.num_rows = self._noise[name], len(members)
+            stand_in.noise = self._noise[name]
 
+    @untracked
     def assign(self, rows: Tensor, members: Tensor) -> None:
         """Hands rows (int64 [M]) over to other members (int64 [M]); the other rows keep theirs."""
-        self._noise.assign(rows, members)
+        device = self._population.noise.device
+        self._noise.assign(rows.to(device), members.to(device))
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Runs the policy on a batch, each row under its own member's weights.
+
+        Args:
+            inputs: what the policy's forward takes: tensors [N, ...], or containers of them.
+
+        Returns:
+            What the policy's forward returns, its tensors [N, ...].
+        """
+        if self._row_wise:
+            return self.each(*inputs)
+        # A member by itself is a batch of one.
+        outputs = self.each(*tree_map(lambda x: x.unsqueeze(1), inputs))
+        return tree_map(lambda x: x.squeeze(1), outputs)
+
+    def each(self, *inputs: Any) -> Any:
+        """Runs every member on its own: row n of the result is module(member n)(row n of the inputs).
+
+        Args:
+            inputs: tensors [N, ...], or containers of them.
+
+        Raises:
+            ValueError: if a tensor has not one row a member.
+        """
+        if torch.compiler.is_compiling():  # what rules do is not for the compiler: it goes on behind this
+            return torch.compiler.disable(self._run)(*inputs)  # type: ignore[no-untyped-call]
+        return self._run(*inputs)
 
     @torch.no_grad()
-    def __call__(self, observations: Tensor) -> Tensor:
-        """Returns actions [N, A] for observations [N, O], each row under its own member's weights."""
-        actions: Tensor = self._policy(observations)
-        return actions
+    def _run(self, *inputs: Any) -> Any:
+        for leaf in tree_leaves(inputs):
+            if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.num_rows:
+                found = f"shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)
+                raise ValueError(f"inputs must be tensors of {self.num_rows} rows, one a member: got {found}")
+        if self._row_wise:
+            self._enter(MemberContext(self.num_rows, None, inputs[0].ndim - 1))
+            return self._policy(*inputs)
+        return torch.vmap(self._run_one, randomness="different")(*inputs)
+
+    def _run_one(self, *inputs: Any) -> Any:
+        self._enter(MemberContext.inside_vmap(self.num_rows))
+        return self._policy(*inputs)
+
+    def _enter(self, context: MemberContext) -> None:
+        for stand_in in self._stand_ins.values():
+            stand_in.context = context
 
 
 class Population:
@@ -62,21 +121,53 @@ class Population:
         self.policy = policy
         self.noise = noise
         self.sigma = sigma
+        self._all: MemberRows | None = None
 
     @property
     def size(self) -> int:
         """Number of members P."""
         return self.noise.population_size
 
+    def __len__(self) -> int:
+        """Number of members P."""
+        return self.size
+
+    def __call__(self, *inputs: Any, members: Tensor | None = None) -> Any:
+        """Runs members side by side: row n of the result is `module(members[n])(row n of the inputs)`.
+
+        Args:
+            inputs: what the policy's forward takes, with one leading row a member more: [N, ...].
+            members: the member of each row, int64 [N], repeats allowed; 0 .. P - 1 if None.
+
+        Returns:
+            What the policy's forward returns, with that leading row: [N, ...].
+
+        Raises:
+            ValueError: if the inputs have not one row a member.
+            IndexError: if there is no such member.
+            UnsupportedOperationError: if the policy uses a parameter in an operation that has no rule.
+        """
+        if members is not None:
+            return self.select(members).each(*inputs)
+        if self._all is None:
+            self._all = self.select(torch.arange(self.size))
+        return self._all.each(*inputs)
+
     def select(self, members: Tensor) -> MemberRows:
-        """Returns the policy in which row n runs as member `members[n]` (int64 [N], repeats allowed)."""
+        """Returns the policy in which row n runs as member `members[n]` (int64 [N], repeats allowed).
+
+        Raises:
+            IndexError: if there is no such member.
+        """
+        members = torch.as_tensor(members, dtype=torch.int64)
+        unknown = members[(members < 0) | (members >= self.size)]
+        if len(unknown):
+            raise IndexError(f"member {int(unknown[0])} of a population of {self.size}")
         return MemberRows(self, members)
 
+    @untracked
     def member(self, index: int) -> dict[str, Tensor]:
-        """Returns the weights of one member written out, by parameter name.
-
-        `torch.func.functional_call(policy, population.member(i), (observation,))` is that member alone:
-        the oracle of `select`.
+        """Returns the state dict of one member: its own weights, and everything that members share.
 
         Raises:
             IndexError: if there is no such member.
@@ -84,12 +175,29 @@ class Population:
         if not 0 <= index < self.size:
             raise IndexError(f"member {index} of a population of {self.size}")
         noise = self.noise.member(index)
+        by_parameter = {
+            id(value): value + self.sigma * noise[name]
+            for name, value in trained_parameters(self.policy).items()
+        }
+        state: dict[str, Tensor] = self.policy.state_dict(keep_vars=True)
         return {
-            name: value.detach() + self.sigma * noise[name] for name, value in self.policy.named_parameters()
+            name: by_parameter.get(id(value), value.detach() if isinstance(value, Tensor) else value)
+            for name, value in state.items()
         }
 
+    def module(self, index: int) -> nn.Module:
+        """Returns one member as an ordinary module: a copy of the policy that shares nothing with it.
+
+        Raises:
+            IndexError: if there is no such member.
+        """
+        module = copy.deepcopy(self.policy)
+        module.load_state_dict(self.member(index))
+        return module
+
+    @untracked
     def gradient(self, utilities: Tensor) -> dict[str, Tensor]:
-        """Returns the estimated ascent direction of the fitness, by parameter name.
+        """Returns the estimated ascent direction of the fitness, by name of the trained parameter.
 
         g = 1 / (P sigma) Σ_m u_m eps_m (Salimans, Ho, Chen, Sidor and Sutskever, 2017, arXiv 1703.03864).
 
@@ -102,4 +210,4 @@ class Population:
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")
         total = self.noise.weighted_sum(utilities)
-        return {name: total[name] / (self.size * self.sigma) for name, _ in self.policy.named_parameters()}
+        return {name: total[name] / (self.size * self.sigma) for name in trained_parameters(self.policy)}

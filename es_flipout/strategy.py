@@ -3,48 +3,62 @@
 One generation is
 
     population = es.ask()                   # policy + noise of generation g
-    fitness = evaluate(population)          # yours, or an evaluator's: [P]
+    fitness = ...                           # of every member, [P]: yours, or an evaluator's
     update = es.tell(fitness)               # utilities -> gradient estimate -> optimizer step
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import OptimizerConfig
-from es_flipout.fitness import Shaping, centered_ranks
+from es_flipout.config import FitnessShaping, OptimizerConfig
+from es_flipout.fitness import SHAPINGS, Shaping, tied_fraction
 from es_flipout.perturbations import Flipout, Perturbation
-from es_flipout.population import Population
+from es_flipout.population import Population, trained_parameters, untracked
 from es_flipout.seeding import torch_generator
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a call of `tell` did.
+    """What a call of `tell` did, and what it says about the settings.
 
     Attributes:
-        gradient_norm: Euclidean norm of the gradient estimate.
+        gradient_norm: Euclidean norm of the gradient estimate, without weight decay.
         update_norm: Euclidean norm of the change of the parameters.
         parameter_norm: Euclidean norm of the parameters after it.
+        update_ratio: update norm over the parameters' norm before it. Weights change by about this share in a
+            generation: near 1, the learning rate is too high for their scale; below 1e-4, training crawls.
+        update_cosine: cosine between this update and the one before, NaN for the first. Near 1, steps go the
+            same way and could be longer; near 0 or below, they are mostly noise: a larger population, or a
+            smaller learning rate.
+        tied_fraction: share of the members whose fitness another member has too. Near 1, sigma is too small
+            to make a difference, or the fitness too coarse.
+        signal_to_noise: see `FlipoutES.tell`; None unless it was asked for.
     """
 
     gradient_norm: float
     update_norm: float
     parameter_norm: float
+    update_ratio: float
+    update_cosine: float
+    tied_fraction: float
+    signal_to_noise: float | None = None
 
 
 class FlipoutES:
-    """An evolution strategy over the parameters of any policy whose operations have rules.
+    """An evolution strategy over the parameters of any `nn.Module`.
 
     Attributes:
-        policy: the centre; `tell` moves its parameters in place.
+        policy: the centre; `tell` moves those of its parameters that require a gradient, in place.
         optimizer: any torch.optim optimizer over them that needs no closure.
+        population_size: members P a generation.
         sigma: standard deviation of a weight's perturbation; may be changed between generations.
         generation: generations told so far.
     """
@@ -52,70 +66,101 @@ class FlipoutES:
     def __init__(
         self,
         policy: nn.Module,
-        optimizer: torch.optim.Optimizer | None = None,
         *,
-        population_size: int = 256,
-        sigma: float = 0.05,
-        perturbation: Perturbation | None = None,
-        fitness_shaping: Shaping = centered_ranks,
+        population_size: int,
+        sigma: float,
+        optimizer: torch.optim.Optimizer | None = None,
+        perturbation: Perturbation = Flipout(num_bases=1, base="rademacher"),  # noqa: B008 - it is frozen
+        fitness_shaping: FitnessShaping | Shaping = "centered_ranks",
+        antithetic: bool = True,
+        weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
         """Takes the policy.
 
         Args:
-            policy: the module to train; all its parameters are perturbed.
-            optimizer: built over `policy.parameters()`; Adam with learning rate 0.01 if None.
-            population_size: members P a generation, both halves of mirrored pairs counted.
+            policy: the module to train. Parameters with `requires_grad=False` are left alone.
+            population_size: members P a generation, both halves of antithetic pairs counted.
             sigma: standard deviation of a weight's perturbation.
-            perturbation: the noise family; mirrored flipout with one Rademacher base if None.
-            fitness_shaping: returns [P] to utilities [P].
+            optimizer: built over the policy's parameters; Adam with learning rate 0.01 if None.
+            perturbation: the noise family.
+            fitness_shaping: "centered_ranks", "standardized", "nes", "raw", or a function from returns [P]
+                to utilities [P].
+            antithetic: whether members come in pairs of opposite perturbations.
+            weight_decay: L2 coefficient: the optimizer follows gradient - weight_decay * parameters.
             seed: seed of the noise of every generation.
 
         Raises:
-            ValueError: if sigma or the population size is not positive.
+            ValueError: if a number is out of range, or the policy has nothing to train.
         """
-        if sigma <= 0:
-            raise ValueError(f"sigma must be > 0, got {sigma}")
-        if population_size < 1:
-            raise ValueError(f"population_size must be >= 1, got {population_size}")
+        for name, value in (("sigma", sigma), ("population_size", population_size)):
+            if not value > 0:
+                raise ValueError(f"{name} must be > 0, got {value}")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
+        if isinstance(fitness_shaping, str) and fitness_shaping not in SHAPINGS:
+            raise ValueError(
+                f"fitness_shaping {fitness_shaping!r} is not one of {', '.join(SHAPINGS)}, nor a function"
+            )
+        parameters = trained_parameters(policy)
+        if not parameters:
+            raise ValueError(
+                "the policy has no parameter that requires a gradient: there is nothing to train"
+            )
         self.policy = policy
-        self.optimizer = optimizer or torch.optim.Adam(policy.parameters(), lr=0.01)
+        self.optimizer = optimizer or torch.optim.Adam(parameters.values(), lr=0.01)
         self.population_size = population_size
         self.sigma = sigma
-        self.perturbation = perturbation or Flipout()
-        self.fitness_shaping = fitness_shaping
+        self.perturbation = perturbation
+        self.fitness_shaping = (
+            SHAPINGS[fitness_shaping] if isinstance(fitness_shaping, str) else fitness_shaping
+        )
+        self.antithetic = antithetic
+        self.weight_decay = weight_decay
         self.seed = seed
         self.generation = 0
         self._populations: list[Population] = []
+        self._last_update: dict[str, Tensor] = {}
 
     def ask(self) -> Population:
         """Returns the population of this generation; the same one until `tell` is called.
 
         Further populations that `ask_more` gave are forgotten.
+
+        Raises:
+            ValueError: if the noise family cannot serve this population size.
         """
         del self._populations[1:]
         return self._populations[0] if self._populations else self.ask_more()
 
+    @untracked
     def ask_more(self) -> Population:
         """Returns a further population of this generation, with new noise.
 
         `tell` then wants the fitness of all of them, in the order in which they were asked for.
         """
-        parameters = dict(self.policy.named_parameters())
+        parameters = trained_parameters(self.policy)
         device = next(iter(parameters.values())).device
         index = len(self._populations)
         generator = torch_generator(self.seed, self.generation, "perturbation", index, device=device)
-        noise = self.perturbation.sample(parameters, self.population_size, generator)
+        noise = self.perturbation.sample(
+            parameters, self.population_size, generator, antithetic=self.antithetic
+        )
         self._populations.append(Population(self.policy, noise, self.sigma))
         return self._populations[-1]
 
-    @torch.no_grad()
-    def tell(self, fitness: Tensor) -> Update:
+    @untracked
+    def tell(self, fitness: Tensor, *, signal_to_noise: bool = False) -> Update:
         """Moves the policy towards the members of higher fitness and ends the generation.
 
         Args:
-            fitness: return of each member of the population, [P]; NaN ranks worst. If `ask_more` gave
-                further populations, [B P] for B of them.
+            fitness: return of each member of the population, [P], higher is better; NaN ranks worst. If
+                `ask_more` gave further populations, [B P] for B of them.
+            signal_to_noise: whether to estimate, for the price of a second gradient, how much of the
+                gradient estimate is signal: with the estimates g_A and g_B of the two halves of the members,
+                (g_A · g_B) / (|g_A - g_B|² / 4), the squared norm of the expected gradient over the summed
+                variance of the whole estimate. Below about 0.1 an update is mostly noise. What members
+                share (flipout's bases) is not told apart from the signal.
 
         Raises:
             RuntimeError: if no population was asked for.
@@ -123,22 +168,33 @@ class FlipoutES:
         """
         if not self._populations:
             raise RuntimeError("tell needs a population: call ask first")
+        fitness = torch.as_tensor(fitness).detach().cpu()
         num_members = self.population_size * len(self._populations)
         if fitness.shape != (num_members,):
             raise ValueError(f"fitness must be [{num_members}], got {list(fitness.shape)}")
-        gradient = self._gradient(self._utilities(fitness))
-        parameters = dict(self.policy.named_parameters())
+        parameters = trained_parameters(self.policy)
+        utilities = self.fitness_shaping(fitness).to(next(iter(parameters.values())).device)
+        gradient = self._gradient(utilities)
+        ratio = self._signal_to_noise(utilities, gradient) if signal_to_noise else None
         before = {name: value.detach().clone() for name, value in parameters.items()}
         for name, value in parameters.items():
-            value.grad = -gradient[name]  # torch optimizers descend, fitness ascends
+            # torch optimizers descend, fitness ascends
+            value.grad = self.weight_decay * before[name] - gradient[name]
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._populations = []
         self.generation += 1
+        change = {name: parameters[name].detach() - before[name] for name in before}
+        last, self._last_update = self._last_update, change
+        update_norm, before_norm = _norm(change), _norm(before)
         return Update(
-            gradient_norm=_norm(gradient.values()),
-            update_norm=_norm(parameters[name] - before[name] for name in parameters),
-            parameter_norm=_norm(parameters.values()),
+            gradient_norm=_norm(gradient),
+            update_norm=update_norm,
+            parameter_norm=_norm(parameters),
+            update_ratio=update_norm / before_norm if before_norm else math.inf,
+            update_cosine=_cosine(last, change) if last else math.nan,
+            tied_fraction=tied_fraction(fitness),
+            signal_to_noise=ratio,
         )
 
     def _gradient(self, utilities: Tensor) -> dict[str, Tensor]:
@@ -152,9 +208,15 @@ class FlipoutES:
                 first[name] += value
         return {name: value / len(self._populations) for name, value in first.items()}
 
-    def _utilities(self, fitness: Tensor) -> Tensor:
-        device = next(self.policy.parameters()).device
-        return self.fitness_shaping(fitness.detach().cpu()).to(device)
+    def _signal_to_noise(self, utilities: Tensor, gradient: Mapping[str, Tensor]) -> float:
+        # Halves alternate by antithetic pair; 2 g = g_A + g_B gives the second half's estimate for nothing.
+        unit = 2 if self.antithetic else 1
+        in_first_half = torch.arange(len(utilities), device=utilities.device) // unit % 2 == 0
+        first = self._gradient(torch.where(in_first_half, 2 * utilities, 0.0))
+        second = {name: 2 * gradient[name] - first[name] for name in first}
+        difference = {name: first[name] - second[name] for name in first}
+        noise = _norm(difference) ** 2 / 4
+        return _dot(first, second) / noise if noise else math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next generation depends on, besides the arguments of the constructor."""
@@ -163,20 +225,31 @@ class FlipoutES:
             "optimizer": self.optimizer.state_dict(),
             "generation": self.generation,
             "sigma": self.sigma,
+            "last_update": self._last_update,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a state that `state_dict` returned."""
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generation = state["generation"]
         self.sigma = state["sigma"]
+        self._last_update = dict(state["last_update"])
         self._populations = []
 
 
-def _norm(tensors: Iterable[Tensor]) -> float:
-    squares = [tensor.detach().to(torch.float64).square().sum() for tensor in tensors]
-    return float(torch.stack(squares).sum().sqrt())
+def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    products = [(one[name].double() * other[name].double()).sum() for name in one]
+    return float(torch.stack(products).sum())
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    return math.sqrt(_dot(tensors, tensors))
+
+
+def _cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    norms = _norm(one) * _norm(other)
+    return _dot(one, other) / norms if norms else math.nan
 
 
 def _optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:

@@ -27,7 +27,7 @@ from es_flipout.evaluators import (
     OfficialScore,
     VectorizedEvaluator,
 )
-from es_flipout.fitness import SHAPINGS, failed
+from es_flipout.fitness import failed
 from es_flipout.metrics import GenerationMetrics, Reporter, Timing
 from es_flipout.perturbations import make_perturbation
 from es_flipout.policies import MLPPolicy, make_policy
@@ -65,11 +65,12 @@ class Trainer:
         ).to(config.device)
         self.es = FlipoutES(
             self.policy,
-            make_optimizer(config.optimizer, self.policy),
             population_size=config.es.population_size,
             sigma=config.es.sigma,
+            optimizer=make_optimizer(config.optimizer, self.policy),
             perturbation=make_perturbation(config.es),
-            fitness_shaping=SHAPINGS[config.es.fitness_shaping],
+            fitness_shaping=config.es.fitness_shaping,
+            antithetic=config.es.mirrored,
             seed=config.seed,
         )
         self.evaluator = VectorizedEvaluator(*self.envs, concurrent=_threads(config) > 1)

@@ -1,16 +1,25 @@
 """Noise families behind one contract, and the rules by which torch operations run perturbed."""
 
 from es_flipout.config import ESConfig
-from es_flipout.perturbations.base import ParameterNoise, Perturbation, PopulationNoise
-from es_flipout.perturbations.flipout import Flipout, FlipoutNoise
-from es_flipout.perturbations.independent import Independent, IndependentNoise
-from es_flipout.perturbations.rules import PerturbedParameter, UnsupportedOperationError, rule
+from es_flipout.perturbations import rules
+from es_flipout.perturbations.base import NoiseRows, Perturbation, PopulationNoise
+from es_flipout.perturbations.flipout import Flipout
+from es_flipout.perturbations.independent import Independent
+from es_flipout.perturbations.low_rank import LowRank
+from es_flipout.perturbations.parameter_noise import ParameterNoise
+from es_flipout.perturbations.stand_in import (
+    MemberContext,
+    PerturbedParameter,
+    UnsupportedOperationError,
+    rule,
+)
 
 __all__ = [
     "Flipout",
-    "FlipoutNoise",
     "Independent",
-    "IndependentNoise",
+    "LowRank",
+    "MemberContext",
+    "NoiseRows",
     "ParameterNoise",
     "Perturbation",
     "PerturbedParameter",
@@ -18,11 +27,14 @@ __all__ = [
     "UnsupportedOperationError",
     "make_perturbation",
     "rule",
+    "rules",
 ]
 
 
 def make_perturbation(config: ESConfig) -> Perturbation:
     """Builds the configured noise family."""
     if config.perturbation == "independent":
-        return Independent(mirrored=config.mirrored)
-    return Flipout(config.base_distribution, config.num_bases, config.mirrored)
+        return Independent()
+    if config.perturbation == "low_rank":
+        return LowRank(config.rank)
+    return Flipout(config.num_bases, config.base)

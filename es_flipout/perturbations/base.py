@@ -5,45 +5,42 @@ whatever compact form the family has. Three views of it exist: the rows that a f
 (`rows`), one member written out (`member`, the oracle of the first), and the weighted sum that the
 gradient estimate needs (`weighted_sum`).
 
-Mirrored members are neighbours: member 2q has noise +eps_q and member 2q + 1 has -eps_q. This is the
+Antithetic members are neighbours: member 2q has noise +eps_q and member 2q + 1 has -eps_q. This is the
 only place that decides so.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-
-class ParameterNoise(ABC):
-    """The scaled noise of one parameter for N rows, each row with its own member's noise."""
-
-    @abstractmethod
-    def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
-        """Adds each row's noise, applied as a linear map, to what the unperturbed map gave.
-
-        Args:
-            outputs: [N, ..., J]; may be overwritten.
-            inputs: [N, ..., I], for a parameter of shape [J, I].
-
-        Returns:
-            [N, ..., J], row n being outputs[n] + inputs[n] @ noise_nᵀ.
-        """
-
-    @abstractmethod
-    def dense(self) -> Tensor:
-        """Returns the noise written out, [N, *parameter shape]."""
+from es_flipout.perturbations.packing import Packed
+from es_flipout.perturbations.parameter_noise import ParameterNoise
 
 
-class NoiseRows(dict[str, ParameterNoise], ABC):
+class NoiseRows(dict[str, ParameterNoise]):
     """The scaled noise of N rows, by parameter name."""
 
-    @abstractmethod
+    def __init__(self, noise: PopulationNoise, members: Tensor, scale: float) -> None:
+        self._noise = noise
+        self._scale = scale
+        self._values = noise.take(members, scale)
+        super().__init__(self._of_parameters(self._values))
+
+    def _of_parameters(self, values: Sequence[Tensor]) -> dict[str, ParameterNoise]:
+        """Returns views of what `PopulationNoise.take` gave, by parameter name."""
+        return self._noise.of_parameters(self._by_name(values))
+
+    def _by_name(self, values: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        return [pack.by_name(each) for pack, each in zip(self._noise.packs, values, strict=True)]
+
     def assign(self, rows: Tensor, members: Tensor) -> None:
         """Gives `rows` (int64 [M]) the noise of other members (int64 [M])."""
+        for values, taken in zip(self._values, self._noise.take(members, self._scale), strict=True):
+            values[rows] = taken
 
 
 class PopulationNoise(ABC):
@@ -51,48 +48,65 @@ class PopulationNoise(ABC):
 
     Attributes:
         population_size: members P.
-        mirrored: whether members come in antithetic pairs.
+        antithetic: whether members come in pairs of opposite noise.
+        packs: all that a direction's noise consists of, besides what directions share.
     """
 
-    def __init__(self, population_size: int, mirrored: bool) -> None:
+    def __init__(self, packs: Sequence[Packed], population_size: int, antithetic: bool) -> None:
+        self.packs = packs
         self.population_size = population_size
-        self.mirrored = mirrored
+        self.antithetic = antithetic
 
     @abstractmethod
-    def rows(self, members: Tensor, scale: float) -> NoiseRows:
-        """Returns scale * eps_m, by parameter name, for the members [N] (int64) of N rows."""
-
-    @abstractmethod
-    def member(self, index: int) -> dict[str, Tensor]:
-        """Returns eps_m of member `index` written out, by parameter name."""
+    def of_parameters(self, values: Sequence[Mapping[str, Tensor]]) -> dict[str, ParameterNoise]:
+        """Returns the noise of rows by parameter name, given what each pack has for them, [N, ...]."""
 
     @abstractmethod
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         """Returns sum_m weights_m eps_m, by parameter name, for weights [P]."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the noise is."""
+        return self.packs[0].values.device
+
+    def rows(self, members: Tensor, scale: float) -> NoiseRows:
+        """Returns scale * eps_m, by parameter name, for the members [N] (int64) of N rows."""
+        return NoiseRows(self, members, scale)
+
+    def member(self, index: int) -> dict[str, Tensor]:
+        """Returns eps_m of member `index` written out, by parameter name."""
+        members = torch.tensor([index], device=self.device)
+        return {name: noise.dense()[0] for name, noise in self.rows(members, 1.0).items()}
+
+    def take(self, members: Tensor, scale: float) -> list[Tensor]:
+        """Returns what each pack has for members [N], their noise times `scale`, [N, width]."""
+        directions, orientation = self.directions(members)
+        factors = orientation.to(torch.float64) * scale
+        return [pack.take(directions, factors) for pack in self.packs]
+
     def directions(self, members: Tensor) -> tuple[Tensor, Tensor]:
         """Returns, for members [N], the drawn direction of each [N] and its orientation ±1 [N]."""
-        if not self.mirrored:
+        if not self.antithetic:
             return members, torch.ones_like(members)
         return members // 2, 1 - 2 * (members % 2)
 
     def direction_weights(self, weights: Tensor) -> Tensor:
-        """Returns the weight of each drawn direction, [P / 2] if mirrored else [P]."""
-        return weights[0::2] - weights[1::2] if self.mirrored else weights
+        """Returns the weight of each drawn direction, [P / 2] if antithetic else [P]."""
+        return weights[0::2] - weights[1::2] if self.antithetic else weights
 
 
 class Perturbation(ABC):
-    """A noise family: zero mean, unit variance a weight, independent from member to member as far as it can.
-
-    Attributes:
-        mirrored: whether members come in antithetic pairs.
-    """
-
-    mirrored: bool
+    """A noise family: zero mean, unit variance a weight, members as independent as it can make them."""
 
     @abstractmethod
     def sample(
-        self, parameters: Mapping[str, Tensor], population_size: int, generator: torch.Generator
+        self,
+        parameters: Mapping[str, Tensor],
+        population_size: int,
+        generator: torch.Generator,
+        *,
+        antithetic: bool = True,
     ) -> PopulationNoise:
         """Draws the noise of a generation.
 
@@ -100,19 +114,21 @@ class Perturbation(ABC):
             parameters: what is perturbed, by name; only shape, dtype and device are read.
             population_size: members P.
             generator: the source of the draw, on the parameters' device.
+            antithetic: whether members come in pairs of opposite noise.
 
         Raises:
             ValueError: if the family cannot serve this population size.
         """
 
-    def num_directions(self, population_size: int) -> int:
-        """Returns how many directions are drawn for P members.
 
-        Raises:
-            ValueError: if a mirrored population is odd.
-        """
-        if not self.mirrored:
-            return population_size
-        if population_size % 2:
-            raise ValueError(f"a mirrored population must be even, got {population_size} members")
-        return population_size // 2
+def num_directions(population_size: int, antithetic: bool) -> int:
+    """Returns how many directions are drawn for P members.
+
+    Raises:
+        ValueError: if an antithetic population is odd.
+    """
+    if not antithetic:
+        return population_size
+    if population_size % 2:
+        raise ValueError(f"an antithetic population must be even, got {population_size} members")
+    return population_size // 2

@@ -1,4 +1,4 @@
-"""Flipout: all members share K base matrices and differ by a pair of sign vectors a weight matrix.
+"""Flipout: all members share K base matrices and differ by a pair of sign vectors a weight.
 
 Wen, Vicol, Ba, Tran and Grosse, "Flipout: Efficient Pseudo-Independent Weight Perturbations on
 Mini-Batches", ICLR 2018. For a weight W[J, I] in PyTorch's orientation, member m has
@@ -17,257 +17,264 @@ noise sums to
 again one matrix product a base, never an array of members x weights. The paper's equations 3 and 5 swap
 the roles of r and s with respect to its equation 4; the form above is the consistent one.
 
-Parameters that are not matrices (biases, gains, log standard deviations) are small and get dense
-Gaussian noise a member.
+A weight of more dimensions, such as a convolution's kernel, has signs along its first two (channels), and
+a base of its own shape. Parameters with fewer (biases, gains, log standard deviations) are small and get
+dense Gaussian noise a member.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from es_flipout.perturbations.base import NoiseRows, ParameterNoise, Perturbation, PopulationNoise
+from es_flipout.perturbations.base import NoiseRows, Perturbation, PopulationNoise, num_directions
 from es_flipout.perturbations.independent import IndependentNoise, sample_dense
+from es_flipout.perturbations.packing import Packed, accumulation_dtype, by_dtype
+from es_flipout.perturbations.parameter_noise import (
+    Convolution,
+    ParameterNoise,
+    aligned,
+    channel_aligned,
+    lookup,
+)
 from es_flipout.perturbations.rowwise import rowwise_linear
 
 
 class BaseGroups:
-    """Which rows use which base, so that every base meets its rows in one product.
+    """Which rows use which base, so that every base meets its rows in one operation.
 
     One object serves all parameters of a selection.
-
-    Attributes:
-        base_of_row: base index of each row, int64 [N].
-        order: rows sorted by base, int64 [N].
-        inverse: where each row went, int64 [N].
-        counts: rows of each base, K integers.
     """
 
     def __init__(self, base_of_row: Tensor, num_bases: int) -> None:
+        """Takes the base index of each row, int64 [N]."""
         self.base_of_row = base_of_row
-        self.order = torch.argsort(base_of_row, stable=True)
-        self.inverse = torch.argsort(self.order)
-        self.counts: list[int] = torch.bincount(base_of_row, minlength=num_bases).tolist()
+        self._num_bases = num_bases
+        self._sort()
+
+    def assign(self, rows: Tensor, bases: Tensor) -> None:
+        """Gives `rows` (int64 [M]) other bases (int64 [M])."""
+        self.base_of_row[rows] = bases
+        self._sort()
+
+    def _sort(self) -> None:
+        self._order = torch.argsort(self.base_of_row, stable=True)
+        self._inverse = torch.argsort(self._order)
+        self._counts: list[int] = torch.bincount(self.base_of_row, minlength=self._num_bases).tolist()
+
+    def run(self, operation: Callable[..., Tensor], bases: Tensor, *inputs: Tensor) -> Tensor:
+        """Returns operation(inputs, base) of all rows, each with its own base, [N, ...]."""
+        parts = zip(*(x[self._order].split_with_sizes(self._counts) for x in inputs), strict=True)
+        results = [operation(*part, base) for part, base in zip(parts, bases, strict=True)]
+        return torch.cat(results)[self._inverse]
 
 
-@dataclass
+@dataclass(frozen=True)
 class FlipoutRows(ParameterNoise):
-    """Flipout noise of one weight matrix for N rows.
+    """Flipout noise of one weight for N rows.
 
     Attributes:
-        bases: base matrices [K, J, I].
-        output_signs: r of each row, times scale and orientation, [N, J].
-        input_signs: s of each row, [N, I].
+        bases: base tensors [K, J, I, ...].
+        signs_0: signs along the first dimension, [N, J], times scale and orientation.
+        signs_1: signs along the second dimension, [N, I].
         groups: which rows use which base; None for a single base.
     """
 
     bases: Tensor
-    output_signs: Tensor
-    input_signs: Tensor
+    signs_0: Tensor
+    signs_1: Tensor
     groups: BaseGroups | None
+
+    def _run(self, operation: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Returns operation(inputs, base) of all rows; an operation keeps rows first."""
+        if self.groups is None:
+            return operation(*inputs, self.bases[0])
+        return self.groups.run(operation, self.bases, *inputs)
 
     def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """See `ParameterNoise.add_linear`."""
-        flipped = inputs * self._aligned(self.input_signs, inputs.ndim)
-        return outputs.addcmul_(self._times_base(flipped), self._aligned(self.output_signs, inputs.ndim))
+        flipped = inputs * aligned(self.signs_1, inputs.ndim)
+        return outputs.addcmul_(self._run(rowwise_linear, flipped), aligned(self.signs_0, inputs.ndim))
 
-    @staticmethod
-    def _aligned(signs: Tensor, ndim: int) -> Tensor:
-        """Returns the signs as [N, 1, ..., width], so that they broadcast over the dimensions between."""
-        if ndim == 2:
-            return signs
-        rows, width = signs.shape
-        return signs.view(rows, *(1,) * (ndim - 2), width)
+    def add_bilinear(self, outputs: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """See `ParameterNoise.add_bilinear`."""
+        flipped = first * aligned(self.signs_1, first.ndim)
+        return outputs.addcmul_(self._run(F.bilinear, flipped, second), aligned(self.signs_0, outputs.ndim))
 
-    def _times_base(self, inputs: Tensor) -> Tensor:
-        if self.groups is None:
-            return rowwise_linear(inputs, self.bases[0])
-        parts = inputs[self.groups.order].split_with_sizes(self.groups.counts)
-        products = [rowwise_linear(part, base) for part, base in zip(parts, self.bases, strict=True)]
-        return torch.cat(products)[self.groups.inverse]
+    def add_convolution(self, outputs: Tensor, inputs: Tensor, convolution: Convolution) -> Tensor:
+        """See `ParameterNoise.add_convolution`."""
+
+        def convolve(inputs: Tensor, base: Tensor) -> Tensor:
+            return torch.unflatten(convolution(inputs.flatten(0, 1), base), 0, inputs.shape[:2])
+
+        # A channel of the weight's second dimension stands for one channel of every group.
+        signs_0 = channel_aligned(self.signs_0, 1, inputs.ndim)
+        signs_1 = channel_aligned(self.signs_1, convolution.groups, inputs.ndim)
+        ins, outs = (signs_0, signs_1) if convolution.transposed else (signs_1, signs_0)
+        return outputs.addcmul_(self._run(convolve, inputs * ins), outs)
+
+    def add_embedding(self, outputs: Tensor, indices: Tensor) -> Tensor:
+        """See `ParameterNoise.add_embedding`."""
+        entries = self._run(F.embedding, indices) * lookup(self.signs_0, indices).unsqueeze(-1)
+        return outputs.addcmul_(entries, aligned(self.signs_1, outputs.ndim))
+
+    def transposed(self) -> FlipoutRows:
+        """See `ParameterNoise.transposed`."""
+        return FlipoutRows(self.bases.mT, self.signs_1, self.signs_0, self.groups)
+
+    def narrowed(self, dim: int, start: int, length: int) -> FlipoutRows:
+        """See `ParameterNoise.narrowed`."""
+        signs_0 = self.signs_0.narrow(1, start, length) if dim == 0 else self.signs_0
+        signs_1 = self.signs_1.narrow(1, start, length) if dim == 1 else self.signs_1
+        return FlipoutRows(self.bases.narrow(dim + 1, start, length), signs_0, signs_1, self.groups)
 
     def dense(self) -> Tensor:
         """See `ParameterNoise.dense`."""
-        signs = self.output_signs.unsqueeze(2) * self.input_signs.unsqueeze(1)
-        if self.groups is None:
-            return self.bases[0] * signs
-        return self.bases[self.groups.base_of_row] * signs
-
-
-@dataclass(frozen=True)
-class MatrixNoise:
-    """Flipout noise of one weight matrix for D directions; signs are int8, a byte each.
-
-    Attributes:
-        bases: base matrices [K, J, I].
-        output_signs: r of each direction, int8 [D, J].
-        input_signs: s of each direction, int8 [D, I].
-    """
-
-    bases: Tensor
-    output_signs: Tensor
-    input_signs: Tensor
+        signs = self.signs_0.unsqueeze(2) * self.signs_1.unsqueeze(1)
+        bases = self.bases[0] if self.groups is None else self.bases[self.groups.base_of_row]
+        return bases * signs.view(*signs.shape, *(1,) * (self.bases.ndim - 3))
 
 
 class FlipoutNoiseRows(NoiseRows):
-    """Flipout noise of N rows; the signs of all matrices lie side by side in one."""
+    """Flipout noise of N rows, and which base each of them uses."""
 
     def __init__(self, noise: FlipoutNoise, members: Tensor, scale: float) -> None:
-        self._noise = noise
-        self._scale = scale
-        self._vectors = noise.vectors.rows(members, scale)
-        self._signs = noise.signs_of(members, scale)
-        self._bases = noise.base_of(members)
-        super().__init__(self._vectors)
-        groups = self._groups()
-        for name, (outputs, inputs) in noise.by_name(self._signs).items():
-            self[name] = FlipoutRows(noise.matrices[name].bases, outputs, inputs, groups)
+        self._flipout = noise
+        self._groups = BaseGroups(noise.base_of(members), noise.num_bases) if noise.num_bases > 1 else None
+        super().__init__(noise, members, scale)
 
-    def _groups(self) -> BaseGroups | None:
-        return None if self._bases is None else BaseGroups(self._bases, self._noise.num_bases)
+    def _of_parameters(self, values: Sequence[Tensor]) -> dict[str, ParameterNoise]:
+        return self._flipout.of_parameters(self._by_name(values), self._groups)
 
     def assign(self, rows: Tensor, members: Tensor) -> None:
         """See `NoiseRows.assign`."""
-        self._vectors.assign(rows, members)
-        self._signs[rows] = self._noise.signs_of(members, self._scale)
-        bases = self._noise.base_of(members)
-        if self._bases is None or bases is None:
-            return
-        self._bases[rows] = bases
-        groups = self._groups()
-        for matrix in self.values():
-            if isinstance(matrix, FlipoutRows):
-                matrix.groups = groups
+        super().assign(rows, members)
+        if self._groups is not None:
+            self._groups.assign(rows, self._flipout.base_of(members))
 
 
 class FlipoutNoise(PopulationNoise):
-    """The bases and signs of a generation; direction d uses base d // (D / K)."""
+    """The bases and signs of a generation; direction d uses base d // (D / K).
+
+    Attributes:
+        bases: base tensors of each weight, [K, J, I, ...], by parameter name.
+        num_bases: K.
+        vectors: the noise of all other parameters.
+    """
 
     def __init__(
-        self, matrices: Mapping[str, MatrixNoise], vectors: IndependentNoise, num_bases: int
+        self, bases: Mapping[str, Tensor], signs: Sequence[Packed], vectors: IndependentNoise
     ) -> None:
-        super().__init__(vectors.population_size, vectors.mirrored)
+        """Takes what was drawn.
+
+        Args:
+            bases: as above.
+            signs: int8 signs, packed for the weights of each dtype: of weight W, "0 W" [J] and "1 W" [I].
+            vectors: as above.
+        """
+        super().__init__([*signs, *vectors.packs], vectors.population_size, vectors.antithetic)
+        self.bases = bases
+        self.num_bases = next((len(each) for each in bases.values()), 1)
         self.vectors = vectors
-        self.num_bases = num_bases
-        directions = self.population_size // 2 if self.mirrored else self.population_size
-        self.directions_per_base = directions // num_bases
-        # One matrix for the signs of all: outputs first, then inputs. `matrices` has views of it.
-        self._output_widths = [matrix.output_signs.shape[1] for matrix in matrices.values()]
-        self._input_widths = [matrix.input_signs.shape[1] for matrix in matrices.values()]
-        self._signs = torch.cat(
-            [
-                *(matrix.output_signs for matrix in matrices.values()),
-                *(matrix.input_signs for matrix in matrices.values()),
-                torch.zeros(directions, 0, dtype=torch.int8, device=vectors.values.device),
-            ],
-            dim=1,
-        )
-        self._dtype = next((matrix.bases.dtype for matrix in matrices.values()), torch.float32)
-        bases = {name: matrix.bases for name, matrix in matrices.items()}
-        self.matrices: dict[str, MatrixNoise] = {}
-        for (name, base), signs in zip(bases.items(), self._split(self._signs), strict=True):
-            self.matrices[name] = MatrixNoise(base, *signs)
+        self._signs = signs
+        count = self.population_size // 2 if self.antithetic else self.population_size
+        self._directions_per_base = count // self.num_bases
 
-    def _split(self, signs: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Returns views of output and input signs of each matrix, given those of all, [..., width]."""
-        parts = signs.split_with_sizes([*self._output_widths, *self._input_widths], dim=-1)
-        count = len(self._output_widths)
-        return list(zip(parts[:count], parts[count:], strict=True))
-
-    def by_name(self, signs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Returns what `_split` does, by parameter name."""
-        return dict(zip(self.matrices, self._split(signs), strict=True))
-
-    def signs_of(self, members: Tensor, scale: float) -> Tensor:
-        """Returns the signs of members [N], those of outputs times scale and orientation, [N, width]."""
-        direction, orientation = self.directions(members)
-        signs = self._signs[direction].to(self._dtype)
-        signs[:, : sum(self._output_widths)] *= (orientation.to(self._dtype) * scale).unsqueeze(1)
-        return signs
-
-    def base_of(self, members: Tensor) -> Tensor | None:
-        """Returns the base index of members [N]; None if there is a single base."""
-        if self.num_bases == 1:
-            return None
-        return self.directions(members)[0] // self.directions_per_base
+    def base_of(self, members: Tensor) -> Tensor:
+        """Returns the base index of members [N]."""
+        return self.directions(members)[0] // self._directions_per_base
 
     def rows(self, members: Tensor, scale: float) -> FlipoutNoiseRows:
         """See `PopulationNoise.rows`."""
         return FlipoutNoiseRows(self, members, scale)
 
-    def member(self, index: int) -> dict[str, Tensor]:
-        """See `PopulationNoise.member`."""
-        direction, orientation = self.directions(torch.tensor(index))
-        noise = self.vectors.member(index)
-        for name, matrix in self.matrices.items():
-            base = matrix.bases[int(direction) // self.directions_per_base]
-            signs = torch.outer(matrix.output_signs[direction], matrix.input_signs[direction])
-            noise[name] = base * signs * orientation
-        return noise
+    def of_parameters(
+        self, values: Sequence[Mapping[str, Tensor]], groups: BaseGroups | None = None
+    ) -> dict[str, ParameterNoise]:
+        """See `PopulationNoise.of_parameters`."""
+        signs = {name: value for pack in values[: len(self._signs)] for name, value in pack.items()}
+        matrices = {
+            name: FlipoutRows(bases, signs[f"0 {name}"], signs[f"1 {name}"], groups)
+            for name, bases in self.bases.items()
+        }
+        return {**matrices, **self.vectors.of_parameters(values[len(self._signs) :])}
 
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         """See `PopulationNoise.weighted_sum`."""
         total = self.vectors.weighted_sum(weights)
         weights = self.direction_weights(weights)
-        for name, matrix in self.matrices.items():
-            dtype, shape = matrix.bases.dtype, (self.num_bases, self.directions_per_base, -1)
-            outputs = (matrix.output_signs * weights.to(dtype).unsqueeze(1)).view(shape)
-            inputs = matrix.input_signs.to(dtype).view(shape)
-            total[name] = (matrix.bases * (outputs.transpose(1, 2) @ inputs)).sum(dim=0)
+        signs = {name: value for pack in self._signs for name, value in pack.by_name(pack.values).items()}
+        for name, bases in self.bases.items():
+            dtype, shape = accumulation_dtype(bases.dtype), (self.num_bases, self._directions_per_base, -1)
+            signs_0 = (signs[f"0 {name}"] * weights.to(dtype).unsqueeze(1)).view(shape)
+            signs_1 = signs[f"1 {name}"].to(dtype).view(shape)
+            products = signs_0.mT @ signs_1
+            products = products.view(*products.shape, *(1,) * (bases.ndim - 3))
+            total[name] = (bases * products).sum(dim=0).to(bases.dtype)
         return total
 
 
 @dataclass(frozen=True)
 class Flipout(Perturbation):
-    """Flipout noise for matrices, dense Gaussian noise for everything else.
+    """Flipout noise for weights of two dimensions or more, dense Gaussian noise for everything else.
 
     Attributes:
-        base_distribution: "gaussian" (the paper's) or "rademacher" (entries ±1: the same mean and variance
-            a weight, and for a fitness linear in the weights no excess variance from sharing a base).
-        num_bases: base matrices K a weight, each shared by P / K members.
-        mirrored: whether members come in antithetic pairs, r -> -r.
+        num_bases: base tensors K a weight, each shared by P / K members.
+        base: distribution of their entries: "rademacher" (±1: the same mean and variance a weight as
+            Gaussian noise, and for a fitness linear in the weights no excess variance from sharing a base),
+            or "gaussian" (the paper's).
     """
 
-    base_distribution: Literal["rademacher", "gaussian"] = "rademacher"
     num_bases: int = 1
-    mirrored: bool = True
+    base: Literal["rademacher", "gaussian"] = "rademacher"
+
+    def __post_init__(self) -> None:
+        if self.num_bases < 1:
+            raise ValueError(f"num_bases must be >= 1, got {self.num_bases}")
+        if self.base not in ("rademacher", "gaussian"):
+            raise ValueError(f"base must be 'rademacher' or 'gaussian', got {self.base!r}")
 
     def sample(
-        self, parameters: Mapping[str, Tensor], population_size: int, generator: torch.Generator
+        self,
+        parameters: Mapping[str, Tensor],
+        population_size: int,
+        generator: torch.Generator,
+        *,
+        antithetic: bool = True,
     ) -> FlipoutNoise:
         """See `Perturbation.sample`."""
-        count = self.num_directions(population_size)
+        count = num_directions(population_size, antithetic)
         if count % self.num_bases:
             raise ValueError(
                 f"{population_size} members cannot share {self.num_bases} bases evenly: the population must "
                 f"be divisible by {self.num_bases * (population_size // count)}"
             )
 
-        def signs(*shape: int, device: torch.device) -> Tensor:
-            bits = torch.randint(2, shape, generator=generator, dtype=torch.int8, device=device)
+        def draw_signs(*shape: int) -> Tensor:
+            bits = torch.randint(2, shape, generator=generator, dtype=torch.int8, device=generator.device)
             return bits.mul_(2).sub_(1)
 
-        matrices: dict[str, MatrixNoise] = {}
-        vectors: dict[str, Tensor] = {}
-        for name, value in parameters.items():
-            if value.ndim != 2:
-                vectors[name] = value
-                continue
-            shape = (self.num_bases, *value.shape)
-            bases = (
-                torch.randn(shape, generator=generator, dtype=value.dtype, device=value.device)
-                if self.base_distribution == "gaussian"
-                else signs(*shape, device=value.device).to(value.dtype)
-            )
-            output_size, input_size = value.shape
-            matrices[name] = MatrixNoise(
-                bases,
-                signs(count, output_size, device=value.device),
-                signs(count, input_size, device=value.device),
-            )
-        dense = sample_dense(vectors, count, population_size, self.mirrored, generator)
-        return FlipoutNoise(matrices, dense, self.num_bases)
+        def draw_bases(weight: Tensor) -> Tensor:
+            shape = (self.num_bases, *weight.shape)
+            if self.base == "rademacher":
+                return draw_signs(*shape).to(weight.dtype)
+            return torch.randn(shape, generator=generator, dtype=weight.dtype, device=generator.device)
+
+        bases: dict[str, Tensor] = {}
+        packs = []
+        weights = {name: value for name, value in parameters.items() if value.ndim >= 2}
+        for dtype, group in by_dtype(weights).items():
+            signs_0: dict[str, Tensor] = {}
+            signs_1: dict[str, Tensor] = {}
+            for name, weight in group.items():
+                bases[name] = draw_bases(weight)
+                signs_0[f"0 {name}"] = draw_signs(count, weight.shape[0])
+                signs_1[f"1 {name}"] = draw_signs(count, weight.shape[1])
+            packs.append(Packed.of(signs_0, signs_1, dtype))
+        vectors = {name: value for name, value in parameters.items() if value.ndim < 2}
+        return FlipoutNoise(bases, packs, sample_dense(vectors, population_size, generator, antithetic))

@@ -1,0 +1,123 @@
+"""Linear and bilinear maps: F.linear, matrix products with a parameter, F.bilinear, embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from es_flipout.perturbations.parameter_noise import aligned
+from es_flipout.perturbations.rowwise import rowwise_linear
+from es_flipout.perturbations.stand_in import (
+    MemberContext,
+    PerturbedParameter,
+    perturbed,
+    rule,
+    run_written_out,
+    unsupported,
+)
+
+
+def context_of(*arguments: Any) -> MemberContext:
+    """Returns the context of the first perturbed parameter among arguments."""
+    return next(iter(perturbed(arguments))).context
+
+
+def linear_rows(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns inputs Wᵀ + b for rows, [N, ..., I] to [N, ..., J], with W, b, both or neither perturbed."""
+    plain_bias = bias.plain if isinstance(bias, PerturbedParameter) else bias
+    if isinstance(weight, PerturbedParameter):
+        outputs = rowwise_linear(inputs, weight.plain, plain_bias)
+        outputs = weight.noise.add_linear(outputs, inputs)
+    else:
+        outputs = rowwise_linear(inputs, weight, plain_bias)
+    if isinstance(bias, PerturbedParameter):
+        outputs = outputs.add_(aligned(bias.noise.dense(), outputs.ndim))
+    return outputs
+
+
+@rule(F.linear)
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Runs y = x Wᵀ + b with any of the three perturbed."""
+    if isinstance(input, PerturbedParameter):
+        input = input.written_out()
+        if not isinstance(weight, PerturbedParameter) and not isinstance(bias, PerturbedParameter):
+            return F.linear(input, weight, bias)
+    if not isinstance(weight, PerturbedParameter):  # it may still differ from row to row
+        assert isinstance(bias, PerturbedParameter)
+        return F.linear(input, weight).add(bias.written_out())
+    if weight.plain.ndim != 2:
+        return run_written_out(F.linear, input, weight, bias)
+    context = weight.context
+    if bias is not None and not isinstance(bias, PerturbedParameter):
+        return context.logical(linear_rows(context.physical(input), weight, None)).add(bias)
+    return context.logical(linear_rows(context.physical(input), weight, bias))
+
+
+@rule(torch.matmul, torch.mm, torch.mv, Tensor.matmul, Tensor.mm, Tensor.mv, Tensor.__matmul__)
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """Runs a matrix product of which either side is a perturbed matrix."""
+    if isinstance(other, PerturbedParameter) and other.ndim == 2:
+        return linear(input, transpose(other))
+    if isinstance(other, PerturbedParameter):
+        return run_written_out(torch.matmul, input, other)
+    if isinstance(input, PerturbedParameter) and input.ndim == 2:
+        if other.ndim == 1:
+            return linear(other, input)
+        return linear(other.mT, input).transpose(-1, -2)
+    return run_written_out(torch.matmul, input, other)
+
+
+@rule(Tensor.__rmatmul__)
+def rmatmul(other: Tensor, input: Tensor) -> Tensor:
+    """Runs `input @ other`, as Python calls it for a perturbed `other`."""
+    return matmul(input, other)
+
+
+@rule(torch.addmm, Tensor.addmm)
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Runs beta * input + alpha * mat1 @ mat2."""
+    product = mat1 @ mat2
+    start = input.written_out() if isinstance(input, PerturbedParameter) else input
+    return beta * start + alpha * product
+
+
+@rule(F.bilinear)
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Runs y_j = x1ᵀ W_j x2 + b_j with W, b or both perturbed."""
+    if not isinstance(weight, PerturbedParameter):
+        assert isinstance(bias, PerturbedParameter)
+        return F.bilinear(input1, input2, weight) + bias.written_out()
+    context = weight.context
+    first, second = context.physical(input1), context.physical(input2)
+    outputs = weight.noise.add_bilinear(F.bilinear(first, second, weight.plain), first, second)
+    result = context.logical(outputs)
+    if bias is None:
+        return result
+    return result + (bias.written_out() if isinstance(bias, PerturbedParameter) else bias)
+
+
+@rule(F.embedding)
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Looks entries of a perturbed table up; what only concerns its gradient is ignored."""
+    assert isinstance(weight, PerturbedParameter)
+    if max_norm is not None:
+        raise unsupported(F.embedding, [weight])
+    context = weight.context
+    indices = context.physical(input)
+    return context.logical(weight.noise.add_embedding(F.embedding(indices, weight.plain), indices))
+
+
+def transpose(parameter: PerturbedParameter) -> PerturbedParameter:
+    """Returns the transposed matrix."""
+    return parameter.derived(parameter.plain.mT, parameter.noise.transposed())

@@ -1,0 +1,164 @@
+"""Recurrent cells and layers: each weight matrix of a cell is a linear map, and follows its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from es_flipout.perturbations.rules.linear import context_of, linear_rows
+from es_flipout.perturbations.stand_in import Operation, perturbed, rule, unsupported
+
+State = tuple[Tensor, ...]
+Cell = Callable[[Tensor, State, Sequence[Tensor | None]], State]
+"""From inputs [N, ..., I], state and weights (w_ih, w_hh, b_ih, b_hh[, w_hr]) to the new state, h first."""
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    # torch.sigmoid rounds an element differently by its place in memory; see policies.ELU.
+    return torch.tanh(x * 0.5).mul_(0.5).add_(0.5)
+
+
+def _gates(inputs: Tensor, hidden: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    w_ih, w_hh, b_ih, b_hh = weights[:4]
+    assert w_ih is not None
+    assert w_hh is not None
+    return linear_rows(inputs, w_ih, b_ih), linear_rows(hidden, w_hh, b_hh)
+
+
+def lstm_step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+    """Returns (h', c') of a long short-term memory, projected if there is a fifth weight."""
+    hidden, cell = state
+    from_inputs, from_hidden = _gates(inputs, hidden, weights)
+    i, f, g, o = from_inputs.add_(from_hidden).chunk(4, dim=-1)
+    cell = (_sigmoid(f) * cell).addcmul_(_sigmoid(i), torch.tanh(g))
+    hidden = _sigmoid(o) * torch.tanh(cell)
+    if len(weights) == 5 and weights[4] is not None:
+        hidden = linear_rows(hidden, weights[4], None)
+    return hidden, cell
+
+
+def gru_step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+    """Returns (h',) of a gated recurrent unit."""
+    (hidden,) = state
+    from_inputs, from_hidden = _gates(inputs, hidden, weights)
+    size = hidden.shape[-1]
+    gates = _sigmoid(from_inputs[..., : 2 * size] + from_hidden[..., : 2 * size])
+    reset, update = torch.split(gates, size, dim=-1)
+    new = torch.tanh(torch.addcmul(from_inputs[..., 2 * size :], reset, from_hidden[..., 2 * size :]))
+    return (torch.addcmul(new, update, hidden - new),)
+
+
+def rnn_step(nonlinearity: Callable[[Tensor], Tensor]) -> Cell:
+    """Returns the cell of a plain recurrent network."""
+
+    def step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+        from_inputs, from_hidden = _gates(inputs, state[0], weights)
+        return (nonlinearity(from_inputs.add_(from_hidden)),)
+
+    return step
+
+
+def _register_cell(function: Operation, step: Cell, has_cell_state: bool) -> None:
+    @rule(function)
+    def cell(
+        input: Tensor,
+        hx: Any,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None = None,
+        b_hh: Tensor | None = None,
+    ) -> Any:
+        weights = (w_ih, w_hh, b_ih, b_hh)
+        context = context_of(*weights)
+        state = tuple(context.physical(each) for each in (hx if has_cell_state else (hx,)))
+        new = tuple(context.logical(each) for each in step(context.physical(input), state, weights))
+        return new if has_cell_state else new[0]
+
+
+def _register_layer(function: Operation, step: Cell, has_cell_state: bool) -> None:
+    @rule(function)
+    def layer(*args: Any) -> Any:
+        if isinstance(args[1], Tensor) and isinstance(args[3], list | tuple):  # data, batch sizes, state, ...
+            raise unsupported(function, perturbed(args[3]))
+        input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first = args
+        context = context_of(params)
+        if context.level is None:
+            raise unsupported(function, perturbed(params), row_wise=True)
+        state = tuple(context.physical(each) for each in (hx if has_cell_state else (hx,)))
+        stack = _Stack(step, params, has_biases, num_layers, bidirectional, dropout if train else 0.0)
+        # Time first, whatever else comes between the row and the features.
+        inputs = context.physical(input)
+        time_dim = 2 if batch_first else 1
+        outputs, finals = stack.run(inputs.movedim(time_dim, 0), state)
+        return (
+            context.logical(outputs.movedim(0, time_dim)),
+            *(context.logical(each) for each in finals),
+        )
+
+
+class _Stack:
+    """The layers and directions of a recurrent network."""
+
+    def __init__(
+        self,
+        step: Cell,
+        params: Sequence[Tensor],
+        has_biases: bool,
+        num_layers: int,
+        bidirectional: bool,
+        dropout: float,
+    ) -> None:
+        self._step = step
+        self._num_layers = num_layers
+        self._num_directions = 2 if bidirectional else 1
+        self._dropout = dropout
+        size = len(params) // (num_layers * self._num_directions)
+        cells: list[list[Tensor | None]] = [
+            list(params[start : start + size]) for start in range(0, len(params), size)
+        ]
+        # Biases may be missing and a projection be there: (w_ih, w_hh, b_ih, b_hh, w_hr).
+        self._cells = [cell if has_biases else [*cell[:2], None, None, *cell[2:]] for cell in cells]
+
+    def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Returns outputs [T, N, ..., J] and final states [N, layers * directions, ...].
+
+        Args:
+            inputs: [T, N, ..., I].
+            state: initial states [N, layers * directions, ...].
+        """
+        finals: list[State] = []
+        for layer in range(self._num_layers):
+            if layer and self._dropout:
+                inputs = F.dropout(inputs, self._dropout)
+            outputs = []
+            for direction in range(self._num_directions):
+                index = layer * self._num_directions + direction
+                steps = inputs.flip(0) if direction else inputs
+                out, final = self._run_cell(steps, tuple(s[:, index] for s in state), self._cells[index])
+                outputs.append(out.flip(0) if direction else out)
+                finals.append(final)
+            inputs = torch.cat(outputs, dim=-1)
+        return inputs, tuple(torch.stack(each, dim=1) for each in zip(*finals, strict=True))
+
+    def _run_cell(
+        self, inputs: Tensor, state: State, weights: Sequence[Tensor | None]
+    ) -> tuple[Tensor, State]:
+        outputs = []
+        for step in inputs.unbind(0):
+            state = self._step(step, state, weights)
+            outputs.append(state[0])
+        return torch.stack(outputs), state
+
+
+for _name, _step, _has_cell_state in (
+    ("lstm", lstm_step, True),
+    ("gru", gru_step, False),
+    ("rnn_tanh", rnn_step(torch.tanh), False),
+    ("rnn_relu", rnn_step(torch.relu), False),
+):
+    _register_cell(getattr(torch, f"{_name}_cell"), _step, _has_cell_state)
+    _register_layer(getattr(torch, _name), _step, _has_cell_state)
