@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,9 @@ class MemberRows:
         self._noise.assign(rows, members)
 
     @torch.no_grad()
-    def __call__(self, observations: Tensor) -> Tensor:
-        """Returns actions [N, A] for observations [N, O], each row under its own member's weights."""
-        actions: Tensor = self._policy(observations)
-        return actions
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns what the policy's forward does for rows [N, ...], each under its own member's weights."""
+        return self._policy(*arguments)
 
 
 class Population:

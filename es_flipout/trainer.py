@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
@@ -26,13 +26,15 @@ from es_flipout.evaluators import (
     OfficialEvaluator,
     OfficialScore,
     VectorizedEvaluator,
+    reset_seeds,
 )
 from es_flipout.fitness import SHAPINGS, failed
 from es_flipout.metrics import GenerationMetrics, Reporter, Timing
-from es_flipout.perturbations import make_perturbation
-from es_flipout.policies import MLPPolicy, make_policy
-from es_flipout.seeding import stream_seed, torch_generator
-from es_flipout.strategy import FlipoutES, Update, make_optimizer
+from es_flipout.optimizers import make_optimizer
+from es_flipout.perturbations import Flipout, Independent, Perturbation
+from es_flipout.policies import make_policy
+from es_flipout.seeding import torch_generator
+from es_flipout.strategy import FlipoutES, Update
 
 
 class Trainer:
@@ -57,21 +59,13 @@ class Trainer:
         _check_device(config.device)
         self.envs = _make_tiles(config)
         env = self.envs[0]
-        self.policy: MLPPolicy = make_policy(
+        self.policy = make_policy(
             config.policy,
             env.single_observation_space,
             env.single_action_space,
             torch_generator(config.seed, 0, "policy"),
         ).to(config.device)
-        self.es = FlipoutES(
-            self.policy,
-            make_optimizer(config.optimizer, self.policy),
-            population_size=config.es.population_size,
-            sigma=config.es.sigma,
-            perturbation=make_perturbation(config.es),
-            fitness_shaping=SHAPINGS[config.es.fitness_shaping],
-            seed=config.seed,
-        )
+        self.es = _make_es(config, self.policy)
         self.evaluator = VectorizedEvaluator(*self.envs, concurrent=_threads(config) > 1)
         try:
             # A keyword of the right name may still hold a value that only a first episode refuses.
@@ -137,8 +131,9 @@ class Trainer:
         evaluation = self._evaluate(should_stop)
         before = copy.deepcopy(self.state_dict())
         update = self.es.tell(evaluation.fitness)
-        if self.policy.normalizer is not None:
-            self.policy.normalizer.merge(evaluation.observations)
+        normalizer = getattr(self.policy, "normalizer", None)
+        if normalizer is not None:
+            normalizer.merge(evaluation.observations)
         limit, self.episode_limit = self.episode_limit, self._next_limit(evaluation)
         self.env_steps += evaluation.env_steps
         elapsed = time.perf_counter() - started
@@ -175,7 +170,7 @@ class Trainer:
             population = self.es.ask_more() if evaluations else self.es.ask()
             evaluation = self.evaluator.evaluate(
                 population,
-                self._reset_seeds(len(evaluations)),
+                self._reset_seeds(block=len(evaluations)),
                 episode_limit=self.episode_limit,
                 should_stop=should_stop,
             )
@@ -187,23 +182,16 @@ class Trainer:
         return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
 
     def _reset_seeds(self, block: int) -> list[list[int]]:
-        """Returns the reset seeds of each member of the block-th population of the generation, [P][E]."""
         rollout, es = self.config.rollout, self.config.es
-        generation = 0 if rollout.reset_seeds == "fixed" else self.es.generation
-        if rollout.reset_seeds != "fresh":
-            return [self._seeds(generation, 0)] * es.population_size
-        share = 2 if es.mirrored and rollout.mirrored_pairs_share_seeds else 1
-        first, count = block * es.population_size // share, es.population_size // share
-        seeds = [self._seeds(generation, index) for index in range(first, first + count)]
-        return [each for each in seeds for _ in range(share)]
-
-    def _seeds(self, generation: int, index: int) -> list[int]:
-        """Returns the seeds of the episodes that start from the index-th set of states."""
-        episodes = self.config.rollout.episodes
-        return [
-            stream_seed(self.config.seed, generation, "reset", index * episodes + episode, bits=31)
-            for episode in range(episodes)
-        ]
+        return reset_seeds(
+            es.population_size,
+            rollout.episodes,
+            seed=self.config.seed,
+            generation=self.es.generation,
+            block=block,
+            kind=rollout.reset_seeds,
+            pairs_share=es.antithetic and rollout.antithetic_pairs_share_seeds,
+        )
 
     def _next_limit(self, evaluation: Evaluation) -> int | None:
         if self.episode_limit is None:
@@ -319,6 +307,24 @@ MIN_TILE = 16
 
 def _threads(config: Config) -> int:
     return config.threads or available_cores()
+
+
+def _make_es(config: Config, policy: nn.Module) -> FlipoutES:
+    es = config.es
+    if es.perturbation == "low_rank" or es.weight_decay:
+        raise ValueError("es.perturbation low_rank and es.weight_decay are not available yet")
+    perturbation: Perturbation = Flipout(es.base, es.num_bases, es.antithetic)
+    if es.perturbation == "independent":
+        perturbation = Independent(es.antithetic)
+    return FlipoutES(
+        policy,
+        make_optimizer(config.optimizer, policy),
+        population_size=es.population_size,
+        sigma=es.sigma,
+        perturbation=perturbation,
+        fitness_shaping=SHAPINGS[es.fitness_shaping],
+        seed=config.seed,
+    )
 
 
 def _make_tiles(config: Config) -> list[SlotVectorEnv]:
