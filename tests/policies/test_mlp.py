@@ -1,20 +1,15 @@
-"""Policies: actions of every kind, initial weights, saved state, and the spaces they refuse."""
+"""MLP and linear policies: what they compute, their initial weights, their saved state."""
 
 import io
-import math
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from es_flipout.config import PolicyConfig
 from es_flipout.normalization import RunningStatistics
-from es_flipout.perturbations import Flipout, Independent, Perturbation
-from es_flipout.policies import ACTIVATIONS, MLPPolicy, make_action_head, make_policy
-from es_flipout.population import Population
+from es_flipout.policies import LinearPolicy, MLPPolicy
 
 LOW, HIGH = torch.tensor([-1.0, 0.5, -3.0]), torch.tensor([1.0, 0.75, 5.0])
 MIDDLE, HALF = (LOW + HIGH) / 2, (HIGH - LOW) / 2
@@ -94,6 +89,12 @@ class TestForward:
         torch.testing.assert_close(policy(mean + deviation * rows), plain(rows))
         assert plain.normalizer is None
 
+    def test_rows_may_have_any_leading_dimensions(self) -> None:
+        policy, rows = experienced(), observations(20)
+        actions = policy(rows)
+        assert torch.equal(policy(rows.view(5, 2, 2, 4)), actions.view(5, 2, 2, 3))
+        torch.testing.assert_close(policy(rows[3]), actions[3])
+
 
 class TestInitialWeights:
     def test_hidden_weights_are_orthogonal_with_the_gain_of_their_activation(self) -> None:
@@ -118,107 +119,21 @@ class TestInitialWeights:
     def test_no_hidden_layer_is_a_linear_policy(self) -> None:
         (layer,) = build(hidden_sizes=()).network
         assert layer.weight.shape == (3, 4)
+        (same,) = LinearPolicy(VECTOR, TORQUES, generator=torch.Generator().manual_seed(0)).network
+        assert torch.equal(layer.weight, same.weight)
 
-
-class TestBoxActions:
-    def head(self, low: list[float], high: list[float], bounds: str) -> nn.Module:
-        return make_action_head(spaces.Box(np.float32(low), np.float32(high)), bounds)
-
-    def test_rescaling_squashes_into_the_range(self) -> None:
-        outputs = torch.tensor([[0.0, 0.0], [50.0, -50.0], [math.atanh(0.5), math.atanh(-0.25)]])
-        actions = self.head([-1.0, 2.0], [3.0, 4.0], "rescale")(outputs)
-        torch.testing.assert_close(actions, torch.tensor([[1.0, 3.0], [3.0, 2.0], [2.0, 2.75]]))
-
-    def test_rescaled_actions_never_leave_the_range(self) -> None:
-        # Ranges whose middle and reach do not add up to their ends in float32.
-        low, high = torch.rand(2, 500, generator=torch.Generator().manual_seed(0)) * torch.tensor(
-            [[-1.0], [1.0]]
-        )
-        head = self.head(low.tolist(), high.tolist(), "rescale")
-        assert ((head.middle + head.reach > high) | (head.middle - head.reach < low)).any()
-        for outputs in (torch.full((1, 500), 50.0), torch.full((1, 500), -50.0)):
-            actions = head(outputs)
-            assert (actions >= low).all()
-            assert (actions <= high).all()
-
-    def test_clipping_cuts_off_at_the_bounds_there_are(self) -> None:
-        outputs = torch.tensor([[-7.0, -7.0, -7.0, -7.0], [0.25, 0.25, 0.25, 0.25], [7.0, 7.0, 7.0, 7.0]])
-        head = self.head([-1.0, -np.inf, 0.5, -np.inf], [1.0, 2.0, np.inf, np.inf], "clip")
-        expected = [[-1.0, -7.0, 0.5, -7.0], [0.25, 0.25, 0.5, 0.25], [1.0, 2.0, 7.0, 7.0]]
-        assert head(outputs).tolist() == expected
-
-    @pytest.mark.parametrize(("low", "high"), [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf)])
-    def test_an_infinite_range_cannot_be_rescaled_to(self, low: float, high: float) -> None:
-        with pytest.raises(ValueError, match=r"policy\.action_bounds to clip.*wrappers\.RescaleAction"):
-            self.head([-1.0, low], [1.0, high], "rescale")
-
-    def test_actions_are_float32_within_a_float64_space(self) -> None:
-        space = spaces.Box(-1.0, 1.0, (3,), np.float64)
-        for bounds in ("rescale", "clip"):
-            policy = MLPPolicy(VECTOR, space, action_bounds=bounds)
-            assert policy(observations()).dtype == torch.float32
-
-    def test_matrices_of_actions_are_refused(self) -> None:
-        for space in (spaces.Box(-1, 1, (2, 2)), spaces.MultiDiscrete([[2, 2], [3, 3]])):
-            with pytest.raises(ValueError, match=r"(?s)actions must be vectors.*wrappers\.TransformAction"):
-                make_action_head(space)
-
-
-class TestDiscreteActions:
-    OUTPUTS = torch.tensor(
-        [[0.1, 0.3, 0.2, -1.0, 5.0], [2.0, 1.0, 0.0, 0.5, 0.25], [1.0, 1.0, 0.0, 2.0, 2.0]]
-    )
-
-    def test_the_highest_output_wins_and_of_equal_ones_the_first(self) -> None:
-        for start in (0, -2, 7):
-            head = make_action_head(spaces.Discrete(5, start=start))
-            actions = head(self.OUTPUTS)
-            assert actions.tolist() == [4 + start, 0 + start, 3 + start]
-            assert actions.dtype == torch.int64
-            assert head.num_outputs == 5
-
-    def test_multi_discrete_groups_choose_by_themselves(self) -> None:
-        head = make_action_head(spaces.MultiDiscrete([3, 2]))
-        assert head.num_outputs == 5
-        assert head(self.OUTPUTS).tolist() == [[1, 1], [0, 0], [0, 0]]
-
-    def test_multi_discrete_groups_count_from_their_start(self) -> None:
-        head = make_action_head(spaces.MultiDiscrete([2, 1, 2], start=[10, -3, 1]))
-        assert head(self.OUTPUTS).tolist() == [[11, -3, 2], [10, -3, 1], [10, -3, 1]]
-
-    @pytest.mark.parametrize(
-        "space",
-        [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 4, 3], start=[0, 7, -1])],
-        ids=str,
-    )
-    def test_every_action_is_in_the_space_and_can_be_reached(self, space: gym.Space) -> None:
-        policy = MLPPolicy(VECTOR, space, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            policy.network[-1].weight.mul_(100.0)
-        actions = policy(observations(500, 10.0)).numpy()
-        assert all(action in space for action in actions)
-        sizes = np.atleast_1d(getattr(space, "nvec", getattr(space, "n", None)))
-        assert [len(np.unique(column)) for column in actions.reshape(500, -1).T] == sizes.tolist()
-
-    @pytest.mark.parametrize("perturbation", [Flipout(), Independent()], ids=str)
-    def test_members_choose_as_they_do_alone(self, perturbation: Perturbation) -> None:
-        policy = MLPPolicy(VECTOR, spaces.MultiDiscrete([3, 2]), hidden_sizes=(6,)).double()
-        noise = perturbation.sample(dict(policy.named_parameters()), 20, torch.Generator().manual_seed(1))
-        population, rows = Population(policy, noise, 0.5), observations(20).double()
-        alone = [
-            torch.func.functional_call(policy, population.member(m), (rows[m : m + 1],)) for m in range(20)
-        ]
-        actions = population.select(torch.arange(20))(rows)
-        assert torch.equal(actions, torch.cat(alone))
-        assert len(actions.unique(dim=0)) > 3
-
-    @pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Dict({"a": TORQUES})], ids=str)
-    def test_other_actions_are_refused_with_what_helps(self, space: gym.Space) -> None:
-        name = type(space).__name__
-        with pytest.raises(
-            ValueError, match=rf"^{name} actions are not supported.*wrappers\.TransformAction"
-        ):
-            MLPPolicy(VECTOR, space)
+    @pytest.mark.parametrize("activation", ["tanh", "relu"])
+    def test_normc_rows_have_norm_one_and_the_last_a_hundredth(self, activation: str) -> None:
+        policy = build(init="normc", activation=activation, hidden_sizes=(50, 8))
+        first, second, last = linears(policy)
+        for layer, norm in ((first, 1.0), (second, 1.0), (last, 0.01)):
+            torch.testing.assert_close(layer.weight.norm(dim=1), torch.full((len(layer.weight),), norm))
+            assert (layer.bias == 0).all()
+        # Gaussian directions: of 50 rows in 4 dimensions the mean is near 0 and no two are orthogonal.
+        assert first.weight.mean(dim=0).abs().max() < 0.25
+        assert ((first.weight @ first.weight.T).abs() > 1e-6).all()
+        again = build(init="normc", activation=activation, hidden_sizes=(50, 8))
+        assert torch.equal(linears(again)[1].weight, second.weight)
 
 
 class TestStateDict:
@@ -246,45 +161,3 @@ class TestStateDict:
     def test_moments_are_not_parameters(self) -> None:
         # A population perturbs every parameter, and the moments must be the same for all members.
         assert {name.split(".")[0] for name, _ in build().named_parameters()} == {"network"}
-
-
-class TestMakePolicy:
-    def test_follows_the_configuration(self) -> None:
-        config = PolicyConfig(
-            hidden_sizes=[7, 6], activation="silu", observation_clip=2.0, action_bounds="clip"
-        )
-        policy = make_policy(config, VECTOR, TORQUES, torch.Generator().manual_seed(0))
-        assert [tuple(layer.weight.shape) for layer in linears(policy)] == [(7, 4), (6, 7), (3, 6)]
-        assert sum(isinstance(layer, ACTIVATIONS["silu"]) for layer in policy.network) == 2
-        assert policy.normalizer.clip == 2.0
-        assert torch.equal(policy.head.low, LOW)
-        assert torch.equal(policy.head.high, HIGH)
-        assert policy.head.bounds == "clip"
-        expected = build(hidden_sizes=(7, 6), activation="silu")
-        assert torch.equal(linears(policy)[0].weight, linears(expected)[0].weight)
-
-    def test_linear_has_no_hidden_layer(self) -> None:
-        policy = make_policy(PolicyConfig(kind="linear", hidden_sizes=[64, 64]), VECTOR, TORQUES)
-        assert [tuple(layer.weight.shape) for layer in linears(policy)] == [(3, 4)]
-
-    def test_normalisation_can_be_left_out(self) -> None:
-        assert make_policy(PolicyConfig(normalize_observations=False), VECTOR, TORQUES).normalizer is None
-
-    @pytest.mark.parametrize(
-        ("space", "named"),
-        [
-            (spaces.Box(0, 255, (8, 8, 3), np.uint8), r"Box observations of shape \(8, 8, 3\)"),
-            (spaces.Box(-1.0, 1.0, ()), r"Box observations of shape \(\)"),
-            (spaces.Discrete(5), "Discrete observations"),
-            (spaces.Dict({"position": VECTOR}), "Dict observations"),
-            (spaces.Tuple([VECTOR, VECTOR]), "Tuple observations"),
-        ],
-        ids=lambda value: str(value),
-    )
-    def test_observations_that_are_no_vector_are_refused(self, space: gym.Space, named: str) -> None:
-        with pytest.raises(ValueError, match=rf"^{named} are not supported.*wrappers\.FlattenObservation"):
-            make_policy(PolicyConfig(), space, TORQUES)
-
-    def test_an_integer_observation_is_a_vector_too(self) -> None:
-        policy = make_policy(PolicyConfig(), spaces.Box(0, 255, (4,), np.uint8), TORQUES)
-        assert policy(observations()).shape == (20, 3)
