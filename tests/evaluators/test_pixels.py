@@ -58,16 +58,14 @@ def play(act, seed: int) -> float:
     return total
 
 
-def expected(population: Population) -> list[list[float]]:
-    return [
-        [
-            play(
-                lambda image, m=m: torch.func.functional_call(population.policy, population.member(m), image),
-                m,
-            )
-        ]
-        for m in range(MEMBERS)
-    ]
+def assert_as_alone(returns: Tensor, population: Population) -> None:
+    """Asserts that member m has the return of its own episode of seed m; rewards are float32."""
+
+    def alone(member: int) -> float:
+        weights = population.member(member)
+        return play(lambda image: torch.func.functional_call(population.policy, weights, image), member)
+
+    np.testing.assert_allclose(returns.flatten().numpy(), list(map(alone, range(MEMBERS))), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -144,24 +144,37 @@ def test_slots_and_tiles_change_no_bit(env_id):
         assert torch.equal(result.observations.m2, results[0].observations.m2)
 
 
-def test_a_member_scores_what_it_scores_alone():
-    population = elman_population("CartPole-v1")
-    result = VectorizedEvaluator(make_vec("CartPole-v1", 4)).evaluate(population, range(MEMBERS))
+def cartpole_lengths(policy: nn.Module, weights: list[dict[str, Tensor]]) -> list[int]:
+    """Returns the length of the episode of seed i that the i-th weights play, in a plain loop."""
     lengths = []
     with make_env("CartPole-v1") as env, torch.no_grad():
-        for member in range(MEMBERS):
-            observation, _ = env.reset(seed=member)
-            state, length, over = population.policy.initial_state(1), 0, False
+        for seed, each in enumerate(weights):
+            observation, _ = env.reset(seed=seed)
+            state, length, over = policy.initial_state(1), 0, False
             while not over:
                 arguments = torch.from_numpy(observation).unsqueeze(0), state
-                action, state = torch.func.functional_call(
-                    population.policy, population.member(member), arguments
-                )
+                action, state = torch.func.functional_call(policy, each, arguments)
                 observation, _, terminated, truncated, _ = env.step(int(action))
                 length, over = length + 1, terminated or truncated
             lengths.append(length)
     assert len(set(lengths)) > 3
-    assert result.lengths.flatten().tolist() == lengths
+    return lengths
+
+
+def test_a_member_scores_what_it_scores_alone():
+    population = elman_population("CartPole-v1")
+    result = VectorizedEvaluator(make_vec("CartPole-v1", 4)).evaluate(population, range(MEMBERS))
+    weights = [population.member(member) for member in range(MEMBERS)]
+    assert result.lengths.flatten().tolist() == cartpole_lengths(population.policy, weights)
+
+
+def test_episodes_of_a_score_are_what_each_is_alone():
+    population = elman_population("CartPole-v1")
+    policy, weights = population.policy, population.member(3)  # one that its state makes a difference to
+    policy.load_state_dict(weights)
+    judge = OfficialEvaluator(EnvConfig("CartPole-v1"), MEMBERS)
+    assert judge.score(policy, seed=0).lengths == cartpole_lengths(policy, [weights] * MEMBERS)
+    judge.close()
 
 
 class TestRecurrentSlots:
