@@ -45,9 +45,9 @@ class Elman(nn.Module):
 
 
 class PaysTheAction(gym.Env):
-    """Pays the action itself; an episode of seed s has 1 + s % 7 steps."""
+    """Shows its seed at first and 0 later, and pays the action; an episode of seed s has 1 + s % 7 steps."""
 
-    observation_space = spaces.Box(-1.0, 1.0, (1,))
+    observation_space = spaces.Box(-np.inf, np.inf, (1,))
     action_space = spaces.Box(-np.inf, np.inf, (1,))
 
     def __init__(self, render_mode: str | None = None) -> None:
@@ -56,7 +56,7 @@ class PaysTheAction(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.left = 1 + seed % 7
-        return np.zeros(1, np.float32), {}
+        return np.full(1, seed, np.float32), {}
 
     def step(self, action):
         self.left -= 1
@@ -67,7 +67,7 @@ gym.register("PaysTheAction-v0", PaysTheAction)
 
 
 class Counter(nn.Module):
-    """Acts by the number of its step, 1, 2, 3 ..., whatever its weights."""
+    """Acts by the number of its step, 1, 2, 3 ..., and all that it has seen, whatever its weights."""
 
     row_wise = True
 
@@ -79,7 +79,8 @@ class Counter(nn.Module):
         return torch.ones(batch_size, 1)
 
     def forward(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return state + 0 * self.linear(observations), state + 1
+        seen = state + observations
+        return seen + 0 * self.linear(observations), seen + 1
 
 
 def populate(policy: nn.Module, size: int = MEMBERS) -> Population:
@@ -93,8 +94,9 @@ def elman_population(env_id: str, **kwargs: object) -> Population:
         return populate(Elman(env.observation_space, env.action_space))
 
 
-def triangle(length: int) -> float:
-    return length * (length + 1) / 2
+def counted(seed: int, length: int) -> float:
+    """Returns what Counter gets: seed + 1, seed + 2, ..., seed + length."""
+    return length * seed + length * (length + 1) / 2
 
 
 @pytest.mark.parametrize("tiles", [(1,), (3,), (20,), (2, 3)], ids=str)
@@ -104,14 +106,14 @@ def test_the_state_starts_anew_with_every_episode(tiles):
     result = VectorizedEvaluator(*envs).evaluate(populate(Counter()), seeds.tolist())
     lengths = 1 + seeds % 7
     assert result.lengths.tolist() == lengths.tolist()
-    assert result.returns.tolist() == [[triangle(length) for length in row] for row in lengths.tolist()]
+    assert result.returns.tolist() == counted(seeds, lengths).tolist()
 
 
 def test_a_limit_ends_the_state_too():
     env = make_vec("PaysTheAction-v0", 2)
     result = VectorizedEvaluator(env).evaluate(populate(Counter()), range(MEMBERS), episode_limit=3)
     lengths = [min(1 + seed % 7, 3) for seed in range(MEMBERS)]
-    assert result.returns.flatten().tolist() == [triangle(length) for length in lengths]
+    assert result.returns.flatten().tolist() == list(map(counted, range(MEMBERS), lengths))
 
 
 def test_the_judge_keeps_a_state_for_each_episode():
@@ -119,7 +121,7 @@ def test_the_judge_keeps_a_state_for_each_episode():
     for _ in range(2):
         score = judge.score(Counter(), seed=3)
         assert score.lengths == [1 + seed % 7 for seed in range(3, 12)]
-        assert score.returns == [triangle(length) for length in score.lengths]
+        assert score.returns == list(map(counted, range(3, 12), score.lengths))
     judge.close()
 
 
@@ -170,7 +172,7 @@ def test_a_member_scores_what_it_scores_alone():
 
 def test_episodes_of_a_score_are_what_each_is_alone():
     population = elman_population("CartPole-v1")
-    policy, weights = population.policy, population.member(3)  # one that its state makes a difference to
+    policy, weights = population.policy, population.member(3)
     policy.load_state_dict(weights)
     judge = OfficialEvaluator(EnvConfig("CartPole-v1"), MEMBERS)
     assert judge.score(policy, seed=0).lengths == cartpole_lengths(policy, [weights] * MEMBERS)
