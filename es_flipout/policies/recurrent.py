@@ -119,7 +119,7 @@ class GRUPolicy(RecurrentPolicy[Tensor]):
         return self._zeros(batch_size)
 
     def _advance(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        hidden: Tensor = self.cell(_rows(features), _rows(state)).view(state.shape)
+        hidden: Tensor = self.cell(_rows(features), _rows(state)).reshape(state.shape)
         return hidden, hidden
 
 
@@ -146,4 +146,4 @@ class LSTMPolicy(RecurrentPolicy[tuple[Tensor, Tensor]]):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         shape = state[0].shape
         hidden, cell = self.cell(_rows(features), (_rows(state[0]), _rows(state[1])))
-        return hidden.view(shape), (hidden.view(shape), cell.view(shape))
+        return hidden.reshape(shape), (hidden.reshape(shape), cell.reshape(shape))
