@@ -2,21 +2,27 @@
 
 from es_flipout.config import Config
 from es_flipout.envs import MujocoTask, make_vec, register_task
-from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator
+from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator, reset_seeds
 from es_flipout.fitness import centered_ranks, nes, raw, standardized
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
+from es_flipout.optimizers import ClipUp
 from es_flipout.perturbations import Flipout, Independent, LowRank, rule
-from es_flipout.policies import MLPPolicy
+from es_flipout.policies import CNNPolicy, GRUPolicy, LinearPolicy, LSTMPolicy, MLPPolicy
 from es_flipout.population import Population
 from es_flipout.strategy import FlipoutES
 from es_flipout.trainer import Trainer
 
 __all__ = [
+    "CNNPolicy",
+    "ClipUp",
     "Config",
     "Evaluation",
     "Flipout",
     "FlipoutES",
+    "GRUPolicy",
     "Independent",
+    "LSTMPolicy",
+    "LinearPolicy",
     "LowRank",
     "MLPPolicy",
     "MujocoTask",
@@ -31,6 +37,7 @@ __all__ = [
     "nes",
     "raw",
     "register_task",
+    "reset_seeds",
     "rule",
     "standardized",
 ]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from es_flipout.config import Config
 
-FORMAT = 2
+FORMAT = 3
 """Version of the checkpoint's layout."""
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
 Activation = Literal["tanh", "relu", "elu", "silu"]
+Initialization = Literal["orthogonal", "normc"]
+ResetSeeds = Literal["fresh", "common", "fixed"]
 ActionBounds = Literal["rescale", "clip"]
 EngineName = Literal["auto", "batch", "mjdata_pool", "gymnasium", "gymnasium_processes"]
 
@@ -24,6 +25,10 @@ def _require(condition: bool, message: str) -> None:
 
 def _require_positive(name: str, value: float | None) -> None:
     _require(value is None or (value > 0 and math.isfinite(value)), f"{name} must be > 0, got {value}")
+
+
+def _require_not_negative(name: str, value: float) -> None:
+    _require(value >= 0 and math.isfinite(value), f"{name} must be >= 0, got {value}")
 
 
 _NOT_ENV_KWARGS = frozenset(
@@ -65,22 +70,40 @@ class EnvConfig:
 class PolicyConfig:
     """The network that maps an observation to an action."""
 
-    kind: Literal["mlp", "linear"] = "mlp"
-    """Architecture: mlp, or linear (no hidden layer; `hidden_sizes` and `activation` are then unused)."""
+    kind: str = "mlp"
+    """Architecture: mlp, linear, gru, lstm (recurrent), cnn (images), or a class of your own as MODULE:CLASS,
+    which gets the two spaces and `kwargs`, and none of the other settings."""
     hidden_sizes: list[int] = field(default_factory=lambda: [64, 64])
-    """Widths of the hidden layers."""
+    """Widths of the fully connected hidden layers: of an mlp, before the cell of gru and lstm, after the
+    convolutions of cnn."""
+    recurrent_size: int = 64
+    """Width of the recurrent cell of gru and lstm."""
+    conv_layers: list[list[int]] = field(
+        default_factory=lambda: [[16, 3, 2, 1], [32, 3, 2, 1], [32, 3, 2, 1]]
+    )
+    """Convolutions of cnn: channels, kernel, stride and padding of each."""
     activation: Activation = "tanh"
-    """Nonlinearity after each hidden layer."""
+    """Nonlinearity after each hidden layer and each convolution."""
+    init: Initialization = "orthogonal"
+    """Initial weights: orthogonal matrices, or normc (Gaussian rows scaled to norm 1). Biases are zero."""
     action_bounds: ActionBounds = "rescale"
     """How outputs become actions of a Box: rescale (tanh into its range) or clip (cut off at its bounds)."""
     normalize_observations: bool = True
-    """Whether observations are standardised by the running mean and variance of all live steps."""
+    """Whether vector observations are standardised by the running mean and variance of all live steps."""
     observation_clip: float = 10.0
     """Bound on each standardised observation, in standard deviations."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the policy's class, for example {channel_order: first} for cnn."""
 
     def __post_init__(self) -> None:
         for width in self.hidden_sizes:
             _require_positive("policy.hidden_sizes", width)
+        _require_positive("policy.recurrent_size", self.recurrent_size)
+        for layer in self.conv_layers:
+            _require(
+                len(layer) == 4 and min(layer[:3]) > 0 and layer[3] >= 0,
+                f"policy.conv_layers must hold [channels, kernel, stride, padding], got {layer}",
+            )
         _require_positive("policy.observation_clip", self.observation_clip)
 
 
@@ -114,37 +137,43 @@ class ESConfig:
     """The evolution strategy: how members are drawn and how their fitness is weighed."""
 
     population_size: int = 256
-    """Members evaluated in a generation, both halves of mirrored pairs counted."""
+    """Members evaluated in a generation, both halves of antithetic pairs counted."""
     sigma: float = 0.05
     """Standard deviation of the perturbation of every weight."""
     sigma_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How sigma changes over the run."""
     perturbation: Literal["flipout", "low_rank", "independent"] = "flipout"
-    """Noise family: flipout (shared bases, signs a member) or independent (dense noise a member; slow)."""
-    rank: int = 1
-    """Rank of low_rank noise."""
+    """Noise family: flipout (shared bases, signs a member), low_rank (a product of two thin matrices a
+    member) or independent (dense noise a member; slow)."""
     base: Literal["rademacher", "gaussian"] = "rademacher"
     """Distribution of flipout's base matrices; gaussian is the paper's, rademacher has less variance."""
     num_bases: int = 1
     """Number of flipout base matrices a weight; each serves population_size / num_bases members."""
-    mirrored: bool = True
-    """Antithetic sampling: members come in pairs with opposite perturbations."""
+    rank: int = 1
+    """Rank of a member's noise, for low_rank."""
+    antithetic: bool = True
+    """Antithetic (mirrored) sampling: members come in pairs with opposite perturbations."""
     fitness_shaping: FitnessShaping = "centered_ranks"
     """How returns become utilities."""
+    weight_decay: float = 0.0
+    """L2 coefficient: the ascent direction is the gradient estimate less weight_decay times the weights."""
 
     def __post_init__(self) -> None:
         _require(self.population_size >= 2, f"es.population_size must be >= 2, got {self.population_size}")
         _require_positive("es.sigma", self.sigma)
         _require_positive("es.num_bases", self.num_bases)
+        _require_positive("es.rank", self.rank)
+        _require_not_negative("es.weight_decay", self.weight_decay)
         _require(
-            not self.mirrored or self.population_size % 2 == 0,
-            f"es.population_size must be even when es.mirrored is true, got {self.population_size}",
+            not self.antithetic or self.population_size % 2 == 0,
+            f"es.population_size must be even when es.antithetic is true, got {self.population_size}",
         )
-        unit = 2 * self.num_bases if self.mirrored else self.num_bases
+        pair, why = ("2 x ", " (antithetic pairs share a base)") if self.antithetic else ("", "")
+        unit = self.num_bases * (2 if self.antithetic else 1)
         _require(
             self.perturbation != "flipout" or self.population_size % unit == 0,
-            f"es.population_size must be divisible by {'2 x ' if self.mirrored else ''}es.num_bases = {unit}"
-            f"{' (mirrored pairs share a base)' if self.mirrored else ''}, got {self.population_size}",
+            f"es.population_size must be divisible by {pair}es.num_bases = {unit}{why}, "
+            f"got {self.population_size}",
         )
 
 
@@ -183,11 +212,11 @@ class RolloutConfig:
 
     episodes: int = 1
     """Episodes a member; its fitness is their mean return."""
-    reset_seeds: Literal["fresh", "common", "fixed"] = "fresh"
-    """fresh: every member (or mirrored pair) starts from states of its own, new ones in each generation.
+    reset_seeds: ResetSeeds = "fresh"
+    """fresh: every member (or antithetic pair) starts from states of its own, new ones in each generation.
     common: all members of a generation start from the same states. fixed: those never change."""
-    mirrored_pairs_share_seeds: bool = True
-    """Whether, with fresh seeds, both members of a mirrored pair start from the same states."""
+    antithetic_pairs_share_seeds: bool = True
+    """Whether, with fresh seeds, both members of an antithetic pair start from the same states."""
     min_env_steps: int = 0
     """Live env steps that a generation has at least: while it has fewer, another population_size members are
     drawn and evaluated, and all of them make one update."""
@@ -196,33 +225,26 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         _require_positive("rollout.episodes", self.episodes)
-        _require(self.min_env_steps >= 0, f"rollout.min_env_steps must be >= 0, got {self.min_env_steps}")
+        _require_not_negative("rollout.min_env_steps", self.min_env_steps)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The torch.optim optimizer that follows the gradient estimate."""
+    """The optimizer that follows the gradient estimate."""
 
     name: str = "Adam"
-    """Class name in torch.optim, for example Adam, AdamW or SGD."""
+    """Class name in torch.optim, for example Adam, AdamW or SGD; ClipUp; or MODULE:CLASS."""
     lr: float = 0.01
     """Learning rate."""
     lr_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How the learning rate changes over the run."""
-    weight_decay: float = 0.0
-    """Weight decay, as the optimizer defines it (L2 for Adam and SGD, decoupled for AdamW)."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the optimizer, for example {betas: [0.9, 0.99]} or {momentum: 0.9}."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "maximize"):
-            reason = "fitness is always maximised" if name == "maximize" else f"set optimizer.{name}"
+        for name, reason in (("lr", "set optimizer.lr"), ("maximize", "fitness is always maximised")):
             _require(name not in self.kwargs, f"optimizer.kwargs must not hold {name}: {reason}")
         _require_positive("optimizer.lr", self.lr)
-        _require(
-            self.weight_decay >= 0 and math.isfinite(self.weight_decay),
-            f"optimizer.weight_decay must be >= 0, got {self.weight_decay}",
-        )
 
 
 @dataclass(frozen=True)
@@ -237,9 +259,9 @@ class EvaluationConfig:
     """Reset seed of the first episode; episode i uses seed + i, the same at every score."""
 
     def __post_init__(self) -> None:
-        _require(self.interval >= 0, f"evaluation.interval must be >= 0, got {self.interval}")
+        _require_not_negative("evaluation.interval", self.interval)
         _require_positive("evaluation.episodes", self.episodes)
-        _require(self.seed >= 0, f"evaluation.seed must be >= 0, got {self.seed}")
+        _require_not_negative("evaluation.seed", self.seed)
 
 
 @dataclass(frozen=True)
@@ -254,14 +276,13 @@ class LoggingConfig:
     """Generations between two writes of checkpoints/last.pt."""
     keep_interval: int = 0
     """Generations between two checkpoints that are kept for good (generation_000100.pt). 0 keeps none."""
+    signal_to_noise: bool = False
+    """Whether the signal-to-noise ratio of every gradient estimate is estimated, for one more gradient."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.histogram_interval >= 0,
-            f"logging.histogram_interval must be >= 0, got {self.histogram_interval}",
-        )
+        _require_not_negative("logging.histogram_interval", self.histogram_interval)
         _require_positive("logging.checkpoint_interval", self.checkpoint_interval)
-        _require(self.keep_interval >= 0, f"logging.keep_interval must be >= 0, got {self.keep_interval}")
+        _require_not_negative("logging.keep_interval", self.keep_interval)
 
 
 @dataclass(frozen=True)
@@ -297,7 +318,7 @@ class Config:
     """Run directory; null takes runs/ENV-seedSEED, with a number behind it if that is taken."""
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
+        _require_not_negative("seed", self.seed)
         _require_positive("generations", self.generations)
         _require_positive("max_env_steps", self.max_env_steps)
         _require_positive("threads", self.threads)
@@ -319,27 +340,3 @@ class Config:
         if self.max_env_steps is not None:
             shares.append(env_steps / self.max_env_steps)
         return min(max(shares), 1.0)
-
-
-def shipped_config_dir() -> Path:
-    """Returns the folder of the shipped configurations: in the wheel, or in the source tree."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-def find_config(name: str) -> Path:
-    """Returns the configuration file that `--config NAME` means: a path, or a shipped name.
-
-    Raises:
-        ValueError: if there is neither; the message lists the shipped names.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = shipped_config_dir()
-    for candidate in (shipped / name, shipped / f"{name}.yaml"):
-        if path.name == name and candidate.is_file():
-            return candidate
-    names = ", ".join(sorted(file.name for file in shipped.glob("*.yaml")))
-    raise ValueError(f"config file {name!r} does not exist, and the shipped configs are: {names}")

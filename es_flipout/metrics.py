@@ -53,6 +53,14 @@ class GenerationMetrics:
     """Euclidean norm of the step that the optimizer took."""
     parameter_norm: float
     """Euclidean norm of the parameters after it."""
+    update_ratio: float
+    """Norm of that step over the norm of the parameters before it."""
+    update_cosine: float
+    """Cosine between that step and the one before; NaN for the first."""
+    tied_fraction: float
+    """Share of the members whose fitness another member has too."""
+    signal_to_noise: float | None
+    """Squared norm of the expected gradient over the variance of its estimate, if logging.signal_to_noise."""
     centre_score: float | None
     """Mean return of the unperturbed policy in the official environment, if it was scored."""
     centre_score_std: float | None
@@ -130,6 +138,10 @@ TENSORBOARD_TAGS = {
     "gradient_norm": "es/gradient_norm",
     "update_norm": "es/update_norm",
     "parameter_norm": "es/parameter_norm",
+    "update_ratio": "es/update_ratio",
+    "update_cosine": "es/update_cosine",
+    "tied_fraction": "fitness/tied_fraction",
+    "signal_to_noise": "es/signal_to_noise",
     "centre_score": "centre/score",
     "centre_score_std": "centre/score_std",
     "centre_episode_length": "centre/episode_length",
@@ -155,7 +167,7 @@ class TensorBoard:
         """See `Reporter.report`."""
         step, writer = metrics.env_steps, self._writer
         for field, tag in TENSORBOARD_TAGS.items():
-            if (value := getattr(metrics, field)) is not None:
+            if (value := getattr(metrics, field)) is not None and math.isfinite(value):
                 writer.add_scalar(tag, value, step)
         for field, value in asdict(metrics.timing).items():
             writer.add_scalar(f"time/{field}", value, step)

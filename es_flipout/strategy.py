@@ -9,7 +9,6 @@ One generation is
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import FitnessShaping, OptimizerConfig
+from es_flipout.config import FitnessShaping
 from es_flipout.fitness import SHAPINGS, Shaping, tied_fraction
 from es_flipout.perturbations import Flipout, Perturbation
 from es_flipout.population import Population, trained_parameters, untracked
@@ -250,33 +249,3 @@ def _norm(tensors: Mapping[str, Tensor]) -> float:
 def _cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     norms = _norm(one) * _norm(other)
     return _dot(one, other) / norms if norms else math.nan
-
-
-def _optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
-    """Returns what torch.optim offers for dense gradients without a closure, by class name."""
-    unusable = {torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam}
-    return {
-        name: value
-        for name, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value not in unusable
-    }
-
-
-def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> torch.optim.Optimizer:
-    """Builds the configured torch.optim optimizer over a policy's parameters.
-
-    Raises:
-        ValueError: if torch.optim has no such optimizer, or it does not take the arguments.
-    """
-    classes = _optimizer_classes()
-    if config.name not in classes:
-        raise ValueError(
-            f"optimizer.name {config.name!r} is not available; choose one of {', '.join(sorted(classes))}"
-        )
-    arguments: dict[str, Any] = {"lr": config.lr, **config.kwargs}
-    if config.weight_decay:
-        arguments["weight_decay"] = config.weight_decay
-    try:
-        return classes[config.name](policy.parameters(), **arguments)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"optimizer {config.name}: {error}") from error

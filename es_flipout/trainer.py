@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -26,13 +27,15 @@ from es_flipout.evaluators import (
     OfficialEvaluator,
     OfficialScore,
     VectorizedEvaluator,
+    reset_seeds,
 )
 from es_flipout.fitness import failed
 from es_flipout.metrics import GenerationMetrics, Reporter, Timing
+from es_flipout.optimizers import make_optimizer
 from es_flipout.perturbations import make_perturbation
-from es_flipout.policies import MLPPolicy, make_policy
-from es_flipout.seeding import stream_seed, torch_generator
-from es_flipout.strategy import FlipoutES, Update, make_optimizer
+from es_flipout.policies import make_policy
+from es_flipout.seeding import torch_generator
+from es_flipout.strategy import FlipoutES, Update
 
 
 class Trainer:
@@ -57,7 +60,7 @@ class Trainer:
         _check_device(config.device)
         self.envs = _make_tiles(config)
         env = self.envs[0]
-        self.policy: MLPPolicy = make_policy(
+        self.policy = make_policy(
             config.policy,
             env.single_observation_space,
             env.single_action_space,
@@ -70,7 +73,8 @@ class Trainer:
             optimizer=make_optimizer(config.optimizer, self.policy),
             perturbation=make_perturbation(config.es),
             fitness_shaping=config.es.fitness_shaping,
-            antithetic=config.es.mirrored,
+            antithetic=config.es.antithetic,
+            weight_decay=config.es.weight_decay,
             seed=config.seed,
         )
         self.evaluator = VectorizedEvaluator(*self.envs, concurrent=_threads(config) > 1)
@@ -137,9 +141,10 @@ class Trainer:
         self._apply_schedules()
         evaluation = self._evaluate(should_stop)
         before = copy.deepcopy(self.state_dict())
-        update = self.es.tell(evaluation.fitness)
-        if self.policy.normalizer is not None:
-            self.policy.normalizer.merge(evaluation.observations)
+        update = self.es.tell(evaluation.fitness, signal_to_noise=self.config.logging.signal_to_noise)
+        normalizer = getattr(self.policy, "normalizer", None)
+        if normalizer is not None:
+            normalizer.merge(evaluation.observations)
         limit, self.episode_limit = self.episode_limit, self._next_limit(evaluation)
         self.env_steps += evaluation.env_steps
         elapsed = time.perf_counter() - started
@@ -176,7 +181,7 @@ class Trainer:
             population = self.es.ask_more() if evaluations else self.es.ask()
             evaluation = self.evaluator.evaluate(
                 population,
-                self._reset_seeds(len(evaluations)),
+                self._reset_seeds(block=len(evaluations)),
                 episode_limit=self.episode_limit,
                 should_stop=should_stop,
             )
@@ -188,23 +193,16 @@ class Trainer:
         return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
 
     def _reset_seeds(self, block: int) -> list[list[int]]:
-        """Returns the reset seeds of each member of the block-th population of the generation, [P][E]."""
         rollout, es = self.config.rollout, self.config.es
-        generation = 0 if rollout.reset_seeds == "fixed" else self.es.generation
-        if rollout.reset_seeds != "fresh":
-            return [self._seeds(generation, 0)] * es.population_size
-        share = 2 if es.mirrored and rollout.mirrored_pairs_share_seeds else 1
-        first, count = block * es.population_size // share, es.population_size // share
-        seeds = [self._seeds(generation, index) for index in range(first, first + count)]
-        return [each for each in seeds for _ in range(share)]
-
-    def _seeds(self, generation: int, index: int) -> list[int]:
-        """Returns the seeds of the episodes that start from the index-th set of states."""
-        episodes = self.config.rollout.episodes
-        return [
-            stream_seed(self.config.seed, generation, "reset", index * episodes + episode, bits=31)
-            for episode in range(episodes)
-        ]
+        return reset_seeds(
+            es.population_size,
+            rollout.episodes,
+            seed=self.config.seed,
+            generation=self.es.generation,
+            block=block,
+            kind=rollout.reset_seeds,
+            pairs_share=es.antithetic and rollout.antithetic_pairs_share_seeds,
+        )
 
     def _next_limit(self, evaluation: Evaluation) -> int | None:
         if self.episode_limit is None:
@@ -239,9 +237,7 @@ class Trainer:
             live_share=evaluation.live_share,
             sigma=self.es.sigma,
             lr=self.es.optimizer.param_groups[0]["lr"],
-            gradient_norm=update.gradient_norm,
-            update_norm=update.update_norm,
-            parameter_norm=update.parameter_norm,
+            **asdict(update),
             centre_score=official.mean if official else None,
             centre_score_std=official.std if official else None,
             centre_episode_length=sum(official.lengths) / len(official.lengths) if official else None,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from es_flipout.cli.arguments import load_config
+from es_flipout.cli.shipped import find_config, shipped_config_dir
 from es_flipout.config import (
     Config,
     EnvConfig,
@@ -17,8 +18,6 @@ from es_flipout.config import (
     PolicyConfig,
     RolloutConfig,
     ScheduleConfig,
-    find_config,
-    shipped_config_dir,
 )
 from es_flipout.trainer import Trainer
 
@@ -30,9 +29,9 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
     [
         (lambda: ESConfig(sigma=-0.1), "es.sigma must be > 0, got -0.1"),
         (lambda: ESConfig(sigma=float("nan")), "es.sigma"),
-        (lambda: ESConfig(population_size=7), "must be even when es.mirrored is true, got 7"),
+        (lambda: ESConfig(population_size=7), "must be even when es.antithetic is true, got 7"),
         (lambda: ESConfig(population_size=10, num_bases=4), r"divisible by 2 x es.num_bases = 8.*got 10"),
-        (lambda: ESConfig(population_size=9, num_bases=4, mirrored=False), "divisible by es.num_bases = 4"),
+        (lambda: ESConfig(population_size=9, num_bases=4, antithetic=False), "divisible by es.num_bases = 4"),
         (lambda: ESConfig(population_size=0), "population_size must be >= 2"),
         (lambda: EnvConfig(num_slots=0), "env.num_slots must be > 0"),
         (lambda: EnvConfig(engine="batch", wrappers=["ClipReward"]), "need a gymnasium engine, got.*batch$"),
@@ -52,7 +51,16 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         ),
         (lambda: PolicyConfig(hidden_sizes=[64, 0]), "policy.hidden_sizes"),
         (lambda: OptimizerConfig(lr=0.0), "optimizer.lr must be > 0"),
-        (lambda: OptimizerConfig(weight_decay=-1.0), "optimizer.weight_decay must be >= 0"),
+        (lambda: ESConfig(rank=0), "es.rank must be > 0, got 0"),
+        (lambda: ESConfig(weight_decay=-1.0), "es.weight_decay must be >= 0, got -1.0"),
+        (lambda: ESConfig(weight_decay=float("nan")), "es.weight_decay must be >= 0, got nan"),
+        (lambda: PolicyConfig(recurrent_size=0), "policy.recurrent_size must be > 0, got 0"),
+        (
+            lambda: PolicyConfig(conv_layers=[[8, 3, 1]]),
+            r"policy.conv_layers must hold \[channels, kernel, stride, padding\], got \[8, 3, 1\]",
+        ),
+        (lambda: PolicyConfig(conv_layers=[[8, 3, 0, 1]]), "policy.conv_layers must hold"),
+        (lambda: PolicyConfig(conv_layers=[[8, 3, 1, -1]]), "policy.conv_layers must hold"),
         (lambda: OptimizerConfig(kwargs={"lr": 0.1}), "must not hold lr: set optimizer.lr"),
         (lambda: OptimizerConfig(kwargs={"maximize": True}), "must not hold maximize: fitness is always"),
         (lambda: EvaluationConfig(interval=-1), "evaluation.interval must be >= 0"),
@@ -66,8 +74,9 @@ def test_a_value_out_of_range_is_refused_by_its_name(build, message):
         build()
 
 
-def test_independent_noise_needs_no_bases():
-    assert ESConfig(population_size=10, num_bases=4, perturbation="independent").population_size == 10
+@pytest.mark.parametrize("perturbation", ["independent", "low_rank"])
+def test_other_noise_needs_no_bases(perturbation):
+    assert ESConfig(population_size=10, num_bases=4, perturbation=perturbation).population_size == 10
 
 
 @pytest.mark.parametrize(

@@ -326,9 +326,9 @@ def test_fresh_seeds_are_only_used_again_by_the_other_half_of_a_pair(config, epi
     assert (seeds[:, :, 0::2] == seeds[:, :, 1::2]).all()
     assert len(np.unique(seeds)) == seeds.size / 2
     assert not np.isin(seeds_of(fresh, seed=1), seeds).any()
-    alone = replace(fresh, rollout=replace(fresh.rollout, mirrored_pairs_share_seeds=False))
+    alone = replace(fresh, rollout=replace(fresh.rollout, antithetic_pairs_share_seeds=False))
     assert len(np.unique(seeds_of(alone))) == seeds.size
-    single = replace(fresh, es=replace(fresh.es, mirrored=False))
+    single = replace(fresh, es=replace(fresh.es, antithetic=False))
     assert len(np.unique(seeds_of(single))) == seeds.size
 
 

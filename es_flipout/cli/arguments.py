@@ -20,7 +20,8 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_parsing_settings,
 )
 
-from es_flipout.config import Config, find_config
+from es_flipout.cli.shipped import find_config
+from es_flipout.config import Config
 
 RESUME_OPTIONS = ("generations", "max_env_steps", "threads", "logging")
 """What may be changed when a run is resumed: its budget, its speed, its logging."""

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -28,7 +29,13 @@ Command = Callable[[Sequence[str]], int]
 
 
 def run_command(program: str, command: Command, arguments: Sequence[str] | None) -> int:
-    """Runs a command and returns its exit status; a user's mistake is one line on standard error and 2."""
+    """Runs a command and returns its exit status; a user's mistake is one line on standard error and 2.
+
+    Modules of the user's own (an environment, a policy, an optimizer) are found in the current folder, as
+    with `python -m`.
+    """
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
     try:
         return command(sys.argv[1:] if arguments is None else arguments)
     except (UsageError, RunError) as error:

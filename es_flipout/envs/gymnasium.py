@@ -18,7 +18,7 @@ from es_flipout.envs.env_processes import EnvProcesses
 from es_flipout.envs.env_rows import EnvRows, RowArrays
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info
-from es_flipout.policies import make_action_head, vector_box
+from es_flipout.policies import box, make_action_head
 
 
 def make_env(env_id: str, wrappers: Sequence[str] = (), **kwargs: Any) -> gym.Env[Any, Any]:
@@ -92,7 +92,7 @@ def step_rows(
         ValueError: if observations or actions are of a kind that cannot be handled.
     """
     try:
-        observations, actions = vector_box(first.observation_space), first.action_space
+        observations, actions = box(first.observation_space), first.action_space
         make_action_head(actions, "clip")
     except ValueError as error:
         first.close()

@@ -1,7 +1,8 @@
 """Evaluators: from a population to the fitness of its members."""
 
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
-from es_flipout.evaluators.tiles import Evaluation, EvaluationStoppedError
+from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError
+from es_flipout.evaluators.seeds import reset_seeds
 from es_flipout.evaluators.vectorized import VectorizedEvaluator
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "OfficialEvaluator",
     "OfficialScore",
     "VectorizedEvaluator",
+    "reset_seeds",
 ]

@@ -17,7 +17,8 @@ from torch import nn
 from es_flipout.config import EnvConfig
 from es_flipout.envs.gymnasium import make_env, step_rows
 from es_flipout.envs.registration import official_id
-from es_flipout.evaluators.tiles import EvaluationStoppedError
+from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
+from es_flipout.evaluators.results import EvaluationStoppedError
 
 FrameSink = Callable[[NDArray[np.uint8]], None]
 """Receives rendered frames, uint8 [height, width, 3], in order."""
@@ -79,7 +80,7 @@ class OfficialEvaluator:
         """Runs one episode of the policy in every environment.
 
         Args:
-            policy: observations [N, O] to actions [N, ...].
+            policy: observations [N, ...] to actions [N, ...]; a recurrent one has a state an episode.
             seed: reset seed of the first episode; episode i is reset with `seed + i`.
             on_frame: if given, gets every frame of the first episode.
             should_stop: asked before every step.
@@ -95,12 +96,17 @@ class OfficialEvaluator:
         failed = self._rows.reset({row: seed + row for row in range(self._episodes)})
         live = [row for row in range(self._episodes) if row not in failed]
         broken = set(failed)
+        recurrent = RecurrentSlots(policy, self._episodes) if is_recurrent(policy) else None
         while live:
             if should_stop():
                 raise EvaluationStoppedError
             if on_frame and live[0] == 0:
                 on_frame(np.asarray(self.env.render(), dtype=np.uint8))
-            actions = policy(torch.as_tensor(arrays.observations[live]).to(like))
+            observations = torch.as_tensor(arrays.observations[live]).to(like)
+            if recurrent is None:
+                actions = policy(observations)
+            else:
+                actions = recurrent.act(policy, observations, torch.tensor(live))
             arrays.actions[live] = actions.cpu().numpy()
             failed = self._rows.step(live)
             broken |= failed.keys() & set(live)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,86 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.slots import SlotVectorEnv
-from es_flipout.normalization import EpisodeMoments, RunningStatistics
+from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
+from es_flipout.evaluators.results import EvaluationStoppedError, Results
 from es_flipout.population import Population
-
-
-class EvaluationStoppedError(Exception):
-    """The evaluation was asked to stop before every episode had ended."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a generation of rollouts gave, for P members with E episodes each.
-
-    Attributes:
-        returns: sum of rewards of each episode, float64 [P, E]; NaN for one that failed.
-        lengths: env steps of each episode, int64 [P, E].
-        slot_steps: slots x steps spent, live or not; of several tiles each counts its own steps.
-        observations: moments of the observations that members acted on, those of failed episodes left out.
-        failures: what went wrong, and in how many episodes.
-    """
-
-    returns: Tensor
-    lengths: Tensor
-    slot_steps: int
-    observations: RunningStatistics
-    failures: Counter[str]
-
-    @property
-    def fitness(self) -> Tensor:
-        """Mean return of each member, float64 [P]; NaN if one of its episodes failed."""
-        return self.returns.mean(dim=1)
-
-    @property
-    def env_steps(self) -> int:
-        """Live env steps: every one advanced the episode of a member."""
-        return int(self.lengths.sum())
-
-    @property
-    def live_share(self) -> float:
-        """Share of the slot-steps that were live."""
-        return self.env_steps / max(self.slot_steps, 1)
-
-    @classmethod
-    def of_all(cls, evaluations: Sequence[Evaluation]) -> Evaluation:
-        """Returns the evaluation of several populations as that of one, their members in this order."""
-        observations = RunningStatistics(*evaluations[0].observations.mean.shape)
-        for evaluation in evaluations:
-            observations.merge(evaluation.observations)
-        return cls(
-            torch.cat([each.returns for each in evaluations]),
-            torch.cat([each.lengths for each in evaluations]),
-            sum(each.slot_steps for each in evaluations),
-            observations,
-            sum((each.failures for each in evaluations), Counter()),
-        )
-
-
-class Results:
-    """What came of the episodes of a generation. Episode e is the (e % E)-th of member e // E."""
-
-    def __init__(self, seeds: NDArray[np.int64], observation_size: int) -> None:
-        self.seeds = seeds
-        self.returns = np.full(seeds.size, np.nan)
-        self.lengths = np.zeros(seeds.size, dtype=np.int64)
-        self.moments = EpisodeMoments(observation_size, seeds.size)
-        self.failures: Counter[str] = Counter()
-        self.lock = threading.Lock()
-
-    def members(self, episodes: NDArray[np.int64]) -> Tensor:
-        """Returns the member of each episode, int64."""
-        return torch.from_numpy(episodes // self.seeds.shape[1])
-
-    def evaluation(self, slot_steps: int) -> Evaluation:
-        """Returns all of it."""
-        return Evaluation(
-            torch.from_numpy(self.returns.reshape(self.seeds.shape)),
-            torch.from_numpy(self.lengths.reshape(self.seeds.shape)),
-            slot_steps,
-            self.moments.merged,
-            self.failures,
-        )
 
 
 class Tile:
@@ -116,15 +37,20 @@ class Tile:
         self.slot_steps = 0
         self._limit = limit
         self._waiting = deque(waiting.tolist())
-        num_slots, size = env.num_envs, results.moments.merged.mean.shape[0]
+        num_slots, size = env.num_envs, results.observation_size
         self._episode = np.full(num_slots, -1, dtype=np.int64)
         self._lengths = np.zeros(num_slots, dtype=np.int64)
         self._returns = torch.zeros(num_slots, dtype=torch.float64, device=env.device)
-        self._moments = torch.zeros(3, num_slots, size, dtype=torch.float64, device=env.device)
+        self._moments = (
+            None if size is None else torch.zeros(3, num_slots, size, dtype=torch.float64, device=env.device)
+        )
         self._observations = torch.zeros(0)
         self._live: Tensor | slice = torch.zeros(0, dtype=torch.int64)
         self._idle = True  # whether any slot is free
         self._rows = population.select(torch.zeros(0, dtype=torch.int64))
+        self._recurrent = (
+            RecurrentSlots(population.policy, num_slots) if is_recurrent(population.policy) else None
+        )
 
     @torch.no_grad()
     def run(self, should_stop: Callable[[], bool]) -> None:
@@ -145,15 +71,16 @@ class Tile:
         """Lets the members act, and hands the slots whose episode ends on."""
         observations = self._observations
         if isinstance(self._live, slice):
-            actions = self._rows(observations)
+            actions = self._act(observations)
         else:
-            some = self._rows(observations[self._live])
+            some = self._act(observations[self._live])
             actions = some.new_zeros(self.env.num_envs, *some.shape[1:])
             actions[self._live] = some
-        first, sums, squares = self._moments
-        deviations = observations - first
-        sums += deviations
-        squares.addcmul_(deviations, deviations)
+        if self._moments is not None:
+            first, sums, squares = self._moments
+            deviations = observations - first
+            sums += deviations
+            squares.addcmul_(deviations, deviations)
         self._observations, rewards, terminated, truncated, info = self.env.step(actions)
         self._returns += rewards
         self._lengths += 1
@@ -171,22 +98,33 @@ class Tile:
         elif self._waiting and self._idle:
             self._refill()
 
+    def _act(self, observations: Tensor) -> Tensor:
+        """Returns the actions of the members in the live slots, given what these observe."""
+        if self._recurrent is not None:
+            return self._recurrent.act(self._rows, observations, self._live)
+        actions: Tensor = self._rows(observations)
+        return actions
+
     def _conclude(self, slots: NDArray[np.int64], info: dict[str, Any]) -> None:
         """Writes down what came of the episodes in `slots`, [M], and frees these."""
         rows = torch.from_numpy(slots)
         returns = self._returns[rows].cpu().numpy()
         if "failed" in info:
             returns[info["failed"][slots]] = np.nan
-        episodes, lengths, moments = self._episode[slots], self._lengths[slots], self._moments[:, rows].cpu()
-        failed = ~(np.isfinite(returns) & moments.isfinite().all(dim=2).all(dim=0).numpy())
+        episodes, lengths = self._episode[slots], self._lengths[slots]
+        failed = ~np.isfinite(returns)
+        moments = None if self._moments is None else self._moments[:, rows].cpu()
+        if moments is not None:
+            failed |= ~moments.isfinite().all(dim=2).all(dim=0).numpy()
         returns[failed] = np.nan
         results = self.results
         with results.lock:
             results.returns[episodes] = returns
             results.lengths[episodes] = lengths
             results.failures.update(_failure(info, slot) for slot in slots[failed].tolist())
-            # An episode that broke must not poison the moments of the others.
-            results.moments.add(episodes.tolist(), np.where(failed, 0, lengths).tolist(), moments)
+            if moments is not None:
+                # An episode that broke must not poison the moments of the others.
+                results.moments.add(episodes.tolist(), np.where(failed, 0, lengths).tolist(), moments)
         self._episode[slots] = -1
 
     def _refill(self) -> None:
@@ -232,9 +170,12 @@ class Tile:
         self._episode[slots] = episodes
         self._lengths[slots] = 0
         self._returns[rows] = 0.0
-        # Sums are of deviations from the first observation, lest a large constant drown them.
-        self._moments[:, rows] = 0.0
-        self._moments[0, rows] = self._observations[rows].to(self._moments.dtype)
+        if self._moments is not None:
+            # Sums are of deviations from the first observation, lest a large constant drown them.
+            self._moments[:, rows] = 0.0
+            self._moments[0, rows] = self._observations[rows].to(self._moments.dtype)
+        if self._recurrent is not None:
+            self._recurrent.reset(rows)
 
 
 def _failure(info: dict[str, Any], slot: int) -> str:

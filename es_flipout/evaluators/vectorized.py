@@ -21,7 +21,9 @@ from gymnasium.vector import VectorEnv
 
 from es_flipout.envs.foreign import ForeignVectorEnv
 from es_flipout.envs.slots import SlotVectorEnv
-from es_flipout.evaluators.tiles import Evaluation, EvaluationStoppedError, Results, Tile
+from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
+from es_flipout.evaluators.tiles import Tile
+from es_flipout.policies import box
 from es_flipout.population import Population
 
 
@@ -37,15 +39,13 @@ class VectorizedEvaluator:
             concurrent: whether several run at the same time, or one after the other.
 
         Raises:
-            ValueError: if there is none, or observations are not vectors.
+            ValueError: if there is none, or observations are no Box.
         """
         if not envs or len({id(env) for env in envs}) < len(envs):
             raise ValueError("an evaluator needs one environment, or several different ones")
         self.envs = [env if isinstance(env, SlotVectorEnv) else ForeignVectorEnv(env) for env in envs]
-        space = envs[0].single_observation_space
-        if space.shape is None or len(space.shape) != 1:
-            raise ValueError(f"observations must be vectors, got {space}")
-        self._observation_size = space.shape[0]
+        shape = box(envs[0].single_observation_space).shape
+        self._observation_size = shape[0] if len(shape) == 1 else None
         self._concurrent = concurrent and len(envs) > 1
 
     def evaluate(

@@ -554,8 +554,6 @@ TRANSFORM = "gymnasium.wrappers.TransformAction"
         (Spaces(spaces.Tuple([BOX])), "Tuple observations", FLATTEN),
         (Spaces(spaces.Discrete(3)), "Discrete observations", FLATTEN),
         (Spaces(spaces.MultiDiscrete([3, 3])), "MultiDiscrete observations", FLATTEN),
-        (Spaces(spaces.Box(0, 255, (8, 8, 3), np.uint8)), r"Box observations of shape \(8, 8, 3\)", FLATTEN),
-        (Spaces(spaces.Box(0, 1, ())), r"Box observations of shape \(\)", FLATTEN),
         (Spaces(actions=spaces.Dict(a=BOX)), "Dict actions", TRANSFORM),
         (Spaces(actions=spaces.Tuple([BOX])), "Tuple actions", TRANSFORM),
         (Spaces(actions=spaces.MultiBinary(3)), "MultiBinary actions", TRANSFORM),

@@ -1,0 +1,145 @@
+"""Optimizers by name: those of torch.optim, ClipUp, or a class of the user's.
+
+ClipUp (Toklu, Liskowski and Srivastava, 2020, arXiv 2008.02387) follows an evolutionary gradient g by its
+direction alone, and bounds how fast the parameters move:
+
+    v <- m v + lr g / |g|        v <- v min(1, max_speed / |v|)        theta <- theta + v
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from es_flipout.config import OptimizerConfig
+from es_flipout.dotted_path import import_class, is_dotted
+
+
+class ClipUp(torch.optim.Optimizer):
+    """Normalised gradients, heavy-ball momentum, and a clipped velocity.
+
+    Norms are over all parameters of a group together. Like every torch optimizer it descends; FlipoutES hands
+    it the negative of the ascent direction.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        max_speed: float | None = None,
+    ) -> None:
+        """Takes the parameters.
+
+        Args:
+            params: parameters, or groups of them, as for any torch optimizer.
+            lr: length of what one gradient adds to the velocity.
+            momentum: share of the velocity that is kept from step to step, in [0, 1).
+            max_speed: greatest length of a step. None, the paper's rule of thumb, is twice the learning rate
+                at any time, so that it follows a schedule; a number stays what it is.
+
+        Raises:
+            ValueError: if a number is out of its range.
+        """
+        if not (lr > 0 and math.isfinite(lr)):
+            raise ValueError(f"lr must be > 0, got {lr}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        if max_speed is not None and not (max_speed > 0 and math.isfinite(max_speed)):
+            raise ValueError(f"max_speed must be > 0, or null for 2 lr, got {max_speed}")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "max_speed": max_speed})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Moves the parameters; returns what `closure` does, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
+        velocities = [self._velocity(parameter) for parameter in parameters]
+        length = _norm([parameter.grad for parameter in parameters])
+        for parameter, velocity in zip(parameters, velocities, strict=True):
+            velocity.mul_(group["momentum"])
+            if length > 0:  # a gradient of zero has no direction: the velocity fades
+                velocity.add_(parameter.grad / length, alpha=group["lr"])
+        max_speed = 2 * group["lr"] if group["max_speed"] is None else group["max_speed"]
+        speed = _norm(velocities)
+        for parameter, velocity in zip(parameters, velocities, strict=True):
+            if speed > max_speed:
+                velocity.mul_(max_speed / speed)
+            parameter.sub_(velocity)
+
+    def _velocity(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(parameter)
+        velocity: Tensor = state["velocity"]
+        return velocity
+
+
+def _norm(tensors: Iterable[Tensor | None]) -> float:
+    """Returns the Euclidean norm of all of them together, in float64 lest tiny squares vanish."""
+    norms = [
+        torch.linalg.vector_norm(each, dtype=torch.float64).cpu() for each in tensors if each is not None
+    ]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+_UNUSABLE = (torch.optim.Optimizer, torch.optim.SparseAdam)
+"""The abstract class, and the one for sparse gradients only."""
+
+
+def _is_usable(optimizer: type[torch.optim.Optimizer]) -> bool:
+    """Returns whether an optimizer takes dense gradients, and steps without a closure."""
+    closure = list(inspect.signature(optimizer.step).parameters.values())[1:]
+    optional = all(each.default is not each.empty for each in closure)
+    return optimizer not in _UNUSABLE and optional
+
+
+def _named_classes() -> dict[str, type[torch.optim.Optimizer]]:
+    """Returns what can be used by its name alone."""
+    named = {
+        name: value
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and _is_usable(value)
+    }
+    return named | {"ClipUp": ClipUp}
+
+
+def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> torch.optim.Optimizer:
+    """Builds the configured optimizer over the parameters of a policy that require a gradient.
+
+    Raises:
+        ValueError: if there is no such optimizer, or it does not take the arguments.
+    """
+    if is_dotted(config.name):
+        optimizer = import_class(config.name, torch.optim.Optimizer, "optimizer.name")
+        if not _is_usable(optimizer):
+            raise ValueError(f"optimizer.name {config.name!r} needs a closure or sparse gradients")
+    else:
+        classes = _named_classes()
+        if config.name not in classes:
+            raise ValueError(
+                f"optimizer.name {config.name!r} is not available; choose one of "
+                f"{', '.join(sorted(classes))}, or a class of your own by MODULE:CLASS"
+            )
+        optimizer = classes[config.name]
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    build: Callable[..., torch.optim.Optimizer] = optimizer
+    try:
+        return build(parameters, lr=config.lr, **config.kwargs)
+    except Exception as error:  # a user's constructor may raise anything
+        raise ValueError(f"optimizer {config.name}: {error}") from error

@@ -1,0 +1,38 @@
+"""Policies: ordinary modules from observations to actions, unaware of any perturbation."""
+
+from es_flipout.policies.activations import ACTIVATIONS, ELU, SiLU
+from es_flipout.policies.cnn import CNNPolicy
+from es_flipout.policies.factory import POLICIES, make_policy
+from es_flipout.policies.heads import (
+    ActionHead,
+    BoxActions,
+    DiscreteActions,
+    MultiDiscreteActions,
+    make_action_head,
+)
+from es_flipout.policies.initialization import OUTPUT_GAIN
+from es_flipout.policies.mlp import LinearPolicy, MLPPolicy
+from es_flipout.policies.observations import box, vector_box
+from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy, RecurrentPolicy
+
+__all__ = [
+    "ACTIVATIONS",
+    "ELU",
+    "OUTPUT_GAIN",
+    "POLICIES",
+    "ActionHead",
+    "BoxActions",
+    "CNNPolicy",
+    "DiscreteActions",
+    "GRUPolicy",
+    "LSTMPolicy",
+    "LinearPolicy",
+    "MLPPolicy",
+    "MultiDiscreteActions",
+    "RecurrentPolicy",
+    "SiLU",
+    "box",
+    "make_action_head",
+    "make_policy",
+    "vector_box",
+]

@@ -1,0 +1,31 @@
+"""Nonlinearities whose result for an element does not depend on its place in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from es_flipout.config import Activation
+
+
+class ELU(nn.Module):
+    """x where it is positive, exp(x) - 1 elsewhere.
+
+    torch's own ELU and SiLU round an element differently by its place in memory (vectors or the remainder),
+    so that a member's actions would depend on its row; torch.exp does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the same shape as given."""
+        return torch.where(x > 0, x, torch.exp(x.clamp(max=0)) - 1)
+
+
+class SiLU(nn.Module):
+    """x sigmoid(x); see `ELU` for why it is not torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the same shape as given."""
+        return x / (1 + torch.exp(-x))
+
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": ELU, "silu": SiLU}

@@ -1,0 +1,128 @@
+"""From a configuration to a policy: one of the package's own, or a class of the user's.
+
+A class of the user's is called as `Class(observation_space, action_space, **policy.kwargs)` and maps
+observations [N, ...] to actions [N, ...]. What else it may have:
+
+- `normalizer`, an `ObservationNormalizer`: the moments of every generation's observations go into it;
+- `initial_state(batch_size)`, which makes it recurrent, `forward(observations, state) -> (actions, state)`; a
+  state is tensors (or containers of them) with the batch first, the same for every new episode;
+- `row_wise = True`: a promise that forward maps any leading dimensions row by row, each row independent of
+  the others; all members then run in one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from es_flipout.config import PolicyConfig
+from es_flipout.dotted_path import import_class, is_dotted
+from es_flipout.normalization import ObservationNormalizer
+from es_flipout.policies.cnn import CNNPolicy
+from es_flipout.policies.mlp import LinearPolicy, MLPPolicy
+from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy
+
+POLICIES: dict[str, type[nn.Module]] = {
+    "mlp": MLPPolicy,
+    "linear": LinearPolicy,
+    "gru": GRUPolicy,
+    "lstm": LSTMPolicy,
+    "cnn": CNNPolicy,
+}
+"""The package's own policies, by the name that `policy.kind` has for them."""
+
+
+def make_policy(
+    config: PolicyConfig,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Builds the configured policy for an environment's spaces.
+
+    Args:
+        config: which policy, and its arguments.
+        observation_space: a single environment's observations.
+        action_space: a single environment's actions.
+        generator: source of the initial weights. A class of the user's draws from torch's global generator
+            instead, which is seeded by this one's seed meanwhile, on the CPU, and left as it was.
+
+    Raises:
+        ValueError: if there is no such policy, or it does not fit the spaces or the arguments.
+    """
+    with _global_generator_seeded(generator):
+        if config.kind in POLICIES:
+            arguments = {**_own_arguments(config), "generator": generator}
+            return POLICIES[config.kind](observation_space, action_space, **arguments)
+        if not is_dotted(config.kind):
+            raise ValueError(
+                f"policy.kind {config.kind!r} does not exist: choose one of {', '.join(POLICIES)}, "
+                "or a class of your own by MODULE:CLASS"
+            )
+        return _make_users(config, observation_space, action_space)
+
+
+def _own_arguments(config: PolicyConfig) -> dict[str, Any]:
+    """Returns the arguments of one of the package's own policies; those that it does not know stay out."""
+    known = set(inspect.signature(POLICIES[config.kind]).parameters)
+    known -= {"observation_space", "action_space", "generator"}
+    settings = {field.name for field in fields(config)} - {"kind", "kwargs"}
+    for name in config.kwargs:
+        if name in settings:
+            raise ValueError(f"policy.kwargs must not hold {name}: set policy.{name}")
+        if name not in known:
+            further = ", ".join(sorted(known - settings)) or "none"
+            raise ValueError(f"policy.kwargs: {config.kind} has no argument {name!r} (allowed: {further})")
+    return {name: getattr(config, name) for name in known & settings} | config.kwargs
+
+
+def _make_users(
+    config: PolicyConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+) -> nn.Module:
+    policy_class = import_class(config.kind, nn.Module, "policy.kind")
+    try:
+        policy = policy_class(observation_space, action_space, **config.kwargs)
+    except Exception as error:  # a user's constructor may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"policy {config.kind} cannot be made for these spaces: {reason}") from error
+    if not any(parameter.requires_grad for parameter in policy.parameters()):
+        raise ValueError(f"policy {config.kind} has no parameter to train (none requires a gradient)")
+    if not all(isinstance(value, Tensor) for value in policy.state_dict().values()):
+        raise ValueError(
+            f"policy {config.kind} has a state dict of more than tensors; checkpoints hold no more"
+        )
+    _check_normalizer(config.kind, getattr(policy, "normalizer", None), observation_space)
+    return policy.eval()  # in training mode dropout and its like would act at random
+
+
+def _check_normalizer(kind: str, normalizer: object, space: gym.Space[Any]) -> None:
+    if normalizer is None:
+        return
+    if not isinstance(normalizer, ObservationNormalizer):
+        raise ValueError(
+            f"policy {kind}: normalizer must be an es_flipout.ObservationNormalizer, which gets the running "
+            f"moments, got {type(normalizer).__name__}"
+        )
+    if space.shape != normalizer.mean.shape:
+        raise ValueError(
+            f"policy {kind}: its normalizer is of {normalizer.mean.shape[0]} features, and observations are "
+            f"of shape {space.shape}; running moments are kept of vectors only"
+        )
+
+
+@contextlib.contextmanager
+def _global_generator_seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """Has torch's global CPU generator start at the seed of `generator`; afterwards it is what it was."""
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        yield

@@ -1,0 +1,112 @@
+"""Action heads: from a policy's real outputs to actions of the environment's space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from es_flipout.config import ActionBounds
+
+
+class BoxActions(nn.Module):
+    """Real outputs to actions of a one-dimensional Box, float32 [N, A]."""
+
+    low: Tensor
+    high: Tensor
+    middle: Tensor
+    reach: Tensor
+
+    def __init__(self, space: spaces.Box, bounds: ActionBounds) -> None:
+        """Takes the space.
+
+        Args:
+            space: a Box of shape (A,).
+            bounds: "rescale" squashes outputs by tanh into the range, which must be finite; "clip" takes them
+                as actions and cuts off what is outside.
+
+        Raises:
+            ValueError: if the space does not fit.
+        """
+        super().__init__()
+        if len(space.shape) != 1:
+            raise ValueError(
+                f"actions must be vectors, got {space}; gymnasium.wrappers.TransformAction can flatten them"
+            )
+        low, high = (torch.from_numpy(bound.astype(np.float32)) for bound in (space.low, space.high))
+        if bounds == "rescale" and not space.is_bounded():
+            raise ValueError(
+                f"the action range must be finite on both sides to squash actions into it, got {space}; "
+                "set policy.action_bounds to clip, or wrap it in gymnasium.wrappers.RescaleAction"
+            )
+        self.num_outputs = space.shape[0]
+        self.bounds = bounds
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+        self.register_buffer("middle", (low + high) / 2 if bounds == "rescale" else None)
+        self.register_buffer("reach", (high - low) / 2 if bounds == "rescale" else None)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Returns actions [N, A] within the range."""
+        if self.bounds == "rescale":  # clipped too, because rounding may overshoot by an ulp
+            outputs = torch.addcmul(self.middle, torch.tanh(outputs), self.reach)
+        return outputs.clamp(self.low, self.high)
+
+
+class DiscreteActions(nn.Module):
+    """The highest of n outputs to an action of a Discrete space, int64 [N]."""
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        super().__init__()
+        self.num_outputs = int(space.n)
+        self.start = int(space.start)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Returns actions [N]; of equal outputs the first wins."""
+        return outputs.argmax(dim=-1) + self.start
+
+
+class MultiDiscreteActions(nn.Module):
+    """The highest output of each group to an action of a MultiDiscrete space, int64 [N, A]."""
+
+    def __init__(self, space: spaces.MultiDiscrete) -> None:
+        super().__init__()
+        if space.nvec.ndim != 1:
+            raise ValueError(
+                f"actions must be vectors, got {space}; gymnasium.wrappers.TransformAction can flatten them"
+            )
+        self.sizes: list[int] = space.nvec.tolist()
+        self.starts: list[int] = space.start.tolist()
+        self.num_outputs = sum(self.sizes)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Returns actions [N, A]."""
+        groups = outputs.split_with_sizes(self.sizes, dim=-1)
+        chosen = [group.argmax(dim=-1) + start for group, start in zip(groups, self.starts, strict=True)]
+        return torch.stack(chosen, dim=-1)
+
+
+ActionHead = BoxActions | DiscreteActions | MultiDiscreteActions
+"""A module from `num_outputs` real outputs to actions of a space."""
+
+
+def make_action_head(space: gym.Space[Any], bounds: ActionBounds = "rescale") -> ActionHead:
+    """Returns the head that gives actions of `space`.
+
+    Raises:
+        ValueError: if there is none for such a space; the message says what helps.
+    """
+    if isinstance(space, spaces.Box):
+        return BoxActions(space, bounds)
+    if isinstance(space, spaces.Discrete):
+        return DiscreteActions(space)
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiDiscreteActions(space)
+    raise ValueError(
+        f"{type(space).__name__} actions are not supported (Box, Discrete and MultiDiscrete are): "
+        "gymnasium.wrappers.TransformAction can map one of those to the environment's own"
+    )

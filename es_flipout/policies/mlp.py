@@ -1,0 +1,128 @@
+"""Multi-layer perceptrons from a vector observation to an action, with and without hidden layers.
+
+A policy is an ordinary module, unaware of any perturbation. It normalises its observations itself, so
+that what is saved, evaluated or exported is complete.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from es_flipout.config import ActionBounds, Activation, Initialization
+from es_flipout.policies.activations import ACTIVATIONS
+from es_flipout.policies.heads import make_action_head
+from es_flipout.policies.initialization import OUTPUT_GAIN, hidden_gain, initialized
+from es_flipout.policies.observations import make_normalizer, vector_box
+
+
+def hidden_layers(
+    inputs: int,
+    hidden_sizes: Sequence[int],
+    activation: Activation,
+    init: Initialization,
+    generator: torch.Generator | None,
+) -> list[nn.Module]:
+    """Returns fully connected layers of these widths after `inputs` features, each with its activation."""
+    layers: list[nn.Module] = []
+    gain = hidden_gain(init, activation)
+    for width, following in itertools.pairwise([inputs, *hidden_sizes]):
+        layers.append(initialized(nn.Linear(width, following), init, gain, generator))
+        layers.append(ACTIVATIONS[activation]())
+    return layers
+
+
+def output_layer(
+    inputs: int, outputs: int, init: Initialization, generator: torch.Generator | None
+) -> nn.Linear:
+    """Returns the last layer, whose small weights make a new policy act near the middle of the range."""
+    return initialized(nn.Linear(inputs, outputs), init, OUTPUT_GAIN, generator)
+
+
+class MLPPolicy(nn.Module):
+    """A multi-layer perceptron from a vector observation to an action.
+
+    Attributes:
+        row_wise: that forward maps any leading dimensions row by row, each independent of the others.
+        normalizer: standardises observations; None if they are taken as they are.
+    """
+
+    row_wise: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Activation = "tanh",
+        init: Initialization = "orthogonal",
+        action_bounds: ActionBounds = "rescale",
+        normalize_observations: bool = True,
+        observation_clip: float = 10.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Creates the policy with zero biases.
+
+        Args:
+            observation_space: a single environment's observations, a Box of shape (O,).
+            action_space: a single environment's actions: a Box of shape (A,), Discrete or MultiDiscrete.
+            hidden_sizes: widths of the hidden layers; none make a linear policy.
+            activation: nonlinearity after each hidden layer.
+            init: how the weights start, see `initialization`.
+            action_bounds: how outputs become actions of a Box, see `BoxActions`.
+            normalize_observations: whether observations are standardised by running moments.
+            observation_clip: bound on a standardised observation.
+            generator: source of the initial weights.
+
+        Raises:
+            ValueError: if a space is none of these.
+        """
+        super().__init__()
+        observations = vector_box(observation_space)
+        head = make_action_head(action_space, action_bounds)
+        self.normalizer = make_normalizer(observations, normalize_observations, observation_clip)
+        inputs = observations.shape[0]
+        layers = hidden_layers(inputs, hidden_sizes, activation, init, generator)
+        last = output_layer([inputs, *hidden_sizes][-1], head.num_outputs, init, generator)
+        self.network = nn.Sequential(*layers, last)
+        self.head = head
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Returns actions [N, ...] of the action space for observations [N, O]."""
+        if self.normalizer is not None:
+            observations = self.normalizer(observations)
+        actions: Tensor = self.head(self.network(observations))
+        return actions
+
+
+class LinearPolicy(MLPPolicy):
+    """One matrix and one bias from a vector observation to an action."""
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        init: Initialization = "orthogonal",
+        action_bounds: ActionBounds = "rescale",
+        normalize_observations: bool = True,
+        observation_clip: float = 10.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Creates the policy; see `MLPPolicy` for the arguments."""
+        super().__init__(
+            observation_space,
+            action_space,
+            hidden_sizes=(),
+            init=init,
+            action_bounds=action_bounds,
+            normalize_observations=normalize_observations,
+            observation_clip=observation_clip,
+            generator=generator,
+        )

@@ -1,0 +1,46 @@
+"""The kinds of observation spaces, and what to do about one that a policy cannot take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+
+from es_flipout.normalization import ObservationNormalizer
+
+
+def box(space: gym.Space[Any]) -> spaces.Box:
+    """Returns the space of observations if they are arrays of numbers, of any shape.
+
+    Raises:
+        ValueError: if they are something else; the message says what helps.
+    """
+    if isinstance(space, spaces.Box):
+        return space
+    raise ValueError(_refusal(f"{type(space).__name__} observations"))
+
+
+def vector_box(space: gym.Space[Any]) -> spaces.Box:
+    """Returns the space of observations if they are vectors.
+
+    Raises:
+        ValueError: if they are something else; the message says what helps.
+    """
+    shape = box(space).shape
+    if len(shape) == 1:
+        return box(space)
+    images = ", or set policy.kind to cnn for images" if len(shape) == 3 else ""
+    raise ValueError(_refusal(f"Box observations of shape {shape}", images))
+
+
+def _refusal(kind: str, more: str = "") -> str:
+    return (
+        f"{kind} are not supported, a policy needs vectors (a Box of one dimension): "
+        f"wrap the environment in gymnasium.wrappers.FlattenObservation{more}"
+    )
+
+
+def make_normalizer(space: spaces.Box, normalize: bool, clip: float) -> ObservationNormalizer | None:
+    """Returns the normaliser of vector observations, or None if there is to be none."""
+    return ObservationNormalizer(space.shape[0], clip) if normalize else None

@@ -1,0 +1,149 @@
+"""Recurrent policies: a GRU or LSTM cell between an encoder and the action head.
+
+The state is the caller's, `forward(observations, state) -> (actions, state)`, so that each slot of an
+evaluation keeps its own and starts every episode from `initial_state`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from es_flipout.config import ActionBounds, Activation, Initialization
+from es_flipout.policies.heads import make_action_head
+from es_flipout.policies.initialization import fill
+from es_flipout.policies.mlp import hidden_layers, output_layer
+from es_flipout.policies.observations import make_normalizer, vector_box
+
+State = TypeVar("State", Tensor, tuple[Tensor, Tensor])
+
+
+class RecurrentPolicy(nn.Module, Generic[State], ABC):
+    """Normaliser, encoder, cell, output layer and action head, in this order.
+
+    Attributes:
+        row_wise: that forward maps any leading dimensions row by row, each independent of the others.
+        normalizer: standardises observations; None if they are taken as they are.
+        state_size: width H of the state.
+    """
+
+    row_wise: ClassVar[bool] = True
+    cell_class: ClassVar[type[nn.GRUCell | nn.LSTMCell]]
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        hidden_sizes: Sequence[int] = (),
+        recurrent_size: int = 64,
+        activation: Activation = "tanh",
+        init: Initialization = "orthogonal",
+        action_bounds: ActionBounds = "rescale",
+        normalize_observations: bool = True,
+        observation_clip: float = 10.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Creates the policy.
+
+        Args:
+            observation_space: a single environment's observations, a Box of shape (O,).
+            action_space: a single environment's actions: a Box of shape (A,), Discrete or MultiDiscrete.
+            hidden_sizes: widths of the fully connected layers before the cell.
+            recurrent_size: width H of the cell.
+            activation: nonlinearity after each fully connected layer.
+            init: how the weights start, each gate's matrices by themselves; see `initialization`.
+            action_bounds: how outputs become actions of a Box, see `BoxActions`.
+            normalize_observations: whether observations are standardised by running moments.
+            observation_clip: bound on a standardised observation.
+            generator: source of the initial weights.
+
+        Raises:
+            ValueError: if a space is none of these.
+        """
+        super().__init__()
+        observations = vector_box(observation_space)
+        head = make_action_head(action_space, action_bounds)
+        self.normalizer = make_normalizer(observations, normalize_observations, observation_clip)
+        sizes = [observations.shape[0], *hidden_sizes]
+        self.encoder = nn.Sequential(*hidden_layers(sizes[0], sizes[1:], activation, init, generator))
+        self.state_size = recurrent_size
+        self.cell = self.cell_class(sizes[-1], recurrent_size)
+        self._initialize_cell(init, generator)
+        self.output = output_layer(recurrent_size, head.num_outputs, init, generator)
+        self.head = head
+
+    def _initialize_cell(self, init: Initialization, generator: torch.Generator | None) -> None:
+        for weight in (self.cell.weight_ih, self.cell.weight_hh):
+            for gate in torch.split(weight.detach(), self.state_size):
+                fill(gate, init, 1.0, generator)
+        for bias in (self.cell.bias_ih, self.cell.bias_hh):
+            nn.init.zeros_(bias)
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """Returns the state of `batch_size` new episodes, each tensor [batch_size, H]."""
+
+    @abstractmethod
+    def _advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """Returns the cell's output [..., H] and the next state, given its input [..., I]."""
+
+    def forward(self, observations: Tensor, state: State) -> tuple[Tensor, State]:
+        """Returns actions [N, ...] and the next state, for observations [N, O] and a state [N, H]."""
+        if self.normalizer is not None:
+            observations = self.normalizer(observations)
+        hidden, state = self._advance(self.encoder(observations), state)
+        return self.head(self.output(hidden)), state
+
+    def _zeros(self, batch_size: int) -> Tensor:
+        return self.output.weight.new_zeros(batch_size, self.state_size)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Returns values [..., F] as the [N, F] that a cell takes."""
+    return values.reshape(-1, values.shape[-1])
+
+
+class GRUPolicy(RecurrentPolicy[Tensor]):
+    """A recurrent policy with a gated recurrent unit (Cho et al., 2014, arXiv 1406.1078)."""
+
+    cell_class = nn.GRUCell
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """Returns zeros [batch_size, H]."""
+        return self._zeros(batch_size)
+
+    def _advance(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden: Tensor = self.cell(_rows(features), _rows(state)).reshape(state.shape)
+        return hidden, hidden
+
+
+class LSTMPolicy(RecurrentPolicy[tuple[Tensor, Tensor]]):
+    """A recurrent policy with a long short-term memory (Hochreiter and Schmidhuber, 1997).
+
+    The forget gate starts with a bias of 1: remembering is the beginning (Jozefowicz, Zaremba and Sutskever,
+    2015).
+    """
+
+    cell_class = nn.LSTMCell
+
+    def _initialize_cell(self, init: Initialization, generator: torch.Generator | None) -> None:
+        super()._initialize_cell(init, generator)
+        # The gates' order is input, forget, cell, output.
+        nn.init.ones_(self.cell.bias_ih.detach()[self.state_size : 2 * self.state_size])
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Returns zeros for the output h and for the cell c, [batch_size, H] each."""
+        return self._zeros(batch_size), self._zeros(batch_size)
+
+    def _advance(
+        self, features: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        shape = state[0].shape
+        hidden, cell = self.cell(_rows(features), (_rows(state[0]), _rows(state[1])))
+        return hidden.reshape(shape), (hidden.reshape(shape), cell.reshape(shape))
