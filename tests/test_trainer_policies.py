@@ -21,8 +21,6 @@ from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import make_action_head
 from es_flipout.trainer import Trainer
 
-NEEDS_RULES = pytest.mark.skip(reason="convolutions and recurrent cells have no rules yet")
-
 
 class Elman(nn.Module):
     """A recurrent policy of linear maps and tanh, with a normaliser."""
@@ -185,14 +183,12 @@ def test_a_mistake_is_one_line_and_nothing_is_written(arguments, message, capsys
     assert not Path("run").exists()
 
 
-@NEEDS_RULES
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_recurrent_cells_learn_to_recall(kind):
     _, trainer = run(recall(kind, out="run"))
     assert trainer.best_score > 0.9
 
 
-@NEEDS_RULES
 def test_the_cnn_learns_to_catch():
     _, trainer = run(catch("cnn", out="run"))
     assert trainer.best_score > 0.7
