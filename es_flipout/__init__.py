@@ -2,7 +2,7 @@
 
 from es_flipout.config import Config
 from es_flipout.envs import MujocoTask, make_vec, register_task
-from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator, reset_seeds
+from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator, evaluate, reset_seeds
 from es_flipout.fitness import centered_ranks, nes, raw, standardized
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
 from es_flipout.optimizers import ClipUp
@@ -33,6 +33,7 @@ __all__ = [
     "Trainer",
     "VectorizedEvaluator",
     "centered_ranks",
+    "evaluate",
     "make_vec",
     "nes",
     "raw",

@@ -182,6 +182,11 @@ class TensorBoard:
         self._writer.close()
 
 
+def _figure(value: float) -> str:
+    """Returns a return as text, with more decimals where it is small."""
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
 SHOWN_FAILURES = 3
 """Reasons for failed episodes that the terminal shows of a generation."""
 
@@ -214,12 +219,13 @@ class Terminal:
     def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
         """See `Reporter.report`."""
         if metrics.centre_score is not None:
-            self._centre = f"{metrics.centre_score:,.0f}"
+            self._centre = _figure(metrics.centre_score)
         left = self._time_left(metrics.timing.seconds, progress)
         failed = f" ({metrics.failed_members} failed)" if metrics.failed_members else ""
+        mean, best = _figure(metrics.fitness_mean), _figure(metrics.fitness_best)
         self._console.print(
             f"gen {metrics.generation:>5}  env steps {metrics.env_steps:>13,}  "
-            f"fitness mean {metrics.fitness_mean:>8,.1f}  best {metrics.fitness_best:>8,.1f}{failed}  "
+            f"fitness mean {mean:>8}  best {best:>8}{failed}  "
             f"centre {self._centre:>7}  "
             f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}"
         )

@@ -115,12 +115,27 @@ class Population:
         policy: the unperturbed policy (the centre); any module whose operations have rules.
         noise: the perturbations of the generation.
         sigma: standard deviation of a weight's perturbation.
+        seed: the seed of the strategy that it is of.
+        generation: the generation that it is of.
+        block: which of that generation's populations it is.
     """
 
-    def __init__(self, policy: nn.Module, noise: PopulationNoise, sigma: float) -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        noise: PopulationNoise,
+        sigma: float,
+        *,
+        seed: int = 0,
+        generation: int = 0,
+        block: int = 0,
+    ) -> None:
         self.policy = policy
         self.noise = noise
         self.sigma = sigma
+        self.seed = seed
+        self.generation = generation
+        self.block = block
         self._all: MemberRows | None = None
 
     @property

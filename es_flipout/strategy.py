@@ -140,13 +140,16 @@ class FlipoutES:
         """
         parameters = trained_parameters(self.policy)
         device = next(iter(parameters.values())).device
-        index = len(self._populations)
-        generator = torch_generator(self.seed, self.generation, "perturbation", index, device=device)
+        block = len(self._populations)
+        generator = torch_generator(self.seed, self.generation, "perturbation", block, device=device)
         noise = self.perturbation.sample(
             parameters, self.population_size, generator, antithetic=self.antithetic
         )
-        self._populations.append(Population(self.policy, noise, self.sigma))
-        return self._populations[-1]
+        population = Population(
+            self.policy, noise, self.sigma, seed=self.seed, generation=self.generation, block=block
+        )
+        self._populations.append(population)
+        return population
 
     @untracked
     def tell(self, fitness: Tensor, *, signal_to_noise: bool = False) -> Update:

@@ -190,5 +190,5 @@ def test_recurrent_cells_learn_to_recall(kind):
 
 
 def test_the_cnn_learns_to_catch():
-    _, trainer = run(catch("cnn", out="run"))
-    assert trainer.best_score > 0.7
+    _, trainer = run(catch("cnn", out="run", generations=40))
+    assert trainer.best_score > 0.5

@@ -3,7 +3,7 @@
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError
 from es_flipout.evaluators.seeds import reset_seeds
-from es_flipout.evaluators.vectorized import VectorizedEvaluator
+from es_flipout.evaluators.vectorized import VectorizedEvaluator, evaluate
 
 __all__ = [
     "Evaluation",
@@ -11,5 +11,6 @@ __all__ = [
     "OfficialEvaluator",
     "OfficialScore",
     "VectorizedEvaluator",
+    "evaluate",
     "reset_seeds",
 ]

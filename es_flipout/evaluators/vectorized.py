@@ -22,6 +22,7 @@ from gymnasium.vector import VectorEnv
 from es_flipout.envs.foreign import ForeignVectorEnv
 from es_flipout.envs.slots import SlotVectorEnv
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
+from es_flipout.evaluators.seeds import reset_seeds as draw_reset_seeds
 from es_flipout.evaluators.tiles import Tile
 from es_flipout.policies import box
 from es_flipout.population import Population
@@ -87,6 +88,44 @@ class VectorizedEvaluator:
             for tile in tiles:
                 tile.run(should_stop)
         return results.evaluation(sum(tile.slot_steps for tile in tiles))
+
+
+def evaluate(
+    population: Population,
+    envs: VectorEnv[Any, Any, Any] | Sequence[VectorEnv[Any, Any, Any]],
+    *,
+    episodes: int = 1,
+    reset_seeds: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    episode_limit: int | None = None,
+) -> Evaluation:
+    """Rolls every member of a population out, in one vector environment or several of the same task.
+
+    Args:
+        population: the members.
+        envs: see `VectorizedEvaluator`; the number of their rows may be any.
+        episodes: episodes a member.
+        reset_seeds: seed of each episode, [P, E]. None draws fresh ones in every generation, from the
+            strategy's seed; antithetic pairs then start from the same states.
+        episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
+
+    Returns:
+        Among others the fitness, for `FlipoutES.tell`, and the moments of what was observed, for
+        `ObservationNormalizer.merge`.
+
+    Raises:
+        ValueError: as `VectorizedEvaluator.evaluate` does.
+    """
+    if reset_seeds is None:
+        reset_seeds = draw_reset_seeds(
+            population.size,
+            episodes,
+            seed=population.seed,
+            generation=population.generation,
+            block=population.block,
+            pairs_share=population.noise.antithetic,
+        )
+    evaluator = VectorizedEvaluator(*([envs] if isinstance(envs, VectorEnv) else envs))
+    return evaluator.evaluate(population, reset_seeds, episode_limit=episode_limit)
 
 
 def _run_concurrently(tiles: Sequence[Tile], should_stop: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from es_flipout.envs import make_env, make_vec
 from es_flipout.evaluators import OfficialEvaluator, VectorizedEvaluator
 from es_flipout.evaluators.recurrence import RecurrentSlots
 from es_flipout.perturbations import Flipout
-from es_flipout.policies import make_action_head
+from es_flipout.policies import GRUPolicy, LSTMPolicy, make_action_head
 from es_flipout.population import Population
 
 MEMBERS = 10
@@ -88,10 +88,10 @@ def populate(policy: nn.Module, size: int = MEMBERS) -> Population:
     return Population(policy, Flipout().sample(dict(policy.named_parameters()), size, generator), 0.3)
 
 
-def elman_population(env_id: str, **kwargs: object) -> Population:
+def recurrent_population(env_id: str, make=Elman, **kwargs: object) -> Population:
     with make_env(env_id, **kwargs) as env, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return populate(Elman(env.observation_space, env.action_space))
+        return populate(make(env.observation_space, env.action_space))
 
 
 def counted(seed: int, length: int) -> float:
@@ -128,10 +128,24 @@ def test_the_judge_keeps_a_state_for_each_episode():
 TASKS = {"CartPole-v1": {"max_episode_steps": 60}, "Hopper-v5": {"max_episode_steps": 60}}
 
 
+class OneByOne(Elman):
+    """The same, but run under vmap."""
+
+    row_wise = False
+
+
+def gated(make: type[GRUPolicy | LSTMPolicy]):
+    return lambda *spaces: make(*spaces, hidden_sizes=[7], recurrent_size=6)
+
+
+POLICIES = {"elman": Elman, "vmap": OneByOne, "gru": gated(GRUPolicy), "lstm": gated(LSTMPolicy)}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("env_id", TASKS)
-def test_slots_and_tiles_change_no_bit(env_id):
+def test_slots_and_tiles_change_no_bit(env_id, policy):
     kwargs = TASKS[env_id]
-    population = elman_population(env_id, **kwargs)
+    population = recurrent_population(env_id, POLICIES[policy], **kwargs)
     seeds = np.random.default_rng(1).integers(0, 1000, (MEMBERS, 2)).tolist()
     results = [
         VectorizedEvaluator(*(make_vec(env_id, slots, **kwargs) for slots in tiles)).evaluate(
@@ -164,14 +178,14 @@ def cartpole_lengths(policy: nn.Module, weights: list[dict[str, Tensor]]) -> lis
 
 
 def test_a_member_scores_what_it_scores_alone():
-    population = elman_population("CartPole-v1")
+    population = recurrent_population("CartPole-v1")
     result = VectorizedEvaluator(make_vec("CartPole-v1", 4)).evaluate(population, range(MEMBERS))
     weights = [population.member(member) for member in range(MEMBERS)]
     assert result.lengths.flatten().tolist() == cartpole_lengths(population.policy, weights)
 
 
 def test_episodes_of_a_score_are_what_each_is_alone():
-    population = elman_population("CartPole-v1")
+    population = recurrent_population("CartPole-v1")
     policy, weights = population.policy, population.member(3)
     policy.load_state_dict(weights)
     judge = OfficialEvaluator(EnvConfig("CartPole-v1"), MEMBERS)

@@ -2,7 +2,7 @@
 
 import torch
 
-from scripts import beside_gradients, land_rocket
+from scripts import beside_gradients, foreign_vector_env, land_rocket
 
 
 def test_a_rocket_learns_to_land() -> None:
@@ -17,3 +17,7 @@ def test_a_rocket_learns_to_land() -> None:
 def test_controller_and_encoder_learn_beside_each_other() -> None:
     untrained = beside_gradients.train(10)
     assert beside_gradients.train(30) < 0.6 * untrained
+
+
+def test_cartpole_is_learnt_in_somebody_elses_vector_environment() -> None:
+    assert foreign_vector_env.train(8) > 200  # about 20 at first, 500 at most
