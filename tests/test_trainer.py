@@ -354,9 +354,9 @@ def test_further_populations_are_drawn_until_there_are_enough_env_steps(config):
     run, trainer, told = RunDirectory.create(config), Trainer(config), []
     tell = trainer.es.tell
 
-    def record(fitness: torch.Tensor) -> Any:
+    def record(fitness: torch.Tensor, **options: Any) -> Any:
         told.append(fitness)
-        return tell(fitness)
+        return tell(fitness, **options)
 
     trainer.es.tell = record
     reporter = JsonLines(run.metrics)

@@ -19,7 +19,7 @@ from es_flipout.envs import SlotVectorEnv, make_vec
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.evaluators import Evaluation, EvaluationStoppedError, VectorizedEvaluator
 from es_flipout.normalization import RunningStatistics
-from es_flipout.perturbations import Flipout, Independent
+from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 
@@ -47,12 +47,13 @@ def native(env_id, slots, *, threads=2, dtype=torch.float64):
     return env
 
 
-def population_for(env, size=MEMBERS, *, sigma=0.3, family=Flipout(num_bases=2)):  # noqa: B008 - frozen
+def population_for(env, size=MEMBERS, *, sigma=0.3, family=Flipout(num_bases=2), antithetic=True):  # noqa: B008 - frozen
     generator = torch.Generator().manual_seed(0)
     policy = MLPPolicy(
         env.single_observation_space, env.single_action_space, hidden_sizes=(16,), generator=generator
     ).to(getattr(env, "dtype", torch.float32))
-    return Population(policy, family.sample(dict(policy.named_parameters()), size, generator), sigma)
+    noise = family.sample(dict(policy.named_parameters()), size, generator, antithetic=antithetic)
+    return Population(policy, noise, sigma)
 
 
 def official_episode(env, population, member, seed):
@@ -173,7 +174,7 @@ def test_reward_after_the_end_of_an_episode_never_counts(slots):
 )
 def test_counts_live_steps_and_idle_slots(members, slots, slot_steps):
     env = make_vec("InvertedPendulum-v5", slots, threads=1, max_episode_steps=3)
-    population = population_for(env, members, sigma=0.01, family=Flipout(mirrored=False))
+    population = population_for(env, members, sigma=0.01, family=Flipout(), antithetic=False)
     result = VectorizedEvaluator(env).evaluate(population, SEEDS[:members])
     assert result.lengths.tolist() == [[3]] * members
     assert result.fitness.tolist() == [3.0] * members
@@ -245,7 +246,7 @@ HUMANOID = Setting(
 
 
 FAMILIES = pytest.mark.parametrize(
-    "family", [Flipout(), Flipout("gaussian", 4), Independent()], ids=["flipout", "flipout-K4", "independent"]
+    "family", [Flipout(), Flipout(4, "gaussian"), LowRank(2), Independent()], ids=str
 )
 
 
@@ -437,7 +438,7 @@ def play(scripts: Sequence[Script | int], *tiles: int, seeds=None, starts=None, 
     """Plays scripts, a member each; the seed of the n-th is n unless `seeds` [P, E] says otherwise."""
     seeds = [[seed] for seed in range(len(scripts))] if seeds is None else seeds
     envs = [ScriptedVectorEnv(size, dict(enumerate(scripts)), starts) for size in tiles]
-    population = population_for(envs[0], len(seeds), family=Flipout(mirrored=False))
+    population = population_for(envs[0], len(seeds), family=Flipout(), antithetic=False)
     result = VectorizedEvaluator(*envs).evaluate(population, seeds, should_stop=at_most(5000), **options)
     played = sorted(itertools.chain.from_iterable(env.played for env in envs))
     assert played == sorted(itertools.chain.from_iterable(seeds)), "not every episode was played once"
@@ -587,11 +588,11 @@ def test_a_slow_start_and_a_fault_together(tiles):
 def test_nothing_is_spent_on_what_a_stopped_evaluation_left():
     env = ScriptedVectorEnv(3, dict.fromkeys(range(6), 5))
     evaluator = VectorizedEvaluator(env)
-    population = population_for(env, 6, family=Flipout(mirrored=False))
+    population = population_for(env, 6, family=Flipout(), antithetic=False)
     with pytest.raises(EvaluationStoppedError):
         evaluator.evaluate(population, range(6), should_stop=at_most(2))
     assert env.live_steps == 3 * 2
-    population = population_for(env, 1, family=Flipout(mirrored=False))
+    population = population_for(env, 1, family=Flipout(), antithetic=False)
     assert evaluator.evaluate(population, [4]).returns.tolist() == [[scripted_return(4, 5)]]
     assert env.live_steps == 3 * 2 + 5
 
@@ -609,7 +610,7 @@ def test_an_error_in_one_tile_stops_the_others_and_is_what_is_told():
 
     endless, lame = ScriptedVectorEnv(2, dict.fromkeys(range(4), 10**9)), ScriptedVectorEnv(2, {0: 1, 2: 1})
     evaluator = VectorizedEvaluator(endless, altered(lame, broken))
-    population = population_for(endless, 4, family=Flipout(mirrored=False))
+    population = population_for(endless, 4, family=Flipout(), antithetic=False)
     with pytest.raises(KeyError, match="tile"):
         evaluator.evaluate(population, [1, 0, 3, 2], should_stop=at_most(100_000))
     assert 0 <= endless.live_steps < 100_000
@@ -617,7 +618,7 @@ def test_an_error_in_one_tile_stops_the_others_and_is_what_is_told():
 
 def test_a_large_constant_does_not_drown_the_moments():
     env = FarAway(2, {0: 5, 1: 3})
-    population = population_for(env, 2, family=Flipout(mirrored=False))
+    population = population_for(env, 2, family=Flipout(), antithetic=False)
     result = VectorizedEvaluator(env).evaluate(population, [0, 1])
     rows = np.array([*((0, time) for time in range(5)), *((1, time) for time in range(3))])
     np.testing.assert_allclose(result.observations.mean.numpy() - 1e9, rows.mean(axis=0), atol=1e-6)
