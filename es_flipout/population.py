@@ -96,16 +96,23 @@ class MemberRows:
                 raise ValueError(f"inputs must be tensors of {self.num_rows} rows, one a member: got {found}")
         if self._row_wise:
             self._enter(MemberContext(self.num_rows, None, inputs[0].ndim - 1))
-            return self._policy(*inputs)
+            return _written_out(self._policy(*inputs))
         return torch.vmap(self._run_one, randomness="different")(*inputs)
 
     def _run_one(self, *inputs: Any) -> Any:
         self._enter(MemberContext.inside_vmap(self.num_rows))
-        return self._policy(*inputs)
+        return _written_out(self._policy(*inputs))
 
     def _enter(self, context: MemberContext) -> None:
         for stand_in in self._stand_ins.values():
             stand_in.context = context
+
+
+def _written_out(outputs: Any) -> Any:
+    """Returns what a policy returned, a parameter among it (such as a log standard deviation) row by row."""
+    if type(outputs) is Tensor:
+        return outputs
+    return tree_map(lambda x: x.written_out() if isinstance(x, PerturbedParameter) else x, outputs)
 
 
 class Population:

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.normalization import RunningStatistics
-from es_flipout.perturbations import Flipout, Independent, Perturbation
+from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.policies import MLPPolicy
-from es_flipout.population import Population
+from es_flipout.population import Population, trained_parameters
 
 OBSERVATIONS = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -30,9 +30,14 @@ def policy() -> MLPPolicy:
     return policy
 
 
-def populate(policy: nn.Module, perturbation: Perturbation | None = None, sigma: float = 0.3) -> Population:
+def populate(
+    policy: nn.Module,
+    perturbation: Perturbation = Flipout(),  # noqa: B008 - frozen
+    sigma: float = 0.3,
+    antithetic: bool = True,
+) -> Population:
     generator = torch.Generator().manual_seed(2)
-    noise = (perturbation or Flipout()).sample(dict(policy.named_parameters()), 12, generator)
+    noise = perturbation.sample(trained_parameters(policy), 12, generator, antithetic=antithetic)
     return Population(policy, noise, sigma)
 
 
@@ -45,7 +50,7 @@ def one_by_one(population: Population, members: Tensor, observations: Tensor) ->
     ).detach()
 
 
-@pytest.mark.parametrize("perturbation", [Independent(), Flipout(), Flipout("gaussian", 3)], ids=str)
+@pytest.mark.parametrize("perturbation", [Independent(), LowRank(2), Flipout(), Flipout(3)], ids=str)
 def test_rows_act_as_their_member_does_alone(policy: MLPPolicy, perturbation: Perturbation) -> None:
     population = populate(policy, perturbation)
     members = torch.tensor([11, 0, 4, 4, 7, 1, 0])
@@ -77,7 +82,7 @@ def test_member_is_centre_plus_sigma_times_noise(policy: MLPPolicy) -> None:
         torch.testing.assert_close(member[name], centre.detach() + 0.25 * noise[name], rtol=0, atol=0)
 
 
-def test_mirrored_members_average_to_the_centre(policy: MLPPolicy) -> None:
+def test_antithetic_members_average_to_the_centre(policy: MLPPolicy) -> None:
     population = populate(policy)
     plus, minus = population.member(6), population.member(7)
     for name, centre in policy.named_parameters():
@@ -94,14 +99,17 @@ def test_running_members_leaves_the_policy_and_autograd_alone(policy: MLPPolicy)
 
 
 FAMILIES = [
-    *(Independent(), Independent(mirrored=False), Flipout(), Flipout(mirrored=False)),
-    *(Flipout("gaussian", 3), Flipout("rademacher", 4, mirrored=False)),
+    *((family, True) for family in (Independent(), LowRank(2), Flipout(), Flipout(3, "gaussian"))),
+    *((family, False) for family in (Independent(), LowRank(), Flipout(), Flipout(4))),
 ]
+every_family = pytest.mark.parametrize(("perturbation", "antithetic"), FAMILIES, ids=str)
 
 
-@pytest.mark.parametrize("perturbation", FAMILIES, ids=str)
-def test_rows_handed_over_equal_a_fresh_selection(policy: MLPPolicy, perturbation: Perturbation) -> None:
-    population = populate(policy, perturbation)
+@every_family
+def test_rows_handed_over_equal_a_fresh_selection(
+    policy: MLPPolicy, perturbation: Perturbation, antithetic: bool
+) -> None:
+    population = populate(policy, perturbation, antithetic=antithetic)
     noise = {name: value.clone() for name, value in population.member(9).items()}
     members = torch.tensor([11, 0, 4, 4, 7, 1, 0])
     rows, untouched = population.select(members), population.select(members)
@@ -123,7 +131,9 @@ def test_a_forward_that_raises_leaves_the_policy_as_it_was(policy: MLPPolicy) ->
     rows = populate(policy).select(torch.arange(7))
     expected, plain = rows(OBSERVATIONS), policy(OBSERVATIONS).detach()
     parameters = dict(policy.named_parameters())
-    with pytest.raises(ValueError, match="the first dimension must be the row"):
+    with pytest.raises(
+        ValueError, match=r"inputs must be tensors of 7 rows, one a member: got shape \[3, 5\]"
+    ):
         rows(OBSERVATIONS[:3])
     assert all(value is parameters[name] for name, value in policy.named_parameters())
     assert torch.equal(policy(OBSERVATIONS).detach(), plain)
@@ -173,10 +183,11 @@ class Tied(nn.Module):
         return self.second(torch.tanh(self.first(observations)))
 
 
-@pytest.mark.parametrize("perturbation", FAMILIES, ids=str)
-def test_a_parameter_used_twice_has_one_noise(perturbation: Perturbation) -> None:
-    population = populate(Tied().double(), perturbation)
-    assert set(population.member(0)) == {"first.weight", "first.bias", "second.bias"}
+@every_family
+def test_a_parameter_used_twice_has_one_noise(perturbation: Perturbation, antithetic: bool) -> None:
+    population = populate(Tied().double(), perturbation, antithetic=antithetic)
+    member = population.member(0)
+    assert member["first.weight"] is member["second.weight"]
     members = torch.arange(7)
     rows = population.select(members)
     expected = one_by_one(population, members, OBSERVATIONS)
@@ -187,9 +198,9 @@ def test_a_parameter_used_twice_has_one_noise(perturbation: Perturbation) -> Non
     torch.testing.assert_close(rows(OBSERVATIONS), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_size_counts_both_halves_of_mirrored_pairs(policy: MLPPolicy) -> None:
+def test_size_counts_both_halves_of_antithetic_pairs(policy: MLPPolicy) -> None:
     assert populate(policy).size == 12
-    assert populate(policy, Flipout(mirrored=False)).size == 12
+    assert populate(policy, antithetic=False).size == 12
 
 
 @pytest.mark.parametrize("index", [-1, 12])
@@ -205,7 +216,7 @@ def test_utilities_of_another_shape_are_refused(policy: MLPPolicy, shape: tuple[
 
 
 def test_gradient_by_hand() -> None:
-    # One weight and one mirrored pair: eps_0 = +e, eps_1 = -e, so g = (u_0 - u_1) e / (2 sigma).
+    # One weight and one antithetic pair: eps_0 = +e, eps_1 = -e, so g = (u_0 - u_1) e / (2 sigma).
     policy = nn.Linear(1, 1, bias=False)
     noise = Flipout().sample(dict(policy.named_parameters()), 2, torch.Generator().manual_seed(0))
     eps = noise.member(0)["weight"]

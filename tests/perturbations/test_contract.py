@@ -1,6 +1,5 @@
 """One contract for every noise family: three views of the same noise, checked against dense weights."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -10,45 +9,43 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from es_flipout.config import ESConfig
-from es_flipout.perturbations import Flipout, Independent, Perturbation, PopulationNoise, make_perturbation
+from es_flipout.perturbations import (
+    Flipout,
+    Independent,
+    LowRank,
+    Perturbation,
+    PopulationNoise,
+    make_perturbation,
+)
 from es_flipout.population import Population
 
 
 @dataclass(frozen=True)
 class Family:
-    label: str
-    make: Callable[[], Perturbation]
-    num_bases: int
-    mirrored: bool
+    perturbation: Perturbation
+    antithetic: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.perturbation}-{'antithetic' if self.antithetic else 'single'}"
 
     @property
     def unit(self) -> int:
         """The smallest population that the family serves."""
-        return self.num_bases * (2 if self.mirrored else 1)
-
-
-def independent(mirrored: bool) -> Family:
-    label = f"independent-{'mirrored' if mirrored else 'single'}"
-    return Family(label, lambda: Independent(mirrored=mirrored), 1, mirrored)
-
-
-def flipout(distribution: str, num_bases: int, mirrored: bool) -> Family:
-    label = f"flipout-{distribution}-K{num_bases}-{'mirrored' if mirrored else 'single'}"
-    return Family(label, lambda: Flipout(distribution, num_bases, mirrored), num_bases, mirrored)
+        return getattr(self.perturbation, "num_bases", 1) * (2 if self.antithetic else 1)
 
 
 FAMILIES = [
-    *(independent(mirrored) for mirrored in (True, False)),
-    *(
-        flipout(distribution, num_bases, mirrored)
-        for distribution in ("gaussian", "rademacher")
-        for num_bases in (1, 2, 3)
-        for mirrored in (True, False)
-    ),
+    Family(perturbation, antithetic)
+    for perturbation in (
+        *(Independent(), LowRank(1), LowRank(3), Flipout(), Flipout(2)),
+        *(Flipout(1, "gaussian"), Flipout(3, "gaussian")),
+    )
+    for antithetic in (True, False)
 ]
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.label)
-mirrored_families = pytest.mark.parametrize(
-    "family", [family for family in FAMILIES if family.mirrored], ids=lambda family: family.label
+antithetic_families = pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family.antithetic], ids=lambda family: family.label
 )
 
 
@@ -75,7 +72,9 @@ def generator_of(seed: int) -> torch.Generator:
 
 
 def draw(family: Family, parameters: dict[str, Tensor], population_size: int, seed: int) -> PopulationNoise:
-    return family.make().sample(parameters, population_size, generator_of(seed))
+    return family.perturbation.sample(
+        parameters, population_size, generator_of(seed), antithetic=family.antithetic
+    )
 
 
 def shapes(**sizes: tuple[int, ...]) -> dict[str, Tensor]:
@@ -161,8 +160,8 @@ def test_gradient_is_the_sum_over_members(family: Family, case: Case) -> None:
         )
 
 
-@mirrored_families
-def test_mirrored_pairs_are_neighbours_and_exact_negatives(family: Family) -> None:
+@antithetic_families
+def test_antithetic_pairs_are_neighbours_and_exact_negatives(family: Family) -> None:
     noise = draw(family, shapes(weight=(3, 2), bias=(3,), scalar=()), 2 * family.unit, 5)
     for even in range(0, noise.population_size, 2):
         plus, minus = noise.member(even), noise.member(even + 1)
@@ -171,7 +170,7 @@ def test_mirrored_pairs_are_neighbours_and_exact_negatives(family: Family) -> No
             assert plus[name].abs().sum() > 0
 
 
-@mirrored_families
+@antithetic_families
 def test_utilities_equal_within_pairs_sum_to_exactly_zero(family: Family) -> None:
     noise = draw(family, shapes(weight=(3, 2), bias=(3,)), 2 * family.unit, 5)
     utilities = torch.arange(noise.population_size, dtype=torch.float64).div(2, rounding_mode="floor")
@@ -187,13 +186,14 @@ def test_noise_is_white(family: Family) -> None:
     generations, bound = 1500, 6 * (3 / 1500) ** 0.5
     generator = generator_of(11)
     parameters = shapes(weight=(2, 3), bias=(2,))
-    perturbation = family.make()
     samples = []
     for generation in range(generations):
-        noise = perturbation.sample(parameters, 2 * family.unit, generator)
+        noise = family.perturbation.sample(
+            parameters, 2 * family.unit, generator, antithetic=family.antithetic
+        )
         # Every orientation and every base takes its turn; the second is never the mirror image of the first.
         first = generation % noise.population_size
-        second = (first + (2 if family.mirrored else 1)) % noise.population_size
+        second = (first + (2 if family.antithetic else 1)) % noise.population_size
         samples.append(
             torch.cat([value.flatten() for m in (first, second) for value in noise.member(m).values()])
         )
@@ -224,8 +224,8 @@ def test_noise_has_the_dtype_of_its_parameter(family: Family, dtype: torch.dtype
         assert {view.dtype for view in views} == {dtype}
 
 
-@mirrored_families
-def test_an_odd_mirrored_population_is_refused(family: Family) -> None:
+@antithetic_families
+def test_an_odd_antithetic_population_is_refused(family: Family) -> None:
     with pytest.raises(ValueError, match="must be even, got 7 members"):
         draw(family, shapes(weight=(2, 2)), 7, 0)
 
@@ -233,10 +233,10 @@ def test_an_odd_mirrored_population_is_refused(family: Family) -> None:
 @pytest.mark.parametrize(
     ("family", "population_size", "divisor"),
     [
-        (flipout("gaussian", 3, False), 8, 3),
-        (flipout("rademacher", 2, False), 5, 2),
-        (flipout("gaussian", 3, True), 8, 6),  # even, but four pairs do not split over three bases
-        (flipout("rademacher", 2, True), 6, 4),
+        (Family(Flipout(3, "gaussian"), False), 8, 3),
+        (Family(Flipout(2), False), 5, 2),
+        (Family(Flipout(3, "gaussian"), True), 8, 6),  # even: but four pairs do not split over three bases
+        (Family(Flipout(2), True), 6, 4),
     ],
     ids=lambda value: getattr(value, "label", str(value)),
 )
@@ -250,14 +250,12 @@ def test_a_population_that_the_bases_do_not_divide_is_refused(
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (ESConfig(), Flipout("rademacher", 1, mirrored=True)),
-        (
-            ESConfig(base_distribution="gaussian", num_bases=4, mirrored=False),
-            Flipout("gaussian", 4, mirrored=False),
-        ),
-        (ESConfig(perturbation="independent", mirrored=False), Independent(mirrored=False)),
+        (ESConfig(), Flipout(num_bases=1, base="rademacher")),
+        (ESConfig(base="gaussian", num_bases=4), Flipout(num_bases=4, base="gaussian")),
+        (ESConfig(perturbation="low_rank", rank=3), LowRank(3)),
+        (ESConfig(perturbation="independent"), Independent()),
     ],
-    ids=["default", "flipout", "independent"],
+    ids=["default", "flipout", "low-rank", "independent"],
 )
 def test_the_configured_family_is_built(config: ESConfig, expected: Perturbation) -> None:
     assert make_perturbation(config) == expected

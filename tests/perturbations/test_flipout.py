@@ -7,15 +7,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from es_flipout.perturbations import Flipout, FlipoutNoise, Independent, Perturbation, PopulationNoise
-from es_flipout.perturbations.flipout import BaseGroups, FlipoutRows, MatrixNoise
+from es_flipout.perturbations import Flipout, Independent, Perturbation, PopulationNoise
+from es_flipout.perturbations.flipout import BaseGroups, FlipoutNoise, FlipoutRows
 from es_flipout.perturbations.independent import IndependentNoise
+from es_flipout.perturbations.packing import Packed
 
 
-def one_matrix(matrix: MatrixNoise, *, mirrored: bool = False, num_bases: int = 1) -> FlipoutNoise:
-    population_size = len(matrix.output_signs) * (2 if mirrored else 1)
-    vectors = IndependentNoise(torch.zeros(len(matrix.output_signs), 0), {}, population_size, mirrored)
-    return FlipoutNoise({"weight": matrix}, vectors, num_bases)
+def one_matrix(
+    bases: Tensor, output_signs: Tensor, input_signs: Tensor, *, antithetic: bool = False
+) -> FlipoutNoise:
+    """Returns the noise of one weight, given bases [K, J, I] and signs [D, J] and [D, I]."""
+    signs = Packed.of({"0 weight": output_signs}, {"1 weight": input_signs}, bases.dtype)
+    population_size = len(output_signs) * (2 if antithetic else 1)
+    return FlipoutNoise({"weight": bases}, [signs], IndependentNoise([], population_size, antithetic))
+
+
+def drawn_signs(noise: FlipoutNoise) -> tuple[Tensor, Tensor]:
+    """Returns the output signs [D, J] and the input signs [D, I] of "weight" as they are stored."""
+    signs = noise.packs[0].by_name(noise.packs[0].values)
+    return signs["0 weight"], signs["1 weight"]
 
 
 def signs(*rows: Sequence[int]) -> Tensor:
@@ -40,7 +50,7 @@ class TestWorkedByHand:
     # base = [[1, 2],     r = (+1, -1)     r sᵀ = [[-1, +1],     eps = [[-1,  2],
     #         [3, 4]]     s = (-1, +1)              [+1, -1]]            [ 3, -4]]
     base = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    noise = one_matrix(MatrixNoise(base, signs([1, -1]), signs([-1, 1])), mirrored=True)
+    noise = one_matrix(base, signs([1, -1]), signs([-1, 1]), antithetic=True)
     eps = torch.tensor([[-1.0, 2.0], [3.0, -4.0]])
 
     def test_member_is_base_times_outer_product(self) -> None:
@@ -63,9 +73,7 @@ class TestWorkedByHand:
     def test_directions_take_their_bases_in_order(self) -> None:
         # D = 4 directions on K = 2 bases of ones and tens: 0 and 1 use the first, 2 and 3 the second.
         bases = torch.tensor([[[1.0]], [[10.0]]])
-        noise = one_matrix(
-            MatrixNoise(bases, signs([1], [-1], [1], [-1]), signs([1], [1], [1], [1])), num_bases=2
-        )
+        noise = one_matrix(bases, signs([1], [-1], [1], [-1]), signs([1], [1], [1], [1]))
         assert [noise.member(index)["weight"].item() for index in range(4)] == [1, -1, 10, -10]
         rows = noise.rows(torch.tensor([3, 0, 2, 1]), 1.0)["weight"]
         outputs = rows.add_linear(torch.zeros(4, 1), torch.ones(4, 1))
@@ -77,9 +85,9 @@ class TestRoles:
     def test_r_belongs_to_outputs_and_s_to_inputs(self) -> None:
         # J = 1 output, I = 3 inputs: a swap of r and s could not even be formed.
         noise = Flipout().sample({"weight": torch.empty(1, 3)}, 4, torch.Generator().manual_seed(0))
-        matrix = noise.matrices["weight"]
-        assert matrix.output_signs.shape == (2, 1)
-        assert matrix.input_signs.shape == (2, 3)
+        outputs, inputs = drawn_signs(noise)
+        assert outputs.shape == (2, 1)
+        assert inputs.shape == (2, 3)
 
     def test_r_flips_rows_and_s_flips_columns_of_the_weight(self) -> None:
         # A square weight hides no shape error, so the signs alone must tell which is which.
@@ -91,62 +99,62 @@ class TestRoles:
         assert torch.equal(columns.dense()[0], torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
         assert torch.equal(columns.add_linear(torch.zeros(1, 2), inputs), torch.tensor([[-1.0, -1.0]]))
 
-    def test_mirrored_signs_are_stored_once_a_pair(self) -> None:
+    def test_antithetic_signs_are_stored_once_a_pair(self) -> None:
         noise = Flipout().sample({"weight": torch.empty(3, 5)}, 8, torch.Generator().manual_seed(0))
-        assert noise.matrices["weight"].output_signs.shape == (4, 3)
-        assert noise.matrices["weight"].input_signs.shape == (4, 5)
+        outputs, inputs = drawn_signs(noise)
+        assert outputs.shape == (4, 3)
+        assert inputs.shape == (4, 5)
 
 
 class TestStorage:
     def test_signs_are_int8_plus_and_minus_one(self) -> None:
         noise = Flipout().sample({"weight": torch.empty(6, 5)}, 40, torch.Generator().manual_seed(0))
-        matrix = noise.matrices["weight"]
-        for stored in (matrix.output_signs, matrix.input_signs):
+        for stored in drawn_signs(noise):
             assert stored.dtype == torch.int8
             assert stored.unique().tolist() == [-1, 1]
 
     def test_rademacher_base_is_plus_and_minus_one_in_the_weight_dtype(self) -> None:
         weight = torch.empty(6, 5, dtype=torch.float64)
-        noise = Flipout("rademacher", 2).sample({"weight": weight}, 4, torch.Generator().manual_seed(0))
-        assert noise.matrices["weight"].bases.dtype == torch.float64
-        assert noise.matrices["weight"].bases.unique().tolist() == [-1.0, 1.0]
+        noise = Flipout(2).sample({"weight": weight}, 4, torch.Generator().manual_seed(0))
+        assert noise.bases["weight"].dtype == torch.float64
+        assert noise.bases["weight"].unique().tolist() == [-1.0, 1.0]
 
     def test_bases_of_a_generation_differ(self) -> None:
         for distribution in ("gaussian", "rademacher"):
-            sampler = Flipout(distribution, num_bases=3, mirrored=False)
-            noise = sampler.sample({"weight": torch.empty(6, 5)}, 3, torch.Generator().manual_seed(0))
-            bases = noise.matrices["weight"].bases
+            generator = torch.Generator().manual_seed(0)
+            noise = Flipout(3, distribution).sample({"weight": torch.empty(6, 5)}, 6, generator)
+            bases = noise.bases["weight"]
             assert bases.shape == (3, 6, 5)
             assert not any(torch.equal(a, b) for a, b in itertools.combinations(bases, 2))
 
-    @pytest.mark.parametrize("mirrored", [True, False])
-    def test_ten_thousand_members_of_a_humanoid_policy_fit_in_64_megabytes(self, mirrored: bool) -> None:
+    @pytest.mark.parametrize("antithetic", [True, False])
+    def test_ten_thousand_members_of_a_humanoid_policy_fit_in_64_megabytes(self, antithetic: bool) -> None:
         sizes = [348, 256, 256, 17]
         parameters = {}
         for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             parameters[f"{layer}.weight"] = torch.empty(outputs, inputs)
             parameters[f"{layer}.bias"] = torch.empty(outputs)
         generator = torch.Generator().manual_seed(0)
-        noise = Flipout(mirrored=mirrored).sample(parameters, 10_000, generator)
+        noise = Flipout().sample(parameters, 10_000, generator, antithetic=antithetic)
         # By storage, so that a view cannot hide the memory that it keeps alive.
         storages = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for tensor in tensors_of(noise)
         }
         # A direction holds (348 + 256) + (256 + 256) + (256 + 17) = 1,389 bytes of signs and 529 biases of
-        # 4 bytes: 35 MB for 10,000 of them, half of it mirrored.
+        # 4 bytes: 35 MB for 10,000 of them, half of it antithetic.
         assert 0 < sum(storages.values()) < 64e6
         dense = 10_000 * sum(value.numel() for value in parameters.values()) * 4
         assert dense > 6.3e9
 
 
-class TestGroups:
-    def test_rows_are_grouped_by_base_and_put_back(self) -> None:
-        base_of_row = torch.tensor([2, 0, 2, 0, 0])
-        groups = BaseGroups(base_of_row, 4)
-        assert base_of_row[groups.order].tolist() == [0, 0, 0, 2, 2]
-        assert groups.counts == [3, 0, 2, 0]  # a base without rows keeps its (empty) place
-        assert torch.equal(base_of_row[groups.order][groups.inverse], base_of_row)
+def test_rows_are_grouped_by_base_and_put_back() -> None:
+    # Of 4 bases base 1 and, after the second assignment, base 0 have no row.
+    groups = BaseGroups(torch.tensor([2, 0, 2, 0, 3]), 4)
+    rows, bases = torch.arange(5.0).unsqueeze(1), torch.tensor([100.0, 200.0, 300.0, 400.0])
+    assert groups.run(torch.add, bases, rows).flatten().tolist() == [300, 101, 302, 103, 404]
+    groups.assign(torch.tensor([3, 1]), torch.tensor([1, 2]))
+    assert groups.run(torch.add, bases, rows).flatten().tolist() == [300, 301, 302, 203, 404]
 
 
 TARGET = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64).reshape(5, 6)
@@ -165,7 +173,7 @@ class TestGradientOfALinearFitness:
         """Every pair of sign vectors once: the mean over them is the expectation over signs."""
         outputs, inputs = base.shape
         table = signs(*itertools.product((-1, 1), repeat=outputs + inputs))
-        return one_matrix(MatrixNoise(base.unsqueeze(0), table[:, :outputs], table[:, outputs:]))
+        return one_matrix(base.unsqueeze(0), table[:, :outputs], table[:, outputs:])
 
     def test_expectation_over_signs_is_exact_with_a_rademacher_base(self) -> None:
         target = TARGET[:2, :3]
@@ -184,18 +192,20 @@ class TestGradientOfALinearFitness:
     @pytest.mark.parametrize(
         ("perturbation", "variance"),
         [
-            pytest.param(Independent(mirrored=False), (30 + 1) / 32, id="independent"),
-            pytest.param(Flipout("rademacher", 1, False), (30 - 1) / 32, id="rademacher"),
-            pytest.param(Flipout("rademacher", 8, False), (30 - 1) / 32, id="rademacher-K8"),
-            pytest.param(Flipout("gaussian", 1, False), (30 + 1) / 32 + 2 * (32 - 1) / 32, id="gaussian"),
-            pytest.param(Flipout("gaussian", 8, False), (30 + 1) / 32 + 2 * (4 - 1) / 32, id="gaussian-K8"),
+            pytest.param(Independent(), (30 + 1) / 32, id="independent"),
+            pytest.param(Flipout(), (30 - 1) / 32, id="rademacher"),
+            pytest.param(Flipout(8), (30 - 1) / 32, id="rademacher-K8"),
+            pytest.param(Flipout(1, "gaussian"), (30 + 1) / 32 + 2 * (32 - 1) / 32, id="gaussian"),
+            pytest.param(Flipout(8, "gaussian"), (30 + 1) / 32 + 2 * (4 - 1) / 32, id="gaussian-K8"),
         ],
     )
     def test_relative_error_is_what_theory_says(self, perturbation: Perturbation, variance: float) -> None:
         draws = 250  # for which the relative standard error is 2 to 3 per cent, 6 with one Gaussian base
-        generator = torch.Generator().manual_seed(3)
+        generator, parameters = torch.Generator().manual_seed(3), {"weight": TARGET}
         error = sum(
-            (estimate(perturbation.sample({"weight": TARGET}, 32, generator), TARGET) - TARGET).square().sum()
+            (estimate(perturbation.sample(parameters, 32, generator, antithetic=False), TARGET) - TARGET)
+            .square()
+            .sum()
             for _ in range(draws)
         )
         relative = float(error) / draws / float(TARGET.square().sum())
@@ -204,11 +214,14 @@ class TestGradientOfALinearFitness:
     def test_cosine_to_the_gradient_grows_with_the_population(self) -> None:
         # A Rademacher base has cosine² = 1 / (1 + (d - 1) / N), about 0.22, 0.52 and 0.82 for N = 8, 32 and
         # 128 (d = 30), with no ceiling although it is shared; one Gaussian base never passes 1 / 3.
-        perturbation, parameters = Flipout(mirrored=False), {"weight": TARGET}
+        parameters = {"weight": TARGET}
         for members in (8, 32, 128):
             generator = torch.Generator().manual_seed(4)
             estimates = torch.stack(
-                [estimate(perturbation.sample(parameters, members, generator), TARGET) for _ in range(40)]
+                [
+                    estimate(Flipout().sample(parameters, members, generator, antithetic=False), TARGET)
+                    for _ in range(40)
+                ]
             )
             cosine = torch.cosine_similarity(estimates.flatten(1), TARGET.flatten().unsqueeze(0)).mean()
             assert float(cosine) == pytest.approx((1 + 29 / members) ** -0.5, abs=0.06)

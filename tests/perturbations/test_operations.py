@@ -1,7 +1,7 @@
 """Every supported operation, under every noise family, against the dense oracle.
 
-The oracle materialises member m (`population.module(m)`) and runs it on its own row; the gradient's is the sum
-over the members' weights. `OPERATIONS` is the list of what is supported.
+The oracle materialises member m (`population.module(m)`) and runs it on its own row; that of the gradient is
+the sum over the members' weights. `OPERATIONS` is the list of what is supported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FAMILIES = [Flipout(), Flipout(num_bases=3, base="gaussian"), LowRank(), LowRank
 
 
 class Draw:
-    """Random sizes and options, drawn by hypothesis, and inputs of as many rows as there are members given."""
+    """Random sizes and options, drawn by hypothesis, and inputs with one row for each of some members."""
 
     def __init__(self, data: st.DataObject) -> None:
         self._draw = data.draw

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from es_flipout.config import Activation
-from es_flipout.perturbations import Flipout, Independent, Perturbation
+from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.perturbations.rowwise import rowwise_linear
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
@@ -91,7 +91,7 @@ def test_a_row_of_some_of_the_features_is_so_too(dtype: torch.dtype) -> None:
 @DTYPES
 @pytest.mark.parametrize("size", [(11,), (3, 11)], ids=["vectors", "sequences"])
 @pytest.mark.parametrize(
-    "perturbation", [Flipout(), Flipout("gaussian", 4), Independent()], ids=["flipout", "K4", "independent"]
+    "perturbation", [Flipout(), Flipout(4), LowRank(), LowRank(3), Independent()], ids=str
 )
 def test_a_perturbed_map_is_so_too(
     perturbation: Perturbation, size: tuple[int, ...], dtype: torch.dtype
@@ -110,7 +110,7 @@ def test_a_perturbed_map_is_so_too(
 @DTYPES
 @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "silu"])
 @pytest.mark.parametrize(
-    "perturbation", [Flipout(), Flipout("gaussian", 4), Independent()], ids=["flipout", "K4", "independent"]
+    "perturbation", [Flipout(), Flipout(4), LowRank(), LowRank(3), Independent()], ids=str
 )
 def test_a_member_acts_the_same_whoever_runs_beside_it(
     perturbation: Perturbation, activation: Activation, dtype: torch.dtype
