@@ -47,18 +47,36 @@ class MemberRows:
 
     @untracked
     def select(self, members: Tensor) -> None:
-        """Makes it a selection of other members, int64 [N], of any number."""
-        self.num_rows = len(members)
+        """Makes it a selection of other members, int64 [N], of any number.
+
+        Raises:
+            IndexError: if there is no such member; on a GPU, what happens then is undefined.
+        """
+        self._check(members)
         noise = self._population.noise
+        self.num_rows = len(members)
         self._noise = noise.rows(members.to(noise.device), self._population.sigma)
         for name, stand_in in self._stand_ins.items():
             stand_in.noise = self._noise[name]
 
     @untracked
     def assign(self, rows: Tensor, members: Tensor) -> None:
-        """Hands rows (int64 [M]) over to other members (int64 [M]); the other rows keep theirs."""
+        """Hands rows (int64 [M]) over to other members (int64 [M]); the other rows keep theirs.
+
+        Raises:
+            IndexError: if there is no such member or row.
+        """
+        self._check(members)
         device = self._population.noise.device
         self._noise.assign(rows.to(device), members.to(device))
+
+    def _check(self, members: Tensor) -> None:
+        if members.device.type != "cpu" or len(members) == 0:
+            return  # to look would be to wait for the device
+        lowest, highest = (int(bound) for bound in members.aminmax())
+        if lowest < 0 or highest >= self._population.size:
+            index = lowest if lowest < 0 else highest
+            raise IndexError(f"member {index} of a population of {self._population.size}")
 
     def __call__(self, *inputs: Any) -> Any:
         """Runs the policy on a batch, each row under its own member's weights.
@@ -181,11 +199,7 @@ class Population:
         Raises:
             IndexError: if there is no such member.
         """
-        members = torch.as_tensor(members, dtype=torch.int64)
-        unknown = members[(members < 0) | (members >= self.size)]
-        if len(unknown):
-            raise IndexError(f"member {int(unknown[0])} of a population of {self.size}")
-        return MemberRows(self, members)
+        return MemberRows(self, torch.as_tensor(members, dtype=torch.int64))
 
     @untracked
     def member(self, index: int) -> dict[str, Tensor]:

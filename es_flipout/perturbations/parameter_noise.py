@@ -68,7 +68,7 @@ class ParameterNoise:
             [N, ..., J], row n being outputs[n] + inputs[n] @ noise_nᵀ.
         """
         noise, shape = self.dense(), outputs.shape
-        outputs, inputs = (x.reshape(shape[0], -1, x.shape[-1]) for x in (outputs, inputs))
+        outputs, inputs = _as_batches(outputs), _as_batches(inputs)
         if outputs.shape[1] > 1:
             return (outputs + inputs @ noise.mT).view(shape)
         # Not a batched matrix product: that rounds a row differently by the number of rows (see rowwise.py).
@@ -86,10 +86,9 @@ class ParameterNoise:
             first: [N, ..., I].
             second: [N, ..., K].
         """
-        shape = outputs.shape
-        first, second = (x.reshape(shape[0], -1, x.shape[-1]) for x in (first, second))
+        first, second = _as_batches(first), _as_batches(second)
         products = torch.einsum("nbi,njik,nbk->nbj", first, self.dense(), second)
-        return outputs + products.view(shape)
+        return outputs + products.view(outputs.shape)
 
     def add_convolution(self, outputs: Tensor, inputs: Tensor, convolution: Convolution) -> Tensor:
         """Adds each row's noise, applied as a convolution.
@@ -117,6 +116,11 @@ class ParameterNoise:
     def narrowed(self, dim: int, start: int, length: int) -> ParameterNoise:
         """Returns the noise of `parameter.narrow(dim, start, length)`, for a dim >= 0."""
         return DenseNoise(self.dense().narrow(dim + 1, start, length))
+
+
+def _as_batches(rows: Tensor) -> Tensor:
+    """Returns [N, ..., I] as [N, B, I]."""
+    return rows.reshape(rows.shape[0], rows.shape[1:-1].numel(), rows.shape[-1])
 
 
 def aligned(rows: Tensor, ndim: int) -> Tensor:
