@@ -175,7 +175,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
         help="mini-batches: one for each mirrored pair, or one for all (default: %(default)s)",
     )
     parser.add_argument("--sigma", type=float, default=0.02, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=0.002, help="Adam's (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=0.005, help="Adam's (default: %(default)s)")
     parser.add_argument("--interval", type=int, default=10, help="generations between measurements")
     parser.add_argument("--threads", type=int, default=1, help="torch's (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the curves")
