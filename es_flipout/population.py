@@ -113,7 +113,7 @@ class MemberRows:
                 found = f"shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)
                 raise ValueError(f"inputs must be tensors of {self.num_rows} rows, one a member: got {found}")
         if self._row_wise:
-            self._enter(MemberContext(self.num_rows, None, inputs[0].ndim - 1))
+            self._enter(MemberContext(self.num_rows, level=None))
             return _written_out(self._policy(*inputs))
         return torch.vmap(self._run_one, randomness="different")(*inputs)
 

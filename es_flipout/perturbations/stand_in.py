@@ -24,7 +24,7 @@ from torch import Tensor
 # has one, at 250 microseconds a call, an order above what a small layer costs.
 from torch._C._functorch import _add_batch_dim, _unwrap_batched, maybe_current_level
 
-from es_flipout.perturbations.parameter_noise import DenseNoise, ParameterNoise
+from es_flipout.perturbations.parameter_noise import DenseNoise, ParameterNoise, aligned
 
 Operation = Callable[..., Any]
 Function = TypeVar("Function", bound=Operation)
@@ -62,12 +62,10 @@ class MemberContext:
     Attributes:
         num_rows: N.
         level: the level of torch.vmap that hides the rows; None if the policy runs row-wise.
-        batch_dims: of a row-wise policy's input, how many dimensions come before the features.
     """
 
     num_rows: int
     level: int | None
-    batch_dims: int = 1
 
     @classmethod
     def inside_vmap(cls, num_rows: int) -> MemberContext:
@@ -95,12 +93,6 @@ class MemberContext:
     def logical(self, rows: Tensor) -> Tensor:
         """Returns what the policy computes with, given it rows first; undoes `physical`."""
         return rows if self.level is None else _add_batch_dim(rows, 0, self.level)
-
-    def logical_parameter(self, rows: Tensor) -> Tensor:
-        """Returns a parameter written out for every row, [N, *shape], as something to compute with."""
-        if self.level is not None:
-            return self.logical(rows)
-        return rows.view(len(rows), *(1,) * (self.batch_dims - 1), *(rows.shape[1:] or (1,)))
 
 
 class PerturbedParameter(Tensor):
@@ -133,8 +125,12 @@ class PerturbedParameter(Tensor):
         return stand_in
 
     def written_out(self) -> Tensor:
-        """Returns each row's own value, as a tensor that the policy can compute with."""
-        return self.context.logical_parameter(self.plain + self.noise.dense())
+        """Returns each row's own value, as a tensor that a policy under vmap can compute with."""
+        return self.context.logical(self.rows())
+
+    def rows(self) -> Tensor:
+        """Returns each row's own value, [N, *shape]."""
+        return self.plain + self.noise.dense()
 
     @classmethod
     def __torch_function__(
@@ -162,22 +158,53 @@ def run_written_out(operation: Operation, *args: Any, **kwargs: Any) -> Tensor:
             need it written out anyway.
     """
     found = list(perturbed([*args, *kwargs.values()]))
-    if operation not in ELEMENTWISE:
-        row_wise = found[0].context.level is None
-        dense = all(isinstance(parameter.noise, DenseNoise) for parameter in found)
-        if row_wise or not (dense or operation in SHAPING):
-            raise unsupported(operation, found, row_wise)
-    keywords = {key: _written_out(value) for key, value in kwargs.items()}
-    result: Tensor = operation(*map(_written_out, args), **keywords)
+    if found[0].context.level is None:
+        if operation not in ELEMENTWISE or any(each.plain.ndim > 1 for each in found):
+            raise unsupported(operation, found, row_wise=True)
+        return _run_row_wise(operation, found, args, kwargs)
+    dense = all(isinstance(parameter.noise, DenseNoise) for parameter in found)
+    if not (dense or operation in ELEMENTWISE or operation in SHAPING):
+        raise unsupported(operation, found)
+    return _run_with(PerturbedParameter.written_out, operation, args, kwargs)
+
+
+def _run_row_wise(
+    operation: Operation, found: Sequence[PerturbedParameter], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor:
+    """Runs an elementwise operation on vectors and scalars in a row-wise policy.
+
+    A tensor of more dimensions than the parameters has the row as its first; others are constants. What comes
+    of parameters and constants alone, as in `log_std.exp()`, is a perturbed parameter again.
+    """
+    width = max(parameter.plain.ndim for parameter in found)
+    tensors = [each for each in (*args, *kwargs.values()) if type(each) is Tensor and each.ndim > width]
+    for tensor in tensors:
+        found[0].context.physical(tensor)  # which checks that the rows are there
+    ndim = max((tensor.ndim for tensor in tensors), default=width + 1)
+    rows = _run_with(lambda parameter: aligned(parameter.rows(), ndim), operation, args, kwargs)
+    if tensors:
+        return rows
+    plain = _run_with(lambda parameter: parameter.plain, operation, args, kwargs)
+    return found[0].derived(plain, DenseNoise(rows - plain))
+
+
+def _run_with(
+    value_of: Callable[[PerturbedParameter], Tensor],
+    operation: Operation,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Tensor:
+    """Runs an operation on what `value_of` makes of each perturbed parameter."""
+
+    def resolve(argument: Any) -> Any:
+        if isinstance(argument, PerturbedParameter):
+            return value_of(argument)
+        if isinstance(argument, list | tuple):
+            return type(argument)(map(resolve, argument))
+        return argument
+
+    result: Tensor = operation(*map(resolve, args), **{key: resolve(value) for key, value in kwargs.items()})
     return result
-
-
-def _written_out(argument: Any) -> Any:
-    if isinstance(argument, PerturbedParameter):
-        return argument.written_out()
-    if isinstance(argument, list | tuple):
-        return type(argument)(map(_written_out, argument))
-    return argument
 
 
 def unsupported(
@@ -195,6 +222,17 @@ def unsupported(
         f"no rule for the operation {operation_name(operation)!r} on the perturbed parameter {names}; "
         f"register one with es_flipout.perturbations.rule, {advice}"
     )
+
+
+def require_vmap(operation: Operation, *arguments: Any) -> None:
+    """Refuses an operation that gives dimensions a meaning of its own, if the policy runs row-wise.
+
+    Raises:
+        UnsupportedOperationError: if it does.
+    """
+    found = list(perturbed(arguments))
+    if found[0].context.level is None:
+        raise unsupported(operation, found, row_wise=True)
 
 
 def operation_name(operation: Operation) -> str:

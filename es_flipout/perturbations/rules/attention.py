@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from es_flipout.perturbations.rules.linear import context_of
-from es_flipout.perturbations.stand_in import PerturbedParameter, perturbed, rule, unsupported
+from es_flipout.perturbations.stand_in import PerturbedParameter, perturbed, require_vmap, rule, unsupported
 
 
 def _pieces(parameter: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -64,9 +63,9 @@ def multi_head_attention(
     """
     weights = [in_proj_weight, in_proj_bias, bias_k, bias_v, out_proj_weight, out_proj_bias]
     weights += [q_proj_weight, k_proj_weight, v_proj_weight]
-    row_wise = context_of(weights).level is None
-    if row_wise or static_k is not None or static_v is not None:
-        raise unsupported(F.multi_head_attention_forward, perturbed(weights), row_wise)
+    require_vmap(F.multi_head_attention_forward, weights)
+    if static_k is not None or static_v is not None:
+        raise unsupported(F.multi_head_attention_forward, perturbed(weights))
     is_batched = query.ndim == 3
     if not is_batched:
         query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from es_flipout.perturbations.parameter_noise import Convolution
 from es_flipout.perturbations.rules.linear import context_of
-from es_flipout.perturbations.stand_in import Operation, PerturbedParameter, rule
+from es_flipout.perturbations.stand_in import Operation, PerturbedParameter, require_vmap, rule
 
 
 def convolve(
     convolution: Convolution, dims: int, input: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Runs a convolution of inputs [B, channels, ...] or [channels, ...] as one member sees them."""
+    require_vmap(convolution.function, weight, bias)
     context = context_of(weight, bias)
     if not isinstance(weight, PerturbedParameter):
         outputs = convolution(input, weight)

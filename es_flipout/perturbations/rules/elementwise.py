@@ -15,6 +15,7 @@ from es_flipout.perturbations.stand_in import (
     SHAPING,
     PerturbedParameter,
     UnsupportedOperationError,
+    require_vmap,
     rule,
     run_written_out,
 )
@@ -26,7 +27,7 @@ _ELEMENTWISE = (
     *("sigmoid", "logit", "softplus", "relu", "elu", "silu", "gelu", "leaky_relu", "hardtanh"),
     *("clamp", "clip", "clamp_min", "clamp_max", "maximum", "minimum", "where", "lerp", "addcmul", "addcdiv"),
     *("fmod", "remainder", "floor", "ceil", "round", "hypot", "eq", "ne", "lt", "le", "gt", "ge"),
-    *("float", "double", "bfloat16", "half", "type_as"),
+    *("float", "double", "bfloat16", "half", "type_as", "to"),
     *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__"),
     *("__neg__", "__pow__", "__rpow__", "__abs__", "__lt__", "__le__", "__gt__", "__ge__"),
 )
@@ -62,7 +63,7 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return input.to(*like, **kwargs)
     if input.plain.to(*args, **kwargs) is input.plain:
         return input
-    return input.written_out().to(*args, **kwargs)
+    return run_written_out(Tensor.to, input, *args, **kwargs)
 
 
 @rule(Tensor.T.__get__, Tensor.mT.__get__, Tensor.t, torch.t, torch.adjoint)  # type: ignore[attr-defined]
@@ -128,20 +129,15 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     return run_written_out(Tensor.__getitem__, input, index)
 
 
-def _written_out(parameter: Tensor) -> Tensor:
-    return parameter.written_out() if isinstance(parameter, PerturbedParameter) else parameter
-
-
 def _affine(
-    outputs: Tensor, weight: Tensor | None, bias: Tensor | None, channel_dim: int | None = None
+    operation: Any, outputs: Tensor, weight: Tensor | None, bias: Tensor | None, *, by_channel: bool
 ) -> Tensor:
-    """Returns outputs * weight + bias; a vector of channels lies along `channel_dim` if that is given."""
+    """Returns outputs * weight + bias; vectors are of the last dimension, or of the channels (dimension 1)."""
+    if by_channel:
+        require_vmap(operation, weight, bias)
 
     def place(parameter: Tensor) -> Tensor:
-        values = _written_out(parameter)
-        if channel_dim is None:
-            return values
-        return values.view(*values.shape, *(1,) * (outputs.ndim - channel_dim - 1))
+        return parameter.view(-1, *(1,) * (outputs.ndim - 2)) if by_channel else parameter
 
     if weight is not None:
         outputs = outputs * place(weight)
@@ -157,7 +153,8 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Runs layer normalisation with a perturbed gain or offset."""
-    return _affine(F.layer_norm(input, normalized_shape, eps=eps), weight, bias)
+    outputs = F.layer_norm(input, normalized_shape, eps=eps)
+    return _affine(F.layer_norm, outputs, weight, bias, by_channel=False)
 
 
 @rule(F.rms_norm)
@@ -165,7 +162,8 @@ def rms_norm(
     input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """Runs RMS normalisation with a perturbed gain."""
-    return _affine(F.rms_norm(input, normalized_shape, eps=eps), weight, None)
+    outputs = F.rms_norm(input, normalized_shape, eps=eps)
+    return _affine(F.rms_norm, outputs, weight, None, by_channel=False)
 
 
 @rule(F.group_norm)
@@ -177,7 +175,8 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Runs group normalisation with a perturbed gain or offset."""
-    return _affine(F.group_norm(input, num_groups, eps=eps), weight, bias, channel_dim=1)
+    outputs = F.group_norm(input, num_groups, eps=eps)
+    return _affine(F.group_norm, outputs, weight, bias, by_channel=True)
 
 
 @rule(F.instance_norm)
@@ -195,7 +194,7 @@ def instance_norm(
     outputs = F.instance_norm(
         input, running_mean, running_var, use_input_stats=use_input_stats, momentum=momentum, eps=eps
     )
-    return _affine(outputs, weight, bias, channel_dim=1)
+    return _affine(F.instance_norm, outputs, weight, bias, by_channel=True)
 
 
 @rule(F.batch_norm)
@@ -215,13 +214,14 @@ def batch_norm(
             "batch_norm in training mode updates running statistics that members share: call policy.eval()"
         )
     outputs = F.batch_norm(input, running_mean, running_var, training=training, eps=eps)
-    return _affine(outputs, weight, bias, channel_dim=1)
+    return _affine(F.batch_norm, outputs, weight, bias, by_channel=True)
 
 
 @rule(torch.prelu)
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Runs x where it is positive, weight * x elsewhere, with a weight a channel (dimension 1)."""
-    slope = _written_out(weight)
+    slope = weight
     if weight.numel() > 1:
-        slope = slope.view(*slope.shape, *(1,) * (input.ndim - 2))
+        require_vmap(torch.prelu, weight)
+        slope = weight.view(-1, *(1,) * (input.ndim - 2))
     return torch.where(input > 0, input, slope * input)

@@ -14,6 +14,7 @@ from es_flipout.perturbations.stand_in import (
     MemberContext,
     PerturbedParameter,
     perturbed,
+    require_vmap,
     rule,
     run_written_out,
     unsupported,
@@ -42,12 +43,13 @@ def linear_rows(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Runs y = x Wᵀ + b with any of the three perturbed."""
     if isinstance(input, PerturbedParameter):
+        require_vmap(F.linear, input)
         input = input.written_out()
         if not isinstance(weight, PerturbedParameter) and not isinstance(bias, PerturbedParameter):
             return F.linear(input, weight, bias)
     if not isinstance(weight, PerturbedParameter):  # it may still differ from row to row
-        assert isinstance(bias, PerturbedParameter)
-        return F.linear(input, weight).add(bias.written_out())
+        assert bias is not None
+        return F.linear(input, weight).add(bias)
     if weight.plain.ndim != 2:
         return run_written_out(F.linear, input, weight, bias)
     context = weight.context
@@ -79,24 +81,19 @@ def rmatmul(other: Tensor, input: Tensor) -> Tensor:
 @rule(torch.addmm, Tensor.addmm)
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Runs beta * input + alpha * mat1 @ mat2."""
-    product = mat1 @ mat2
-    start = input.written_out() if isinstance(input, PerturbedParameter) else input
-    return beta * start + alpha * product
+    return beta * input + alpha * (mat1 @ mat2)
 
 
 @rule(F.bilinear)
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Runs y_j = x1ᵀ W_j x2 + b_j with W, b or both perturbed."""
     if not isinstance(weight, PerturbedParameter):
-        assert isinstance(bias, PerturbedParameter)
-        return F.bilinear(input1, input2, weight) + bias.written_out()
+        return F.bilinear(input1, input2, weight).add(bias)  # type: ignore[arg-type]
     context = weight.context
     first, second = context.physical(input1), context.physical(input2)
     outputs = weight.noise.add_bilinear(F.bilinear(first, second, weight.plain), first, second)
     result = context.logical(outputs)
-    if bias is None:
-        return result
-    return result + (bias.written_out() if isinstance(bias, PerturbedParameter) else bias)
+    return result if bias is None else result + bias
 
 
 @rule(F.embedding)

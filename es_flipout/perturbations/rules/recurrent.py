@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from es_flipout.perturbations.rules.linear import context_of, linear_rows
-from es_flipout.perturbations.stand_in import Operation, perturbed, rule, unsupported
+from es_flipout.perturbations.stand_in import Operation, perturbed, require_vmap, rule, unsupported
 
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State, Sequence[Tensor | None]], State]
@@ -86,8 +86,7 @@ def _register_layer(function: Operation, step: Cell, has_cell_state: bool) -> No
             raise unsupported(function, perturbed(args[3]))
         input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first = args
         context = context_of(params)
-        if context.level is None:
-            raise unsupported(function, perturbed(params), row_wise=True)
+        require_vmap(function, params)
         state = tuple(context.physical(each) for each in (hx if has_cell_state else (hx,)))
         stack = _Stack(step, params, has_biases, num_layers, bidirectional, dropout if train else 0.0)
         # Time first, whatever else comes between the row and the features.
