@@ -6,10 +6,17 @@ from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvalu
 from es_flipout.fitness import centered_ranks, nes, raw, standardized
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
 from es_flipout.optimizers import ClipUp
-from es_flipout.perturbations import Flipout, Independent, LowRank, rule
+from es_flipout.perturbations import (
+    Flipout,
+    Independent,
+    LowRank,
+    Perturbation,
+    UnsupportedOperationError,
+    rule,
+)
 from es_flipout.policies import CNNPolicy, GRUPolicy, LinearPolicy, LSTMPolicy, MLPPolicy
 from es_flipout.population import Population
-from es_flipout.strategy import FlipoutES
+from es_flipout.strategy import FlipoutES, Update
 from es_flipout.trainer import Trainer
 
 __all__ = [
@@ -28,9 +35,12 @@ __all__ = [
     "MujocoTask",
     "ObservationNormalizer",
     "OfficialEvaluator",
+    "Perturbation",
     "Population",
     "RunningStatistics",
     "Trainer",
+    "UnsupportedOperationError",
+    "Update",
     "VectorizedEvaluator",
     "centered_ranks",
     "evaluate",

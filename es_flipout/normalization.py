@@ -57,7 +57,7 @@ class RunningStatistics:
 
     def merge(self, other: RunningStatistics) -> None:
         """Counts in all that `other` has seen."""
-        self._merge(other.count, other.mean, other.m2)
+        self._merge(*(each.to(self.mean.device) for each in (other.count, other.mean, other.m2)))
 
     def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
         total = self.count + count

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from es_flipout.perturbations import MemberContext, PerturbedParameter, PopulationNoise
 
@@ -25,6 +26,13 @@ def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in policy.named_parameters() if value.requires_grad}
 
 
+def eagerly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function that torch.compile is to leave out: it goes on behind it."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.disable(function)(*args, **kwargs)  # type: ignore[no-untyped-call]
+    return function(*args, **kwargs)
+
+
 class MemberRows:
     """A policy whose row n runs with the weights of member n of a selection.
 
@@ -36,7 +44,7 @@ class MemberRows:
         self._population = population
         policy = population.policy
         self._stand_ins = {
-            name: PerturbedParameter.of(name, value) for name, value in trained_parameters(policy).items()
+            name: PerturbedParameter.of(name, policy.get_parameter(name)) for name in population.trained
         }
         # A copy in which every reference to a trained parameter, tied or not, is to its stand-in.
         memo: dict[int, Tensor] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
@@ -91,7 +99,7 @@ class MemberRows:
             return self.each(*inputs)
         # A member by itself is a batch of one.
         outputs = self.each(*tree_map(lambda x: x.unsqueeze(1), inputs))
-        return tree_map(lambda x: x.squeeze(1), outputs)
+        return tree_map(lambda x: x.squeeze(1) if isinstance(x, Tensor) else x, outputs)
 
     def each(self, *inputs: Any) -> Any:
         """Runs every member on its own: row n of the result is module(member n)(row n of the inputs).
@@ -102,9 +110,7 @@ class MemberRows:
         Raises:
             ValueError: if a tensor has not one row a member.
         """
-        if torch.compiler.is_compiling():  # what rules do is not for the compiler: it goes on behind this
-            return torch.compiler.disable(self._run)(*inputs)  # type: ignore[no-untyped-call]
-        return self._run(*inputs)
+        return eagerly(self._run, *inputs)
 
     @torch.no_grad()
     def _run(self, *inputs: Any) -> Any:
@@ -115,11 +121,20 @@ class MemberRows:
         if self._row_wise:
             self._enter(MemberContext(self.num_rows, level=None))
             return _written_out(self._policy(*inputs))
-        return torch.vmap(self._run_one, randomness="different")(*inputs)
+        structure: TreeSpec | None = None
+        constants: list[Any] = []
 
-    def _run_one(self, *inputs: Any) -> Any:
-        self._enter(MemberContext.inside_vmap(self.num_rows))
-        return _written_out(self._policy(*inputs))
+        def run_one(*inputs: Any) -> tuple[Tensor, ...]:
+            nonlocal structure, constants
+            self._enter(MemberContext.inside_vmap(self.num_rows))
+            constants, structure = tree_flatten(_written_out(self._policy(*inputs)))
+            return tuple(leaf for leaf in constants if isinstance(leaf, Tensor))
+
+        tensors = iter(torch.vmap(run_one, randomness="different")(*inputs))
+        assert structure is not None
+        return tree_unflatten(
+            [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in constants], structure
+        )
 
     def _enter(self, context: MemberContext) -> None:
         for stand_in in self._stand_ins.values():
@@ -143,6 +158,7 @@ class Population:
         seed: the seed of the strategy that it is of.
         generation: the generation that it is of.
         block: which of that generation's populations it is.
+        trained: names of the parameters that are perturbed.
     """
 
     def __init__(
@@ -161,7 +177,9 @@ class Population:
         self.seed = seed
         self.generation = generation
         self.block = block
+        self.trained = list(trained_parameters(policy))
         self._all: MemberRows | None = None
+        self._all_state: list[Any] = []
 
     @property
     def size(self) -> int:
@@ -187,11 +205,21 @@ class Population:
             IndexError: if there is no such member.
             UnsupportedOperationError: if the policy uses a parameter in an operation that has no rule.
         """
+        return eagerly(self._call, *inputs, members=members)
+
+    def _call(self, *inputs: Any, members: Tensor | None) -> Any:
         if members is not None:
             return self.select(members).each(*inputs)
-        if self._all is None:
-            self._all = self.select(torch.arange(self.size))
+        state = self._state()
+        if self._all is None or self._all_state != state:
+            self._all, self._all_state = self.select(torch.arange(self.size)), state
         return self._all.each(*inputs)
+
+    def _state(self) -> list[Any]:
+        """Returns what tells whether the policy is still as it was copied; tensors are shared with a copy."""
+        policy = self.policy
+        tensors = [id(tensor) for tensor in itertools.chain(policy.parameters(), policy.buffers())]
+        return [self.sigma, *tensors, *((module.training, id(module)) for module in policy.modules())]
 
     def select(self, members: Tensor) -> MemberRows:
         """Returns the policy in which row n runs as member `members[n]` (int64 [N], repeats allowed).
@@ -212,8 +240,8 @@ class Population:
             raise IndexError(f"member {index} of a population of {self.size}")
         noise = self.noise.member(index)
         by_parameter = {
-            id(value): value + self.sigma * noise[name]
-            for name, value in trained_parameters(self.policy).items()
+            id(self.policy.get_parameter(name)): self.policy.get_parameter(name) + self.sigma * noise[name]
+            for name in self.trained
         }
         state: dict[str, Tensor] = self.policy.state_dict(keep_vars=True)
         return {
@@ -221,6 +249,7 @@ class Population:
             for name, value in state.items()
         }
 
+    @untracked
     def module(self, index: int) -> nn.Module:
         """Returns one member as an ordinary module: a copy of the policy that shares nothing with it.
 
@@ -245,5 +274,5 @@ class Population:
         """
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")
-        total = self.noise.weighted_sum(utilities)
-        return {name: total[name] / (self.size * self.sigma) for name in trained_parameters(self.policy)}
+        total = self.noise.weighted_sum(utilities.to(self.noise.device))
+        return {name: total[name] / (self.size * self.sigma) for name in self.trained}

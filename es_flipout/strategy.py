@@ -90,12 +90,14 @@ class FlipoutES:
             seed: seed of the noise of every generation.
 
         Raises:
-            ValueError: if a number is out of range, or the policy has nothing to train.
+            ValueError: if a number is out of range, the policy has nothing to train, or the optimizer is not
+                over all of that.
         """
-        for name, value in (("sigma", sigma), ("population_size", population_size)):
-            if not value > 0:
-                raise ValueError(f"{name} must be > 0, got {value}")
-        if not weight_decay >= 0:
+        if not (sigma > 0 and math.isfinite(sigma)):
+            raise ValueError(f"sigma must be > 0, got {sigma}")
+        if not isinstance(population_size, int) or population_size < 1:
+            raise ValueError(f"population_size must be an integer > 0, got {population_size}")
+        if not (weight_decay >= 0 and math.isfinite(weight_decay)):
             raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
         if isinstance(fitness_shaping, str) and fitness_shaping not in SHAPINGS:
             raise ValueError(
@@ -108,6 +110,7 @@ class FlipoutES:
             )
         self.policy = policy
         self.optimizer = optimizer or torch.optim.Adam(parameters.values(), lr=0.01)
+        _check_optimizer(self.optimizer, parameters)
         self.population_size = population_size
         self.sigma = sigma
         self.perturbation = perturbation
@@ -174,8 +177,8 @@ class FlipoutES:
         num_members = self.population_size * len(self._populations)
         if fitness.shape != (num_members,):
             raise ValueError(f"fitness must be [{num_members}], got {list(fitness.shape)}")
-        parameters = trained_parameters(self.policy)
-        utilities = self.fitness_shaping(fitness).to(next(iter(parameters.values())).device)
+        parameters = {name: self.policy.get_parameter(name) for name in self._populations[0].trained}
+        utilities = self.fitness_shaping(fitness).to(self._populations[0].noise.device)
         gradient = self._gradient(utilities)
         ratio = self._signal_to_noise(utilities, gradient) if signal_to_noise else None
         before = {name: value.detach().clone() for name, value in parameters.items()}
@@ -183,7 +186,8 @@ class FlipoutES:
             # torch optimizers descend, fitness ascends
             value.grad = self.weight_decay * before[name] - gradient[name]
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        for value in parameters.values():
+            value.grad = None
         self._populations = []
         self.generation += 1
         change = {name: parameters[name].detach() - before[name] for name in before}
@@ -194,7 +198,7 @@ class FlipoutES:
             update_norm=update_norm,
             parameter_norm=_norm(parameters),
             update_ratio=update_norm / before_norm if before_norm else math.inf,
-            update_cosine=_cosine(last, change) if last else math.nan,
+            update_cosine=_cosine(last, change) if last.keys() == change.keys() else math.nan,
             tied_fraction=tied_fraction(fitness),
             signal_to_noise=ratio,
         )
@@ -213,6 +217,8 @@ class FlipoutES:
     def _signal_to_noise(self, utilities: Tensor, gradient: Mapping[str, Tensor]) -> float:
         # Halves alternate by antithetic pair; 2 g = g_A + g_B gives the second half's estimate for nothing.
         unit = 2 if self.antithetic else 1
+        if len(utilities) < 2 * unit:
+            return math.nan
         in_first_half = torch.arange(len(utilities), device=utilities.device) // unit % 2 == 0
         first = self._gradient(torch.where(in_first_half, 2 * utilities, 0.0))
         second = {name: 2 * gradient[name] - first[name] for name in first}
@@ -236,8 +242,24 @@ class FlipoutES:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generation = state["generation"]
         self.sigma = state["sigma"]
-        self._last_update = dict(state["last_update"])
+        self._last_update = {
+            name: value.to(self.policy.get_parameter(name).device)
+            for name, value in state["last_update"].items()
+        }
         self._populations = []
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
+    groups = optimizer.param_groups
+    if any(group.get("maximize") for group in groups):
+        raise ValueError("the optimizer must not maximize: the sign of the update is the strategy's business")
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    forgotten = [name for name, parameter in parameters.items() if id(parameter) not in known]
+    if forgotten:
+        raise ValueError(
+            f"the optimizer does not have the policy's parameter {forgotten[0]!r}, which requires a gradient: "
+            "build it over policy.parameters(), or freeze the parameter (requires_grad_(False))"
+        )
 
 
 def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

@@ -72,6 +72,12 @@ class MemberContext:
         """Returns the context for what runs inside the current torch.vmap."""
         return cls(num_rows, maybe_current_level())
 
+    def varies(self, tensor: Tensor) -> bool:
+        """Returns whether a tensor that is no perturbed parameter differs from row to row under vmap."""
+        if self.level is None or isinstance(tensor, PerturbedParameter):
+            return False
+        return _unwrap_batched(tensor, self.level)[1] is not None
+
     def physical(self, tensor: Tensor) -> Tensor:
         """Returns a tensor that the policy computes with, rows first: [N, *shape that a member sees]."""
         if self.level is None:
@@ -145,8 +151,8 @@ class PerturbedParameter(Tensor):
         if func in RULES:
             return RULES[func](*args, **kwargs)
         if func in _ATTRIBUTES:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
+            plain = [arg.plain if isinstance(arg, PerturbedParameter) else arg for arg in args]
+            return func(*plain, **kwargs)
         return run_written_out(func, *args, **kwargs)
 
 
@@ -158,6 +164,12 @@ def run_written_out(operation: Operation, *args: Any, **kwargs: Any) -> Tensor:
             need it written out anyway.
     """
     found = list(perturbed([*args, *kwargs.values()]))
+    name = operation_name(operation)
+    if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+        raise UnsupportedOperationError(
+            f"{name!r} would change {_described(found)} in place, which members share: "
+            "use an operation that returns a new tensor"
+        )
     if found[0].context.level is None:
         if operation not in ELEMENTWISE or any(each.plain.ndim > 1 for each in found):
             raise unsupported(operation, found, row_wise=True)
@@ -211,7 +223,6 @@ def unsupported(
     operation: Operation, parameters: Iterable[PerturbedParameter], row_wise: bool = False
 ) -> UnsupportedOperationError:
     """Returns the error that says which operation lacks a rule, for which parameters, and what helps."""
-    names = ", ".join(f"{each.parameter_name!r} {list(each.plain.shape)}" for each in parameters)
     advice = (
         "or let torch.vmap run the members one by one (row_wise = False on the policy)"
         if row_wise
@@ -219,9 +230,14 @@ def unsupported(
         "(requires_grad_(False))"
     )
     return UnsupportedOperationError(
-        f"no rule for the operation {operation_name(operation)!r} on the perturbed parameter {names}; "
+        f"no rule for the operation {operation_name(operation)!r} on {_described(parameters)}; "
         f"register one with es_flipout.perturbations.rule, {advice}"
     )
+
+
+def _described(parameters: Iterable[PerturbedParameter]) -> str:
+    names = ", ".join(f"{each.parameter_name!r} {list(each.plain.shape)}" for each in parameters)
+    return f"the perturbed parameter {names}"
 
 
 def require_vmap(operation: Operation, *arguments: Any) -> None:
@@ -257,9 +273,19 @@ _ATTRIBUTES: frozenset[Operation] = frozenset(
             for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "grad", "layout")
         ),
         *(
+            getattr(Tensor, name).__get__
+            for name in ("is_cuda", "is_cpu", "is_sparse", "is_nested", "is_quantized", "is_meta", "itemsize")
+        ),
+        *(
             getattr(Tensor, name)
             for name in ("size", "dim", "numel", "is_floating_point", "__len__", "element_size", "stride")
         ),
-        torch.is_floating_point,
+        *(getattr(Tensor, name) for name in ("new_zeros", "new_ones", "new_empty", "new_full", "is_complex")),
+        *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like),
+        *(torch.randn_like, torch.is_floating_point, torch.is_complex, torch.numel),
     ]
+)
+"""What can be asked of a parameter without reading its value."""
+_IN_PLACE = frozenset(
+    ["__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__imatmul__"]
 )

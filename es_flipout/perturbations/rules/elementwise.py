@@ -119,7 +119,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     if not isinstance(input, PerturbedParameter):
         return run_written_out(Tensor.__getitem__, input, index)
     if isinstance(index, Tensor) and index.dtype == torch.int64 and input.ndim == 2:
-        return embedding(index, input)
+        return embedding(torch.where(index < 0, index + len(input), index), input)
     indices = index if isinstance(index, tuple) else (index,)
     if all(isinstance(each, slice) and each.step in (None, 1) for each in indices):
         for dim, each in enumerate(indices):

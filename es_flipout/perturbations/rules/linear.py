@@ -63,8 +63,6 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     """Runs a matrix product of which either side is a perturbed matrix."""
     if isinstance(other, PerturbedParameter) and other.ndim == 2:
         return linear(input, transpose(other))
-    if isinstance(other, PerturbedParameter):
-        return run_written_out(torch.matmul, input, other)
     if isinstance(input, PerturbedParameter) and input.ndim == 2:
         if other.ndim == 1:
             return linear(other, input)

@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from es_flipout.perturbations.rules.linear import context_of, linear_rows
-from es_flipout.perturbations.stand_in import Operation, perturbed, require_vmap, rule, unsupported
+from es_flipout.perturbations.stand_in import (
+    MemberContext,
+    Operation,
+    perturbed,
+    require_vmap,
+    rule,
+    unsupported,
+)
 
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State, Sequence[Tensor | None]], State]
@@ -62,6 +69,14 @@ def rnn_step(nonlinearity: Callable[[Tensor], Tensor]) -> Cell:
     return step
 
 
+def _context(function: Operation, weights: Sequence[Tensor | None]) -> MemberContext:
+    """Returns the context of a cell's weights, all of which must be parameters or the same in every row."""
+    context = context_of(weights)
+    if any(context.varies(weight) for weight in weights if weight is not None):
+        raise unsupported(function, perturbed(weights))
+    return context
+
+
 def _register_cell(function: Operation, step: Cell, has_cell_state: bool) -> None:
     @rule(function)
     def cell(
@@ -73,7 +88,7 @@ def _register_cell(function: Operation, step: Cell, has_cell_state: bool) -> Non
         b_hh: Tensor | None = None,
     ) -> Any:
         weights = (w_ih, w_hh, b_ih, b_hh)
-        context = context_of(*weights)
+        context = _context(function, weights)
         state = tuple(context.physical(each) for each in (hx if has_cell_state else (hx,)))
         new = tuple(context.logical(each) for each in step(context.physical(input), state, weights))
         return new if has_cell_state else new[0]
@@ -85,10 +100,15 @@ def _register_layer(function: Operation, step: Cell, has_cell_state: bool) -> No
         if isinstance(args[1], Tensor) and isinstance(args[3], list | tuple):  # data, batch sizes, state, ...
             raise unsupported(function, perturbed(args[3]))
         input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first = args
-        context = context_of(params)
+        context = _context(function, params)
         require_vmap(function, params)
         state = tuple(context.physical(each) for each in (hx if has_cell_state else (hx,)))
-        stack = _Stack(step, params, has_biases, num_layers, bidirectional, dropout if train else 0.0)
+
+        def drop(x: Tensor) -> Tensor:  # rows are the second dimension here
+            dropped = F.dropout(context.logical(x.transpose(0, 1)), dropout, training=train)
+            return context.physical(dropped).transpose(0, 1)
+
+        stack = _Stack(step, params, has_biases, num_layers, bidirectional, drop)
         # Time first, whatever else comes between the row and the features.
         inputs = context.physical(input)
         time_dim = 2 if batch_first else 1
@@ -109,12 +129,12 @@ class _Stack:
         has_biases: bool,
         num_layers: int,
         bidirectional: bool,
-        dropout: float,
+        drop: Callable[[Tensor], Tensor],
     ) -> None:
         self._step = step
         self._num_layers = num_layers
         self._num_directions = 2 if bidirectional else 1
-        self._dropout = dropout
+        self._drop = drop
         size = len(params) // (num_layers * self._num_directions)
         cells: list[list[Tensor | None]] = [
             list(params[start : start + size]) for start in range(0, len(params), size)
@@ -131,8 +151,8 @@ class _Stack:
         """
         finals: list[State] = []
         for layer in range(self._num_layers):
-            if layer and self._dropout:
-                inputs = F.dropout(inputs, self._dropout)
+            if layer:
+                inputs = self._drop(inputs)
             outputs = []
             for direction in range(self._num_directions):
                 index = layer * self._num_directions + direction
