@@ -98,8 +98,11 @@ def _norm(tensors: Iterable[Tensor | None]) -> float:
     return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
-_UNUSABLE = (torch.optim.Optimizer, torch.optim.SparseAdam)
-"""The abstract class, and the one for sparse gradients only."""
+_UNUSABLE = (
+    torch.optim.Optimizer,  # abstract
+    torch.optim.SparseAdam,  # for sparse gradients only
+    getattr(torch.optim, "Muon", None),  # for matrices only
+)
 
 
 def _is_usable(optimizer: type[torch.optim.Optimizer]) -> bool:

@@ -132,9 +132,8 @@ class MemberRows:
 
         tensors = iter(torch.vmap(run_one, randomness="different")(*inputs))
         assert structure is not None
-        return tree_unflatten(
-            [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in constants], structure
-        )
+        leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in constants]
+        return tree_unflatten(leaves, structure)
 
     def _enter(self, context: MemberContext) -> None:
         for stand_in in self._stand_ins.values():

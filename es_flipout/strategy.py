@@ -103,6 +103,10 @@ class FlipoutES:
             raise ValueError(
                 f"fitness_shaping {fitness_shaping!r} is not one of {', '.join(SHAPINGS)}, nor a function"
             )
+        if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in policy.modules()):
+            raise ValueError(
+                "a compiled module hides its operations: hand over the policy that it was made of"
+            )
         parameters = trained_parameters(policy)
         if not parameters:
             raise ValueError(
@@ -257,7 +261,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, 
     forgotten = [name for name, parameter in parameters.items() if id(parameter) not in known]
     if forgotten:
         raise ValueError(
-            f"the optimizer does not have the policy's parameter {forgotten[0]!r}, which requires a gradient: "
+            f"the optimizer does not have the parameter {forgotten[0]!r}, which requires a gradient: "
             "build it over policy.parameters(), or freeze the parameter (requires_grad_(False))"
         )
 

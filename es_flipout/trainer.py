@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from es_flipout import checkpoint
@@ -29,6 +30,7 @@ from es_flipout.evaluators import (
     VectorizedEvaluator,
     reset_seeds,
 )
+from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
 from es_flipout.fitness import failed
 from es_flipout.metrics import GenerationMetrics, Reporter, Timing
 from es_flipout.optimizers import make_optimizer
@@ -80,13 +82,14 @@ class Trainer:
         self.evaluator = VectorizedEvaluator(*self.envs, concurrent=_threads(config) > 1)
         try:
             # A keyword of the right name may still hold a value that only a first episode refuses.
-            _, info = env.reset(seed=0)
+            observations, info = env.reset(seed=0)
             if "failed" in info and info["failed"].all():
                 raise ValueError(info["failures"][0])
             processes = _threads(config) if config.env.engine == "gymnasium_processes" else 0
             self.judge = OfficialEvaluator(config.env, config.evaluation.episodes, processes=processes)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
+        _try_policy(self.es, env, observations[:1])
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
@@ -308,6 +311,30 @@ class Trainer:
         for env in self.envs:
             env.close()
         self.judge.close()
+
+
+def _try_policy(es: FlipoutES, env: SlotVectorEnv, observations: Tensor) -> None:
+    """Has a member act once: what a class of the user's gets wrong shows before a run begins."""
+    policy, space = es.policy, env.single_action_space
+    try:
+        rows = es.ask().select(torch.zeros(1, dtype=torch.int64))
+        observations = observations.to(next(policy.parameters()))
+        if is_recurrent(policy):
+            actions = RecurrentSlots(policy, 1).act(rows, observations, slice(None))
+        else:
+            actions = rows(observations)
+    except Exception as error:  # whatever a user's code may raise
+        name = type(policy).__name__
+        raise ValueError(f"policy {name} cannot act: {type(error).__name__}: {error}") from error
+    kind = "integers" if isinstance(space, Discrete | MultiDiscrete) else "real numbers"
+    shape = (1, *(space.shape or ()))
+    fits = isinstance(actions, Tensor) and actions.shape == shape
+    if not fits or actions.is_floating_point() != (kind == "real numbers"):
+        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else repr(actions)
+        raise ValueError(
+            f"policy {type(policy).__name__} must return actions for {space}, {kind} {list(shape)} for one "
+            f"observation, but returns {found}"
+        )
 
 
 MIN_TILE = 16

@@ -77,13 +77,23 @@ every_family = pytest.mark.parametrize(("perturbation", "antithetic"), FAMILIES,
 
 
 class TestTell:
+    @pytest.mark.parametrize("decay", [0.0, 0.3])
     @every_family
-    def test_is_adam_on_the_negative_gradient(self, perturbation: Perturbation, antithetic: bool) -> None:
+    def test_is_adam_on_the_negative_gradient(
+        self, perturbation: Perturbation, antithetic: bool, decay: float
+    ) -> None:
         policy = linear_policy()
         # A large eps: the default would blow the rounding error of a gradient that cancels up to a step.
         arguments = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3}
         optimizer = torch.optim.Adam(policy.parameters(), **arguments)
-        es = strategy(policy, optimizer, sigma=0.2, perturbation=perturbation, antithetic=antithetic)
+        es = strategy(
+            policy,
+            optimizer,
+            sigma=0.2,
+            perturbation=perturbation,
+            antithetic=antithetic,
+            weight_decay=decay,
+        )
         weights = weights_of(policy).requires_grad_()
         adam = torch.optim.Adam([weights], **arguments)
         for _ in range(4):
@@ -94,7 +104,7 @@ class TestTell:
             eps = [flat(population.noise.member(index)) for index in range(P)]
             gradient = sum(u * e for u, e in zip(utilities.tolist(), eps, strict=True)) / (P * 0.2)
             before = weights.detach().clone()
-            weights.grad = -gradient
+            weights.grad = -(gradient - decay * before)
             adam.step()
             update = es.tell(fitness)
             torch.testing.assert_close(weights_of(policy), weights.detach(), rtol=1e-10, atol=1e-12)
@@ -233,7 +243,9 @@ class TestAsk:
 
     @pytest.mark.parametrize("population_size", [0, -2])
     def test_population_must_not_be_empty(self, population_size: int) -> None:
-        with pytest.raises(ValueError, match=f"population_size must be > 0, got {population_size}"):
+        with pytest.raises(
+            ValueError, match=f"population_size must be an integer > 0, got {population_size}"
+        ):
             strategy(linear_policy(), population_size=population_size)
 
 
@@ -409,6 +421,30 @@ class TestArguments:
     def test_a_policy_without_anything_to_train_is_refused(self) -> None:
         with pytest.raises(ValueError, match="the policy has no parameter that requires a gradient"):
             strategy(linear_policy().requires_grad_(False))
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+    def test_a_compiled_policy_is_refused(self) -> None:
+        for compiled in (torch.compile(linear_policy()), nn.Sequential(torch.jit.script(linear_policy()))):
+            with pytest.raises(ValueError, match="hand over the policy that it was made of"):
+                strategy(compiled)
+
+    def test_an_optimizer_that_does_not_fit_is_refused(self) -> None:
+        policy = nn.Sequential(linear_policy(), linear_policy())
+        with pytest.raises(ValueError, match=r"does not have the parameter '1.weight'"):
+            strategy(policy, torch.optim.SGD(policy[0].parameters(), lr=0.1))
+        with pytest.raises(ValueError, match="must not maximize"):
+            strategy(policy, torch.optim.SGD(policy.parameters(), lr=0.1, maximize=True))
+
+    def test_parameters_may_be_frozen_between_generations(self) -> None:
+        policy = nn.Sequential(linear_policy(), nn.Linear(2, 2).double())
+        es = strategy(policy)
+        generations(es, 1, lambda population: torch.arange(12.0))
+        policy[0].requires_grad_(False)
+        before = weights_of(policy[0])
+        es.ask()
+        update = es.tell(torch.arange(12.0))
+        assert torch.equal(weights_of(policy[0]), before)
+        assert math.isnan(update.update_cosine)  # of something else than the last one
 
     @pytest.mark.parametrize("convert", [Tensor.tolist, Tensor.numpy, Tensor.float], ids=str)
     def test_fitness_may_be_a_list_or_an_array(self, convert: Callable[[Tensor], Any]) -> None:

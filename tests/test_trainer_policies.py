@@ -16,7 +16,7 @@ from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli import eval, train
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.shipped import find_config
-from es_flipout.config import Config, OptimizerConfig, PolicyConfig
+from es_flipout.config import Config, EnvConfig, OptimizerConfig, PolicyConfig
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import make_action_head
 from es_flipout.trainer import Trainer
@@ -192,3 +192,50 @@ def test_recurrent_cells_learn_to_recall(kind):
 def test_the_cnn_learns_to_catch():
     _, trainer = run(catch("cnn", out="run", generations=40))
     assert trainer.best_score > 0.5
+
+
+class Einsum(nn.Module):
+    def __init__(self, observations, actions):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(observations.shape[0], 2))
+
+    def forward(self, x):
+        return torch.einsum("ni,ij->nj", x, self.weight).argmax(-1)
+
+
+class Linear(nn.Module):
+    def __init__(self, observations, actions):
+        super().__init__()
+        self.linear = nn.Linear(observations.shape[0], 2)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+class Floats(Linear):
+    def forward(self, x):
+        return self.linear(x).amax(-1)
+
+
+class Stateless(Linear):
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Einsum, r"policy Einsum cannot act: UnsupportedOperationError: .*'einsum' on .*'weight' \[4, 2\]"),
+        (Linear, r"must return actions for Discrete\(2\), integers \[1\] .* returns torch.float32 \[1, 2\]"),
+        (Floats, r"must return actions for Discrete\(2\), integers \[1\] .* returns torch.float32 \[1\]"),
+        (Stateless, "policy Stateless cannot act: TypeError"),
+    ],
+    ids=["no-rule", "shape", "floats", "state"],
+)
+def test_a_class_that_cannot_act_is_refused_before_anything_is_written(policy, message):
+    kind = f"{__name__}:{policy.__name__}"
+    config = Config(env=EnvConfig("CartPole-v1"), policy=PolicyConfig(kind=kind), generations=1)
+    with pytest.raises(ValueError, match=message) as caught:
+        Trainer(config)
+    assert "\n" not in str(caught.value)
+    assert not Path("runs").exists()

@@ -48,6 +48,7 @@ class Tile:
         self._live: Tensor | slice = torch.zeros(0, dtype=torch.int64)
         self._idle = True  # whether any slot is free
         self._rows = population.select(torch.zeros(0, dtype=torch.int64))
+        self._like = population.policy.get_parameter(population.trained[0])
         self._recurrent = (
             RecurrentSlots(population.policy, num_slots) if is_recurrent(population.policy) else None
         )
@@ -100,10 +101,13 @@ class Tile:
 
     def _act(self, observations: Tensor) -> Tensor:
         """Returns the actions of the members in the live slots, given what these observe."""
+        observations = observations.to(self._like)
+        actions: Tensor
         if self._recurrent is not None:
-            return self._recurrent.act(self._rows, observations, self._live)
-        actions: Tensor = self._rows(observations)
-        return actions
+            actions = self._recurrent.act(self._rows, observations, self._live)
+        else:
+            actions = self._rows(observations)
+        return actions.to(self.env.device)
 
     def _conclude(self, slots: NDArray[np.int64], info: dict[str, Any]) -> None:
         """Writes down what came of the episodes in `slots`, [M], and frees these."""

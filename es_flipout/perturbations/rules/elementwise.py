@@ -132,7 +132,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
 def _affine(
     operation: Any, outputs: Tensor, weight: Tensor | None, bias: Tensor | None, *, by_channel: bool
 ) -> Tensor:
-    """Returns outputs * weight + bias; vectors are of the last dimension, or of the channels (dimension 1)."""
+    """Returns outputs * weight + bias, vectors along the last dimension or the channels (dimension 1)."""
     if by_channel:
         require_vmap(operation, weight, bias)
 
