@@ -144,15 +144,20 @@ def plot(result: dict[str, Any], path: Path) -> None:
     options = result["options"]
     axis.set(
         title=f"{options['model']}, {result['data']}, {options['population_size']} members, "
-        f"{options['batch_size']} images each",
+        f"{options['batch_size']} images each\n(mean and range of {len(options['seeds'])} seeds)",
         xlabel="generation",
-        ylabel=f"held-out error of the centre, % (mean and range of {len(options['seeds'])} seeds)",
+        ylabel="held-out error of the centre, %",
         yscale="log",
     )
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def summary(values: Sequence[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):5.2f} ± {spread:.2f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,7 +168,9 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser = UsageParser(prog="supervised_es", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="with MNIST's four IDX files, or .gz")
     parser.add_argument("--model", choices=list(MODELS), default="fc", help="(default: %(default)s)")
-    parser.add_argument("--noise", nargs="+", choices=list(NOISE), default=COMPARED, metavar="NOISE")
+    parser.add_argument(
+        "--noise", nargs="+", choices=list(NOISE), default=COMPARED, metavar="NOISE", help=", ".join(NOISE)
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="S")
     parser.add_argument("--generations", type=int, default=300, help="(default: %(default)s)")
     parser.add_argument("--population-size", type=int, default=256, help="(default: %(default)s)")
@@ -209,10 +216,14 @@ def run(arguments: Sequence[str]) -> int:
                 )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    print(
+        "\nheld-out error in %, mean ± standard deviation over seeds: at the end; over the curve's last half"
+    )
     for noise in options.noise:
-        errors = [100 * run["error"][-1] for run in runs if run["noise"] == noise]
-        spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
-        print(f"{noise:16}  {statistics.mean(errors):5.2f} ± {spread:.2f} % (standard deviation over seeds)")
+        curves = [run["error"] for run in runs if run["noise"] == noise]
+        ends = [100 * curve[-1] for curve in curves]
+        halves = [100 * statistics.mean(curve[len(curve) // 2 :]) for curve in curves]
+        print(f"{noise:16}  {summary(ends)}   {summary(halves)}")
     result = {
         "command": shlex.join(["python", "-m", "scripts.supervised_es", *arguments]),
         "data": images.name,

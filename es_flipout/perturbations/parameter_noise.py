@@ -74,8 +74,9 @@ class ParameterNoise:
         # Not a batched matrix product: that rounds a row differently by the number of rows (see rowwise.py).
         # It is slower, too, if the products of a few rows at a time fit into the cache.
         rows = max(CACHED_VALUES // noise.shape[1:].numel(), 1) if noise.device.type == "cpu" else len(noise)
+        scratch = noise.new_empty(min(rows, len(noise)), *noise.shape[1:])
         parts = zip(torch.split(noise, rows), torch.split(inputs, rows), strict=True)
-        products = [(some * x).sum(dim=-1) for some, x in parts]
+        products = [torch.mul(some, x, out=scratch[: len(some)]).sum(dim=-1) for some, x in parts]
         return (outputs + torch.cat(products).unsqueeze(1)).view(shape)
 
     def add_bilinear(self, outputs: Tensor, first: Tensor, second: Tensor) -> Tensor:
