@@ -2,7 +2,15 @@
 
 from es_flipout.config import Config
 from es_flipout.envs import MujocoTask, make_vec, register_task
-from es_flipout.evaluators import Evaluation, OfficialEvaluator, VectorizedEvaluator, evaluate, reset_seeds
+from es_flipout.evaluators import (
+    Evaluation,
+    GymnasiumRollout,
+    OfficialEvaluator,
+    ProcessPoolEvaluator,
+    VectorizedEvaluator,
+    evaluate,
+    reset_seeds,
+)
 from es_flipout.fitness import centered_ranks, nes, raw, standardized
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
 from es_flipout.optimizers import ClipUp
@@ -27,6 +35,7 @@ __all__ = [
     "Flipout",
     "FlipoutES",
     "GRUPolicy",
+    "GymnasiumRollout",
     "Independent",
     "LSTMPolicy",
     "LinearPolicy",
@@ -37,6 +46,7 @@ __all__ = [
     "OfficialEvaluator",
     "Perturbation",
     "Population",
+    "ProcessPoolEvaluator",
     "RunningStatistics",
     "Trainer",
     "UnsupportedOperationError",

@@ -16,6 +16,7 @@ Initialization = Literal["orthogonal", "normc"]
 ResetSeeds = Literal["fresh", "common", "fixed"]
 ActionBounds = Literal["rescale", "clip"]
 EngineName = Literal["auto", "batch", "mjdata_pool", "gymnasium", "gymnasium_processes"]
+Backend = Literal["vectorized", "process_pool"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -309,11 +310,15 @@ class Config:
     """Generations to train for; null for no limit."""
     max_env_steps: int | None = None
     """Live env steps to train for (the generation that reaches it is finished); null for no limit."""
+    backend: Backend = "vectorized"
+    """How a population is evaluated: vectorized (all members in one forward, rollouts in env.num_slots slots)
+    or process_pool (CPU-parallel evolution strategies: `threads` processes, each with one official Gymnasium
+    environment and one member at a time)."""
     device: str = "cpu"
     """Torch device of the policy and the perturbations."""
     threads: int | None = None
-    """Physics threads (processes, for env.engine gymnasium_processes); null takes every core. Results do not
-    depend on it."""
+    """Physics threads (processes, for process_pool and for env.engine gymnasium_processes); null takes every
+    core. Results do not depend on it."""
     out: str | None = None
     """Run directory; null takes runs/ENV-seedSEED, with a number behind it if that is taken."""
 
@@ -322,6 +327,13 @@ class Config:
         _require_positive("generations", self.generations)
         _require_positive("max_env_steps", self.max_env_steps)
         _require_positive("threads", self.threads)
+        if self.backend == "process_pool":
+            _require(self.device == "cpu", f"backend process_pool runs on device cpu, got {self.device}")
+            _require(
+                self.env.engine in ("auto", "gymnasium"),
+                f"backend process_pool runs Gymnasium's environments: env.engine must be auto or gymnasium, "
+                f"got {self.env.engine}",
+            )
         scheduled = {self.es.sigma_schedule.kind, self.optimizer.lr_schedule.kind} != {"constant"}
         _require(
             self.has_budget or not scheduled, "a schedule needs a budget: set generations or max_env_steps"

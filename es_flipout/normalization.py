@@ -186,10 +186,14 @@ class ObservationNormalizer(nn.Module):
         self._standardizer = None
         super()._load_from_state_dict(*args, **kwargs)
 
+    def standardizer(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Returns what is subtracted from observations and what that is multiplied by, [O] each."""
+        if self._standardizer is None or self._standardizer[0].dtype != dtype:
+            scale = _variance(self.count, self.m2).clamp(min=VARIANCE_FLOOR).rsqrt()
+            self._standardizer = self.mean.to(dtype), scale.to(dtype)
+        return self._standardizer
+
     def forward(self, observations: Tensor) -> Tensor:
         """Returns standardised observations, same shape and dtype as given ([..., O])."""
-        if self._standardizer is None or self._standardizer[0].dtype != observations.dtype:
-            scale = _variance(self.count, self.m2).clamp(min=VARIANCE_FLOOR).rsqrt()
-            self._standardizer = self.mean.to(observations.dtype), scale.to(observations.dtype)
-        mean, scale = self._standardizer
+        mean, scale = self.standardizer(observations.dtype)
         return ((observations - mean) * scale).clamp(-self.clip, self.clip)

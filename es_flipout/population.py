@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from es_flipout.perturbations import MemberContext, PerturbedParameter, PopulationNoise
+from es_flipout.perturbations import MemberContext, Perturbation, PerturbedParameter, PopulationNoise
+from es_flipout.seeding import torch_generator
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -147,6 +149,41 @@ def _written_out(outputs: Any) -> Any:
     return tree_map(lambda x: x.written_out() if isinstance(x, PerturbedParameter) else x, outputs)
 
 
+@dataclass(frozen=True)
+class NoiseOrigin:
+    """All that a population's noise follows from, besides the policy: any process can draw it again.
+
+    Attributes:
+        perturbation: the noise family.
+        population_size: members P.
+        antithetic: whether members come in pairs of opposite noise.
+        seed: the seed of the strategy.
+        generation: the generation.
+        block: which of that generation's populations.
+    """
+
+    perturbation: Perturbation
+    population_size: int
+    antithetic: bool
+    seed: int
+    generation: int
+    block: int
+
+    @untracked
+    def draw(self, policy: nn.Module) -> PopulationNoise:
+        """Returns the noise for the trained parameters of a policy, on their device.
+
+        Raises:
+            ValueError: if the noise family cannot serve this population size.
+        """
+        parameters = trained_parameters(policy)
+        device = next(iter(parameters.values())).device
+        generator = torch_generator(self.seed, self.generation, "perturbation", self.block, device=device)
+        return self.perturbation.sample(
+            parameters, self.population_size, generator, antithetic=self.antithetic
+        )
+
+
 class Population:
     """All P members of one generation.
 
@@ -154,28 +191,17 @@ class Population:
         policy: the unperturbed policy (the centre); any module whose operations have rules.
         noise: the perturbations of the generation.
         sigma: standard deviation of a weight's perturbation.
-        seed: the seed of the strategy that it is of.
-        generation: the generation that it is of.
-        block: which of that generation's populations it is.
+        origin: what the noise follows from; None if it was drawn in some other way.
         trained: names of the parameters that are perturbed.
     """
 
     def __init__(
-        self,
-        policy: nn.Module,
-        noise: PopulationNoise,
-        sigma: float,
-        *,
-        seed: int = 0,
-        generation: int = 0,
-        block: int = 0,
+        self, policy: nn.Module, noise: PopulationNoise, sigma: float, origin: NoiseOrigin | None = None
     ) -> None:
         self.policy = policy
         self.noise = noise
         self.sigma = sigma
-        self.seed = seed
-        self.generation = generation
-        self.block = block
+        self.origin = origin
         self.trained = list(trained_parameters(policy))
         self._all: MemberRows | None = None
         self._all_state: list[Any] = []

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from es_flipout.config import FitnessShaping
 from es_flipout.fitness import SHAPINGS, Shaping, tied_fraction
 from es_flipout.perturbations import Flipout, Perturbation
-from es_flipout.population import Population, trained_parameters, untracked
-from es_flipout.seeding import torch_generator
+from es_flipout.population import NoiseOrigin, Population, trained_parameters, untracked
 
 
 @dataclass(frozen=True)
@@ -145,16 +144,15 @@ class FlipoutES:
 
         `tell` then wants the fitness of all of them, in the order in which they were asked for.
         """
-        parameters = trained_parameters(self.policy)
-        device = next(iter(parameters.values())).device
-        block = len(self._populations)
-        generator = torch_generator(self.seed, self.generation, "perturbation", block, device=device)
-        noise = self.perturbation.sample(
-            parameters, self.population_size, generator, antithetic=self.antithetic
+        origin = NoiseOrigin(
+            self.perturbation,
+            self.population_size,
+            self.antithetic,
+            self.seed,
+            self.generation,
+            block=len(self._populations),
         )
-        population = Population(
-            self.policy, noise, self.sigma, seed=self.seed, generation=self.generation, block=block
-        )
+        population = Population(self.policy, origin.draw(self.policy), self.sigma, origin)
         self._populations.append(population)
         return population
 

@@ -20,14 +20,16 @@ from torch import Tensor
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.config import Config
-from es_flipout.envs import SlotVectorEnv, make_vec, runs_natively
-from es_flipout.envs.engine import available_cores
+from es_flipout.envs import SlotVectorEnv
 from es_flipout.evaluators import (
     Evaluation,
     EvaluationStoppedError,
     OfficialEvaluator,
     OfficialScore,
-    VectorizedEvaluator,
+    WorkerError,
+    make_envs,
+    make_evaluator,
+    num_threads,
     reset_seeds,
 )
 from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
@@ -60,7 +62,7 @@ class Trainer:
         """
         self.config = config
         _check_device(config.device)
-        self.envs = _make_tiles(config)
+        self.envs = make_envs(config)
         env = self.envs[0]
         self.policy = make_policy(
             config.policy,
@@ -79,17 +81,17 @@ class Trainer:
             weight_decay=config.es.weight_decay,
             seed=config.seed,
         )
-        self.evaluator = VectorizedEvaluator(*self.envs, concurrent=_threads(config) > 1)
         try:
             # A keyword of the right name may still hold a value that only a first episode refuses.
             observations, info = env.reset(seed=0)
             if "failed" in info and info["failed"].all():
                 raise ValueError(info["failures"][0])
-            processes = _threads(config) if config.env.engine == "gymnasium_processes" else 0
+            processes = num_threads(config) if config.env.engine == "gymnasium_processes" else 0
             self.judge = OfficialEvaluator(config.env, config.evaluation.episodes, processes=processes)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
         _try_policy(self.es, env, observations[:1])
+        self.evaluator = make_evaluator(config, self.envs, self.policy)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
@@ -182,12 +184,13 @@ class Trainer:
         env_steps = 0
         while not evaluations or env_steps < self.config.rollout.min_env_steps:
             population = self.es.ask_more() if evaluations else self.es.ask()
-            evaluation = self.evaluator.evaluate(
-                population,
-                self._reset_seeds(block=len(evaluations)),
-                episode_limit=self.episode_limit,
-                should_stop=should_stop,
-            )
+            seeds = self._reset_seeds(block=len(evaluations))
+            try:
+                evaluation = self.evaluator.evaluate(
+                    population, seeds, episode_limit=self.episode_limit, should_stop=should_stop
+                )
+            except WorkerError as error:
+                raise RunError(str(error)) from error
             evaluations.append(evaluation)
             if evaluation.env_steps == 0:
                 reason = next(iter(evaluation.failures), "every episode was empty")
@@ -307,7 +310,8 @@ class Trainer:
             raise ValueError("it is of another optimizer")
 
     def close(self) -> None:
-        """Closes the environments and ends their threads."""
+        """Closes the environments and ends their threads and processes."""
+        self.evaluator.close()
         for env in self.envs:
             env.close()
         self.judge.close()
@@ -335,41 +339,6 @@ def _try_policy(es: FlipoutES, env: SlotVectorEnv, observations: Tensor) -> None
             f"policy {type(policy).__name__} must return actions for {space}, {kind} {list(shape)} for one "
             f"observation, but returns {found}"
         )
-
-
-MIN_TILE = 16
-"""Fewest slots that are worth stepping by themselves."""
-
-
-def _threads(config: Config) -> int:
-    return config.threads or available_cores()
-
-
-def _make_tiles(config: Config) -> list[SlotVectorEnv]:
-    """Makes the environments, in two halves if they are native.
-
-    Each half has half of the threads, so that the policy runs for one while the other is in its physics.
-    Environments that hold this process up while they step would gain nothing from it.
-    """
-    env, threads = config.env, _threads(config)
-    num_slots = min(env.num_slots, config.es.population_size * config.rollout.episodes)
-    halved = runs_natively(env.id, env.engine, env.wrappers) and num_slots >= 2 * MIN_TILE
-    sizes = [(num_slots, threads)]
-    if halved:
-        sizes = [(num_slots - num_slots // 2, threads - threads // 2), (num_slots // 2, threads // 2)]
-    return [
-        make_vec(
-            env.id,
-            slots,
-            device=config.device,
-            engine=env.engine,
-            threads=max(share, 1),
-            info=False,
-            wrappers=env.wrappers,
-            **env.kwargs,
-        )
-        for slots, share in sizes
-    ]
 
 
 def _check_device(device: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing as mp
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,10 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from es_flipout.envs.env_rows import EnvRows, MakeEnv, RowArrays
-
-_CONTEXT = mp.get_context("forkserver")
-"""A fork of this process could inherit locked locks from its threads; a spawn would import all anew."""
-_CONTEXT.set_forkserver_preload([__name__])
+from es_flipout.processes import CONTEXT, end_processes, start_process
 
 
 @dataclass
@@ -60,7 +55,7 @@ class EnvProcesses:
         self._make = cloudpickle.dumps(make)
         self._shapes = RowArrays.shapes(num_envs, observation_space, action_space)
         self._memory = [
-            _CONTEXT.RawArray("b", max(int(np.prod(shape)) * dtype.itemsize, 1))
+            CONTEXT.RawArray("b", max(int(np.prod(shape)) * dtype.itemsize, 1))
             for shape, dtype in self._shapes
         ]
         self.arrays = _arrays(self._memory, self._shapes)
@@ -77,13 +72,7 @@ class EnvProcesses:
             stack.pop_all()
 
     def _start(self, rows: slice) -> _Worker:
-        ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(
-            target=_serve, args=(theirs, self._make, self._memory, self._shapes, rows), daemon=True
-        )
-        process.start()
-        theirs.close()
-        return _Worker(rows, process, ours)
+        return _Worker(rows, *start_process(_serve, self._make, self._memory, self._shapes, rows))
 
     def reset(self, seeds: Mapping[int, int | None]) -> dict[int, str]:
         """Resets rows, each with its seed; returns what went wrong, by row."""
@@ -143,11 +132,7 @@ class EnvProcesses:
                 worker.connection.send(None)
             with contextlib.suppress(OSError):
                 worker.connection.close()
-        for worker in self._workers:
-            worker.process.join(timeout=5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+        end_processes([worker.process for worker in self._workers])
         self._workers = []
 
 
@@ -167,15 +152,14 @@ def _serve(
     shapes: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
     rows: slice,
 ) -> None:
-    """What a process does: its share of every call, until it is told to end or its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    """What a process does: its share of every call, until it is told to end."""
     try:
         envs = EnvRows(cloudpickle.loads(make), _arrays(memory, shapes).part(rows))
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
         return
     connection.send(None)
-    with contextlib.suppress(EOFError, OSError), contextlib.closing(envs):
+    with contextlib.closing(envs):
         while (request := connection.recv()) is not None:
             method, share = request
             connection.send(envs.reset(share) if method == "reset" else envs.step(list(share)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.normalization import EpisodeMoments, RunningStatistics
+
+NOT_FINITE = "a reward or an observation is not finite"
+"""Failure of an episode whose figures are of no use."""
 
 
 class EvaluationStoppedError(Exception):
@@ -81,9 +84,57 @@ class Results:
         self.failures: Counter[str] = Counter()
         self.lock = threading.Lock()
 
+    @classmethod
+    def of(
+        cls,
+        reset_seeds: Sequence[int] | Sequence[Sequence[int]],
+        population_size: int,
+        observation_size: int | None,
+    ) -> Results:
+        """Returns room for the episodes of `reset_seeds`, [P, E], or [P] for one episode a member.
+
+        Raises:
+            ValueError: if there are not as many seeds for each member.
+        """
+        seeds = np.asarray(reset_seeds, dtype=np.int64)
+        if seeds.ndim not in (1, 2) or seeds.shape[0] != population_size or seeds.size == 0:
+            raise ValueError(f"{list(seeds.shape)} reset seeds for {population_size} members")
+        return cls(seeds.reshape(population_size, -1), observation_size)
+
     def members(self, episodes: NDArray[np.int64]) -> Tensor:
         """Returns the member of each episode, int64."""
         return torch.from_numpy(episodes // self.seeds.shape[1])
+
+    def conclude(
+        self,
+        episodes: NDArray[np.int64],
+        returns: NDArray[np.float64],
+        lengths: NDArray[np.int64],
+        moments: Tensor | None,
+        failures: Mapping[int, str],
+    ) -> None:
+        """Writes down what came of some episodes, on whatever thread.
+
+        Args:
+            episodes: which, [M].
+            returns: their returns, [M].
+            lengths: their env steps, [M].
+            moments: of their observations, [3, M, O], as `EpisodeMoments.add` takes them; None if none are
+                kept.
+            failures: why some of them failed, by index into `episodes`. One whose return or moments are not
+                finite has failed too.
+        """
+        broken = ~np.isfinite(returns)
+        broken[list(failures)] = True
+        if moments is not None:
+            broken |= ~moments.isfinite().all(dim=2).all(dim=0).numpy()
+        with self.lock:
+            self.returns[episodes] = np.where(broken, np.nan, returns)
+            self.lengths[episodes] = lengths
+            self.failures.update(failures.get(index, NOT_FINITE) for index in np.flatnonzero(broken).tolist())
+            if moments is not None:
+                # An episode that broke must not poison the moments of the others.
+                self.moments.add(episodes.tolist(), np.where(broken, 0, lengths).tolist(), moments)
 
     def evaluation(self, slot_steps: int) -> Evaluation:
         """Returns all of it."""

@@ -48,6 +48,7 @@ class Tile:
         self._live: Tensor | slice = torch.zeros(0, dtype=torch.int64)
         self._idle = True  # whether any slot is free
         self._rows = population.select(torch.zeros(0, dtype=torch.int64))
+        self._action_dtype = torch.from_numpy(np.empty(0, env.single_action_space.dtype)).dtype
         self._like = population.policy.get_parameter(population.trained[0])
         self._recurrent = (
             RecurrentSlots(population.policy, num_slots) if is_recurrent(population.policy) else None
@@ -100,35 +101,28 @@ class Tile:
             self._refill()
 
     def _act(self, observations: Tensor) -> Tensor:
-        """Returns the actions of the members in the live slots, given what these observe."""
+        """Returns the actions of the members in the live slots, of the action space's dtype."""
         observations = observations.to(self._like)
         actions: Tensor
         if self._recurrent is not None:
             actions = self._recurrent.act(self._rows, observations, self._live)
         else:
             actions = self._rows(observations)
-        return actions.to(self.env.device)
+        return actions.to(self.env.device, self._action_dtype)
 
     def _conclude(self, slots: NDArray[np.int64], info: dict[str, Any]) -> None:
         """Writes down what came of the episodes in `slots`, [M], and frees these."""
         rows = torch.from_numpy(slots)
-        returns = self._returns[rows].cpu().numpy()
-        if "failed" in info:
-            returns[info["failed"][slots]] = np.nan
-        episodes, lengths = self._episode[slots], self._lengths[slots]
-        failed = ~np.isfinite(returns)
-        moments = None if self._moments is None else self._moments[:, rows].cpu()
-        if moments is not None:
-            failed |= ~moments.isfinite().all(dim=2).all(dim=0).numpy()
-        returns[failed] = np.nan
-        results = self.results
-        with results.lock:
-            results.returns[episodes] = returns
-            results.lengths[episodes] = lengths
-            results.failures.update(_failure(info, slot) for slot in slots[failed].tolist())
-            if moments is not None:
-                # An episode that broke must not poison the moments of the others.
-                results.moments.add(episodes.tolist(), np.where(failed, 0, lengths).tolist(), moments)
+        failed = np.flatnonzero(info["failed"]).tolist() if "failed" in info else []
+        reasons = dict(zip(failed, info.get("failures", ()), strict=True))
+        failures = {index: reasons[slot] for index, slot in enumerate(slots.tolist()) if slot in reasons}
+        self.results.conclude(
+            self._episode[slots],
+            self._returns[rows].cpu().numpy(),
+            self._lengths[slots],
+            None if self._moments is None else self._moments[:, rows].cpu(),
+            failures,
+        )
         self._episode[slots] = -1
 
     def _refill(self) -> None:
@@ -180,11 +174,3 @@ class Tile:
             self._moments[0, rows] = self._observations[rows].to(self._moments.dtype)
         if self._recurrent is not None:
             self._recurrent.reset(rows)
-
-
-def _failure(info: dict[str, Any], slot: int) -> str:
-    """Returns why the episode in a slot failed."""
-    if "failed" in info and info["failed"][slot]:
-        reason: str = info["failures"][int(info["failed"][:slot].sum())]
-        return reason
-    return "a reward or an observation is not finite"

@@ -71,13 +71,10 @@ class VectorizedEvaluator:
             ValueError: if there are not as many seeds for each member, or a limit is wanted of
                 environments that cannot be reset before an episode has ended.
         """
-        seeds = np.asarray(reset_seeds, dtype=np.int64)
-        if seeds.ndim not in (1, 2) or seeds.shape[0] != population.size or seeds.size == 0:
-            raise ValueError(f"{list(seeds.shape)} reset seeds for {population.size} members")
+        results = Results.of(reset_seeds, population.size, self._observation_size)
         if episode_limit is not None and not all(env.restarts_anytime for env in self.envs):
             raise ValueError("an episode limit needs environments that can be reset at any time")
-        results = Results(seeds.reshape(population.size, -1), self._observation_size)
-        shares = [np.arange(index, seeds.size, len(self.envs)) for index in range(len(self.envs))]
+        shares = [np.arange(index, results.seeds.size, len(self.envs)) for index in range(len(self.envs))]
         tiles = [
             Tile(env, population, results, share, episode_limit)
             for env, share in zip(self.envs, shares, strict=True)
@@ -88,6 +85,9 @@ class VectorizedEvaluator:
             for tile in tiles:
                 tile.run(should_stop)
         return results.evaluation(sum(tile.slot_steps for tile in tiles))
+
+    def close(self) -> None:
+        """Leaves the environments to whoever made them."""
 
 
 def evaluate(
@@ -116,12 +116,13 @@ def evaluate(
         ValueError: as `VectorizedEvaluator.evaluate` does.
     """
     if reset_seeds is None:
+        origin = population.origin
         reset_seeds = draw_reset_seeds(
             population.size,
             episodes,
-            seed=population.seed,
-            generation=population.generation,
-            block=population.block,
+            seed=origin.seed if origin else 0,
+            generation=origin.generation if origin else 0,
+            block=origin.block if origin else 0,
             pairs_share=population.noise.antithetic,
         )
     evaluator = VectorizedEvaluator(*([envs] if isinstance(envs, VectorEnv) else envs))

@@ -68,7 +68,7 @@ class PopulationNoise(ABC):
     @property
     def device(self) -> torch.device:
         """Where the noise is."""
-        return self.packs[0].values.device
+        return self.packs[0].device
 
     def rows(self, members: Tensor, scale: float) -> NoiseRows:
         """Returns scale * eps_m, by parameter name, for the members [N] (int64) of N rows."""

@@ -1,20 +1,57 @@
 """Independent noise: each member has a dense noise tensor of its own for every parameter.
 
 The textbook estimator, at the price of P times the policy's memory and one matrix product a member.
-Here it is the oracle of the other families, and the slow baseline.
+Here it is the oracle of the other families, and the slow baseline. Every direction has a seed of its own, so
+that whoever needs one member, or only the gradient, need not hold the noise of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from es_flipout.perturbations.base import Perturbation, PopulationNoise, num_directions
-from es_flipout.perturbations.packing import Packed, accumulation_dtype, by_dtype
+from es_flipout.perturbations.packing import BLOCK, Packed, accumulation_dtype, by_dtype
 from es_flipout.perturbations.parameter_noise import DenseNoise, ParameterNoise
+
+
+class SeededPack(Packed):
+    """Standard normal values of D directions, each drawn from a seed of its own.
+
+    Attributes:
+        values: [0, width] until more than one direction is asked for at a time, all [D, width] from then on.
+    """
+
+    def __init__(self, seeds: Tensor, shapes: Mapping[str, torch.Size], like: Tensor) -> None:
+        """Takes one seed a direction (int64 [D]); values are of the dtype and on the device of `like`."""
+        super().__init__(like.new_empty(0, sum(shape.numel() for shape in shapes.values())), shapes)
+        self._seeds: list[int] = seeds.tolist()
+
+    def gather(self, directions: Tensor) -> Tensor:
+        """See `Packed.gather`."""
+        if len(self.values) == 0:
+            if len(directions) == 1:
+                return self._draw(directions.tolist())
+            self.values = self._draw(range(len(self._seeds)))
+        return self.values[directions]
+
+    def blocks(self) -> Iterator[Tensor]:
+        """See `Packed.blocks`; what has not been drawn is drawn and forgotten."""
+        if len(self.values):
+            yield from super().blocks()
+            return
+        for start in range(0, len(self._seeds), BLOCK):
+            yield self._draw(range(start, min(start + BLOCK, len(self._seeds))))
+
+    def _draw(self, directions: Sequence[int]) -> Tensor:
+        values = self.values.new_empty(len(directions), self.values.shape[1])
+        generator = torch.Generator(values.device)
+        for row, direction in zip(values, directions, strict=True):
+            row.normal_(generator=generator.manual_seed(self._seeds[direction]))
+        return values
 
 
 class IndependentNoise(PopulationNoise):
@@ -30,7 +67,10 @@ class IndependentNoise(PopulationNoise):
         total: dict[str, Tensor] = {}
         for pack in self.packs:
             dtype = accumulation_dtype(pack.values.dtype)
-            total |= pack.by_name((weights.to(dtype) @ pack.values.to(dtype)).to(pack.values.dtype))
+            summed = torch.zeros(pack.values.shape[1], dtype=dtype, device=pack.device)
+            for part, block in zip(torch.split(weights.to(dtype), BLOCK), pack.blocks(), strict=True):
+                summed += part @ block.to(dtype)
+            total |= pack.by_name(summed.to(pack.values.dtype))
         return total
 
 
@@ -47,13 +87,19 @@ class Independent(Perturbation):
         antithetic: bool = True,
     ) -> IndependentNoise:
         """See `Perturbation.sample`."""
-        return sample_dense(parameters, population_size, generator, antithetic)
+        count = num_directions(population_size, antithetic)
+        packs = []
+        for group in by_dtype(parameters).values():
+            shapes = {name: value.shape for name, value in group.items()}
+            seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device)
+            packs.append(SeededPack(seeds, shapes, next(iter(group.values())).detach()))
+        return IndependentNoise(packs, population_size, antithetic)
 
 
 def sample_dense(
     parameters: Mapping[str, Tensor], population_size: int, generator: torch.Generator, antithetic: bool
 ) -> IndependentNoise:
-    """Draws standard normal noise of P members for parameters."""
+    """Draws standard normal noise of P members for parameters, at once: for those that are small."""
     count = num_directions(population_size, antithetic)
     packs = []
     for dtype, group in by_dtype(parameters).items():

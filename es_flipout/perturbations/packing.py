@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+
+BLOCK = 64
+"""Directions that are summed in one product."""
 
 
 class Packed:
@@ -42,6 +45,19 @@ class Packed:
         packed._dtype = dtype
         return packed
 
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.values.device
+
+    def gather(self, directions: Tensor) -> Tensor:
+        """Returns the values of directions [N], [N, width]."""
+        return self.values[directions]
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Returns the values of all directions, in order, `BLOCK` at a time."""
+        yield from torch.split(self.values, BLOCK)
+
     def by_name(self, values: Tensor) -> dict[str, Tensor]:
         """Returns views of [..., width] as [..., *shape], by name."""
         parts = values.split_with_sizes([shape.numel() for shape in self.shapes.values()], dim=-1)
@@ -52,7 +68,7 @@ class Packed:
 
     def take(self, directions: Tensor, factors: Tensor) -> Tensor:
         """Returns the values of directions [N], what is oriented times factors [N], [N, width]."""
-        values = self.values[directions].to(self._dtype)
+        values = self.gather(directions).to(self._dtype)
         values[:, : self._num_oriented] *= factors.to(self._dtype).unsqueeze(1)
         return values
 

@@ -1,0 +1,60 @@
+"""Processes that work for this one: how they start, and that none outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+CONTEXT = mp.get_context("forkserver")
+"""A fork of this process could inherit locked locks from its threads; a spawn would import all anew."""
+CONTEXT.set_forkserver_preload(["es_flipout"])
+
+Serve = Callable[..., None]
+"""What a process does: called with its end of the connection, and further arguments."""
+
+
+def start_process(serve: Serve, *args: Any) -> tuple[BaseProcess, Connection]:
+    """Starts a process.
+
+    Args:
+        serve: a function of a module, called there with the other end of the connection, then `args`.
+        args: what can be pickled, or is memory of `CONTEXT.RawArray`.
+
+    Returns:
+        The process, and this end of its connection.
+    """
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=_run, args=(serve, theirs, *args), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _run(serve: Serve, connection: Connection, *args: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone, or has closed its end
+        serve(connection, *args)
+
+
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def end_processes(processes: Sequence[BaseProcess], *, patience: float = 5.0) -> None:
+    """Waits for processes that were told to end, and kills those that take `patience` seconds longer."""
+    for process in processes:
+        process.join(timeout=patience)
+        if process.is_alive():
+            process.kill()
+            process.join()
