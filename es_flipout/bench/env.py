@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from es_flipout.bench.replay import PhysicsCalls
+from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, interleave
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.config import Config
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
@@ -32,7 +32,7 @@ ASYNC_1 = "Gymnasium AsyncVectorEnv, 1 row a core"
 ASYNC_8 = "Gymnasium AsyncVectorEnv, 8 rows a core"
 RAW_POLICY = "raw physics, the policies' actions"
 LOOP = "training loop"
-RATIOS: dict[str, Callable[[Mapping[str, float]], float]] = {
+RATIOS: dict[str, Ratio] = {
     "native vector environment / its raw physics": lambda rates: rates[NATIVE] / rates[RAW_RANDOM],
     "training loop / its raw physics": lambda rates: rates[LOOP] / rates[RAW_POLICY],
     "training loop / raw physics under random actions": lambda rates: rates[LOOP] / rates[RAW_RANDOM],
@@ -72,7 +72,7 @@ def measure_native(config: Config, seconds: float, seed: int) -> tuple[Rate, Rat
         generator = torch.Generator().manual_seed(seed)
         start = time.perf_counter()
         env.reset(seed=seed)
-        while time.perf_counter() - start < seconds:
+        while not calls.steps or time.perf_counter() - start < seconds:
             random = torch.rand(env.num_envs, len(low), generator=generator)
             _, _, terminated, truncated, _ = env.step(torch.lerp(low, high, random))
             ended = terminated | truncated
@@ -100,7 +100,7 @@ def measure_training(config: Config, seconds: float) -> tuple[Rate, Rate]:
         calls = [PhysicsCalls.record(env.engine) for env in envs]
         with closing(JsonLines(run.metrics)) as lines, closing(TensorBoard(run.path)) as board:
             start = time.perf_counter()
-            while time.perf_counter() - start < seconds:
+            while trainer.env_steps == 0 or time.perf_counter() - start < seconds:
                 trainer.train(run, [lines, board], max_generations=1)
             elapsed = time.perf_counter() - start
         model = envs[0].task.model
@@ -148,7 +148,7 @@ class GymnasiumContestant:
     def measure(self, seconds: float) -> Rate:
         """Steps for about so many seconds."""
         steps, start = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < seconds:
+        while (elapsed := time.perf_counter() - start) < seconds or steps == 0:
             self._step()
             steps += 1
         return Rate(steps * self.env.num_envs, elapsed)
@@ -158,39 +158,42 @@ class GymnasiumContestant:
         self.env.close()
 
 
-def measure_env(
-    config: Config, *, seconds: float, rounds: int, on_round: Callable[[dict[str, float]], None]
-) -> list[dict[str, float]]:
+def measure_env(config: Config, *, seconds: float, rounds: int, watch: Watch) -> list[dict[str, float]]:
     """Measures all contestants, one after the other, in `rounds` rounds.
 
     Args:
         config: environment, slots, policy, population and threads.
         seconds: least duration of each measurement.
         rounds: number of rounds.
-        on_round: called with the rates of each round when it is over.
+        watch: see `report.Watch`.
 
     Returns:
         Live env steps/s of each contestant, by round.
     """
-    num_slots, results = config.env.num_slots, []
-    cores = config.threads or available_cores()
-    for index in range(rounds):
-        rates: dict[str, float] = {}
-        native, physics = measure_native(config, seconds, seed=index)
-        rates[RAW_RANDOM] = physics.per_second
-        rates[NATIVE] = native.per_second
-        # Made anew each time: hundreds of idle processes would slow the others down.
-        for name, kind, size in (
-            (SYNC, "sync", num_slots),
-            (ASYNC, "async", num_slots),
-            (ASYNC_1, "async", cores),
-            (ASYNC_8, "async", 8 * cores),
-        ):
+    num_slots, cores = config.env.num_slots, config.threads or available_cores()
+
+    def native(index: int) -> Figures:
+        environment, physics = measure_native(config, seconds, seed=index)
+        return {RAW_RANDOM: physics.per_second, NATIVE: environment.per_second}
+
+    def of_gymnasium(name: str, kind: str, size: int) -> Contestant:
+        def measure(index: int) -> Figures:
+            # Made anew each time: hundreds of idle processes would slow the others down.
             with closing(GymnasiumContestant(kind, config, size, seed=index)) as contestant:
-                rates[name] = contestant.measure(seconds).per_second
+                return {name: contestant.measure(seconds).per_second}
+
+        return measure
+
+    def training(index: int) -> Figures:
         loop, physics = measure_training(config, seconds)
-        rates[RAW_POLICY] = physics.per_second
-        rates[LOOP] = loop.per_second
-        results.append(rates)
-        on_round(rates)
-    return results
+        return {RAW_POLICY: physics.per_second, LOOP: loop.per_second}
+
+    contestants = {
+        NATIVE: native,
+        SYNC: of_gymnasium(SYNC, "sync", num_slots),
+        ASYNC: of_gymnasium(ASYNC, "async", num_slots),
+        ASYNC_1: of_gymnasium(ASYNC_1, "async", cores),
+        ASYNC_8: of_gymnasium(ASYNC_8, "async", 8 * cores),
+        LOOP: training,
+    }
+    return interleave(contestants, rounds, watch)

@@ -13,14 +13,20 @@ import torch
 from es_flipout.envs.engine import available_cores
 
 
-def describe_machine() -> dict[str, object]:
-    """Returns the processor, the cores that this process may use, and the versions that matter."""
+def describe_machine(device: str = "cpu") -> dict[str, object]:
+    """Returns the processor, the cores that this process may use, the GPU if any, the versions that matter.
+
+    Args:
+        device: torch device that took part.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}
     return {
         "processor": models[0] if models else platform.machine(),
         "cores": available_cores(),
+        **gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "mujoco": mujoco.__version__,

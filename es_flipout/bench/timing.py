@@ -1,0 +1,107 @@
+"""Seconds of torch operations, on any device, and the two rates that no operation of the machine exceeds.
+
+A GPU runs behind the program that feeds it. So an operation is called back to back, as often as a measurement
+should last, and the clock stops when the device has caught up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from es_flipout.bench.report import Figures
+from es_flipout.bench.work import Work
+
+MATMUL, TRIAD = "limit: float32 matmul", "limit: triad"
+"""The operations that show what the machine can do."""
+TRIAD_NUMBERS = 2**25
+"""Numbers in each of the three arrays of the triad: 128 MiB, more than caches hold."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something to be timed, and the work that is in it."""
+
+    run: Callable[[], object]
+    work: Work
+
+
+class Stopwatch:
+    """Measures one operation, in seconds a call."""
+
+    def __init__(self, name: str, operation: Operation, device: torch.device, least_seconds: float) -> None:
+        """Calls the operation twice, once to warm up and once to see how often it fits in.
+
+        Args:
+            name: what the figure is called.
+            operation: what is timed.
+            device: where it runs.
+            least_seconds: about the least duration of a measurement.
+        """
+        self.name = name
+        self._run = operation.run
+        self._device = device
+        self._seconds(1)
+        self._calls = max(1, math.ceil(least_seconds / self._seconds(1)))
+
+    def __call__(self, index: int) -> Figures:
+        """Measures: see `report.Contestant`."""
+        return {self.name: self._seconds(self._calls) / self._calls}
+
+    def _seconds(self, calls: int) -> float:
+        synchronize(self._device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            self._run()
+        synchronize(self._device)
+        return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
+    torch.get_device_module(device).synchronize(device)
+
+
+def checked_device(name: str) -> torch.device:
+    """Returns the device of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} is not available") from error
+    return device
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Gives torch so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def limits(device: torch.device) -> dict[str, Operation]:
+    """Returns the operations that show the machine's float32 FLOP/s and bytes/s.
+
+    FLOP/s: the product of two square matrices, 2 n³. Bytes/s: the triad a = b + 3 c of STREAM, 12 n for n
+    numbers, counted as there: that a store may read what it overwrites is left out.
+    """
+    n = 2048 if device.type == "cpu" else 8192
+    left, right, product = (torch.ones(n, n, device=device) for _ in range(3))
+    a, b, c = (torch.ones(TRIAD_NUMBERS, device=device) for _ in range(3))
+    return {
+        MATMUL: Operation(lambda: torch.mm(left, right, out=product), Work(2 * n**3, 12 * n**2)),
+        TRIAD: Operation(lambda: torch.add(b, c, alpha=3, out=a), Work(2 * a.numel(), 12 * a.numel())),
+    }

@@ -1,0 +1,200 @@
+"""es-bench as a user runs it, with tiny sizes: what it prints and writes, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from es_flipout.bench.env import RATIOS
+from es_flipout.bench.families import FAMILIES
+from es_flipout.cli import bench
+
+TINY_ENV = ["--env", "InvertedPendulum-v5", "--env-kwargs", "{max_episode_steps: 20}", "--slots", "8"]
+TINY_POLICY = ["--population-size", "32", "16", "--width", "8", "--depth", "1", "2"]
+FAST = ["--rounds", "2", "--seconds", "0.001"]
+
+
+@dataclass
+class Result:
+    """What the command said, its exit status, and the document that it wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @staticmethod
+    def document(name: str) -> dict[str, Any]:
+        assert Path(f"out/here/{name}.png").read_bytes().startswith(b"\x89PNG")
+        return json.loads(Path(f"out/here/{name}.json").read_text())
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def run_here(*arguments: object) -> Result:
+        status = bench.main(list(map(str, arguments)))
+        return Result(status, *capsys.readouterr())
+
+    return run_here
+
+
+@pytest.fixture
+def measure(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Runs a bench into a folder that does not exist yet."""
+
+    def run_into_folder(*arguments: object) -> Result:
+        threads = torch.get_num_threads()
+        result = run(*arguments, "--out", "out/here")
+        assert result.status == 0, result.stderr
+        assert result.stderr == ""  # no terminal, no progress bar
+        assert torch.get_num_threads() == threads
+        return result
+
+    return run_into_folder
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Returns all numbers in a document."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from numbers(each)
+    elif isinstance(value, float):
+        yield value
+
+
+def assert_positive(*values: Any) -> None:
+    found = [number for value in values for number in numbers(value)]
+    assert found
+    assert all(number > 0 and math.isfinite(number) for number in found)
+
+
+def test_env(measure):
+    result = measure("env", *TINY_ENV, *FAST, "--population-size", 16, "--threads", 1, "--hidden-sizes", 4)
+    document = result.document("env_InvertedPendulum-v5")
+    assert list(document) == [
+        *("command", "env", "env_kwargs", "slots", "population_size", "hidden_sizes", "seed"),
+        *("median_ratios", "ratios", "rounds", "machine"),
+    ]
+    assert document["command"].startswith("es-bench env --env InvertedPendulum-v5 --env-kwargs '{max_episode")
+    assert (document["slots"], document["population_size"], document["hidden_sizes"]) == (8, 16, [4])
+    assert document["env_kwargs"] == {"max_episode_steps": 20}
+    assert document["machine"]["torch"] == torch.__version__
+    assert list(document["ratios"]) == list(document["median_ratios"]) == list(RATIOS)
+    assert [len(values) for values in document["ratios"].values()] == [2] * len(RATIOS)
+    assert len(document["rounds"]) == 2
+    assert_positive(document["rounds"], document["ratios"], document["median_ratios"])
+    assert "native vector environment / its raw physics" in result.stdout
+    assert "out/here/env_InvertedPendulum-v5.png" in result.stdout
+
+
+@pytest.mark.parametrize("model", ["mlp", "gru", "convnet"])
+def test_policy(measure, model):
+    sizes = {"mlp": TINY_POLICY, "gru": TINY_POLICY[:-3], "convnet": ["--population-size", "16"]}[model]
+    result = measure("policy", "--model", model, *sizes, *FAST, "--threads", 1, "--seed", 3)
+    name = "policy_cpu" if model == "mlp" else f"policy_{model}_cpu"
+    document = result.document(name)
+    assert (document["model"], document["device"], document["seed"]) == (model, "cpu", 3)
+    points = [(each["population_size"], each["width"], each["depth"]) for each in document["results"]]
+    assert (
+        points
+        == {
+            "mlp": [(32, 8, 1), (16, 8, 1), (32, 8, 2)],
+            "gru": [(32, 8, 1), (16, 8, 1)],
+            "convnet": [(16, 512, 1)],
+        }[model]
+    )
+    for point in document["results"]:
+        operations = {
+            *(f"{what}: {family}" for what in ("forward", "ask", "gradient") for family in FAMILIES),
+            *("forward: unperturbed", "forward: dense", "limit: float32 matmul", "limit: triad"),
+        }
+        assert len(point["rounds"]) == 2
+        assert set(point["rounds"][0]) == set(point["medians"]) == set(point["achieved"]) == operations
+        assert set(point["median_ratios"]) == {
+            *(f"{name} / unperturbed" for name in (*FAMILIES, "dense")),
+            *(f"dense / {name}" for name in FAMILIES),
+        }
+        assert_positive(point["rounds"], point["medians"], point["ratios"])
+        assert point["parameters"] > 0
+        # a limit is a share of 1 of itself; and rates are work over time
+        for limit, kind in (("float32 matmul", "flops"), ("triad", "bytes")):
+            assert point["achieved"][f"limit: {limit}"][f"share_of_{kind}_limit"] == 1
+        for operation, rates in point["achieved"].items():
+            times = [seconds[operation] for seconds in point["rounds"]]
+            expected = sum(rates["bytes"] / seconds for seconds in times) / 2
+            assert rates["bytes_per_second"] == pytest.approx(expected)
+    for family in FAMILIES:
+        assert family in result.stdout
+
+
+def test_policy_leaves_out_independent_noise_that_does_not_fit(measure):
+    # Eight thousandths of a MiB hold 16 members of 5 thousand weights of the dense forward in turns, no more.
+    sizes = ["--population-size", "16", "--width", "8", "--depth", "1"]
+    result = measure("policy", *sizes, *FAST, "--max-gib", 1e-5, "--threads", 1)
+    (point,) = result.document("policy_cpu")["results"]
+    assert "forward: dense" in point["medians"]
+    assert not [name for name in point["medians"] if "independent" in name]
+    assert "> --max-gib" in result.stdout
+
+
+def test_policy_memory(measure):
+    result = measure("policy", "--memory", *("--population-size", "32", "--width", "8", "--rounds", "1"))
+    document = result.document("policy_memory_cpu")
+    assert document["policy"] == "MLP 348-8-8-17"
+    assert document["population_size"] == 32
+    assert [each["family"] for each in document["results"]] == list(FAMILIES)
+    for each in document["results"]:
+        assert list(each["rounds"][0]) == ["ask", "gradient", "tell", "peak_growth_bytes"]
+        assert each["medians"] == each["rounds"][0]
+        assert_positive(*(each["medians"][step] for step in ("ask", "gradient", "tell")))
+
+
+MISTAKES = [
+    ([], "the following arguments are required: BENCH"),
+    (["speed"], "invalid choice: 'speed'"),
+    (["env", "--rounds", "0"], "--rounds must be >= 1, got 0"),
+    (["policy", "--rounds", "-1"], "--rounds must be >= 1, got -1"),
+    (["env", "--seconds", "0"], "--seconds must be > 0, got 0"),
+    (["env", "--seed", "-1"], "--seed must be >= 0, got -1"),
+    (["env", "--threads", "0"], "--threads must be >= 1, got 0"),
+    (["env", "--slots", "many"], "invalid int value: 'many'"),
+    (["env", "--slots", "0"], "env.num_slots must be > 0, got 0"),
+    (["env", "--env", "Humanod-v5"], "unknown environment 'Humanod-v5'"),
+    (["env", "--env", "CartPole-v1"], "CartPole-v1 is no native task"),
+    (["env", "--env-kwargs", "[1]"], "--env-kwargs must be keys and values, got '[1]'"),
+    (["env", "--env-kwargs", "{"], "--env-kwargs is not valid YAML"),
+    (["env", "--env-kwargs", "{colour: red}"], "no keyword argument 'colour'"),
+    (["env", "--out", "file"], "--out: cannot make the folder file"),
+    (["policy", "--population-size", "20"], "--population-size must be a multiple of 16"),
+    (["policy", "--width", "0"], "--width must be > 0, got 0"),
+    (["policy", "--model", "gru", "--depth", "2"], "--depth cannot be chosen for --model gru"),
+    (["policy", "--model", "lstm"], "invalid choice: 'lstm'"),
+    (["policy", "--device", "abacus"], "device 'abacus' is not available"),
+    (["policy", "--max-gib", "0"], "--max-gib must be > 0, got 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(each) for each, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_status_2(run, arguments, message):
+    Path("file").write_text("")
+    result = run(*arguments)
+    assert result.status == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("name", bench.BENCHES)
+def test_quick_changes_defaults_and_no_more(name):
+    quick = bench._parse([name, "--quick"])
+    given = bench._parse([name, "--quick", "--seconds", "7"])
+    assert (given.seconds, vars(given)) == (7, {**vars(quick), "seconds": 7})
+    assert quick.seconds < bench._parse([name]).seconds
