@@ -161,7 +161,7 @@ def measure_point(
     model.module.to(device)
     watch("warm-up", 0.0)
     timed = {**operations(model, point.population_size, seed, max_bytes), **limits(device)}
-    watches = {name: Stopwatch(name, operation, device, seconds) for name, operation in timed.items()}
+    watches = {name: Stopwatch(name, operation.run, device, seconds) for name, operation in timed.items()}
     results = interleave(watches, rounds, watch)
     return {
         "policy": model.name,

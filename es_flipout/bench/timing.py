@@ -34,17 +34,19 @@ class Operation:
 class Stopwatch:
     """Measures one operation, in seconds a call."""
 
-    def __init__(self, name: str, operation: Operation, device: torch.device, least_seconds: float) -> None:
+    def __init__(
+        self, name: str, run: Callable[[], object], device: torch.device, least_seconds: float
+    ) -> None:
         """Calls the operation twice, once to warm up and once to see how often it fits in.
 
         Args:
             name: what the figure is called.
-            operation: what is timed.
+            run: what is timed.
             device: where it runs.
             least_seconds: about the least duration of a measurement.
         """
         self.name = name
-        self._run = operation.run
+        self._run = run
         self._device = device
         self._seconds(1)
         self._calls = max(1, math.ceil(least_seconds / self._seconds(1)))

@@ -75,7 +75,7 @@ def spread_of_ms(seconds: Spread) -> tuple[str, str]:
 def make_table(title: str, first: str, *others: str) -> Table:
     """Returns a table without rows; the columns but the first are flush right."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for column in others:
         table.add_column(column, justify="right")
     return table

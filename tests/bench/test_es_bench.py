@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 
 from es_flipout.bench.env import RATIOS
 from es_flipout.bench.families import FAMILIES
+from es_flipout.bench.throughput import Prices, Setup
 from es_flipout.cli import bench
+from es_flipout.config import Config
 
 TINY_ENV = ["--env", "InvertedPendulum-v5", "--env-kwargs", "{max_episode_steps: 20}", "--slots", "8"]
 TINY_POLICY = ["--population-size", "32", "16", "--width", "8", "--depth", "1", "2"]
@@ -157,6 +159,49 @@ def test_policy_memory(measure):
         assert_positive(*(each["medians"][step] for step in ("ask", "gradient", "tell")))
 
 
+def test_throughput(measure):
+    sizes = ("--population-size", 16, "--hidden-sizes", 4, "--workers", 2, "--threads", 1)
+    result = measure("throughput", *TINY_ENV, *FAST, *sizes, "--price-per-core-hour", 0.5)
+    document = result.document("throughput_InvertedPendulum-v5")
+    pool, pair = "process pool, 1 worker", "process pool, 2 workers"
+    names = [pool, pair, "vectorized"]
+    figures = [f"{name}: {what}" for name in names for what in ("env steps/s", "members/s")]
+    assert not torch.cuda.is_available(), "one contestant more"
+    assert len(document["rounds"]) == 2
+    assert list(document["rounds"][0]) == list(document["medians"]) == figures
+    assert document["cores"] == {pool: 1, pair: 2, "vectorized": 1}
+    # All contestants run the same episodes.
+    (steps,) = set(document["env_steps_a_generation"].values())
+    assert 16 < steps <= 16 * 20
+    for rates in document["rounds"]:
+        for name in names:
+            per_member = rates[f"{name}: env steps/s"] / rates[f"{name}: members/s"]
+            assert per_member == pytest.approx(steps / 16)
+    one, two, vectorized = (document["rounds"][0][f"{name}: env steps/s"] for name in names)
+    ratios = {name: values[0] for name, values in document["ratios"].items()}
+    assert ratios == {
+        f"{pool} / (1 x 1 worker)": 1,
+        f"{pair} / (2 x 1 worker)": pytest.approx(two / one / 2),
+        "vectorized / 1 worker": pytest.approx(vectorized / one),
+    }
+    hours = [sum(1e9 / rates[f"{pair}: env steps/s"] for rates in document["rounds"]) / 2 / 3600]
+    assert document["median_cost_of_1e9_env_steps"][pair] == pytest.approx(hours[0] * 2 * 0.5)
+    assert "per 10^9 steps" in result.stdout
+
+
+def test_prices():
+    config = Config()
+    pool = Setup("pool", replace(config, backend="process_pool"), cores=4, workers=4)
+    gpu = Setup("gpu", replace(config, device="cuda"), cores=4)
+    assert [Prices().an_hour(each) for each in (pool, gpu)] == [None, None]
+    assert [Prices(core=0.5).an_hour(each) for each in (pool, gpu)] == [2, None]
+    assert [Prices(machine=3).an_hour(each) for each in (pool, gpu)] == [3, 3]
+    assert [Prices(core=0.5, machine=3).an_hour(each) for each in (pool, gpu)] == [2, 3]
+    rates = {"pool: env steps/s": 1e9 / 3600, "gpu: env steps/s": 2e9 / 3600}
+    costs = Prices(core=0.5, machine=3).costs([pool, gpu], rates)
+    assert costs == pytest.approx({"pool": 2, "gpu": 1.5})
+
+
 MISTAKES = [
     ([], "the following arguments are required: BENCH"),
     (["speed"], "invalid choice: 'speed'"),
@@ -178,6 +223,10 @@ MISTAKES = [
     (["policy", "--model", "gru", "--depth", "2"], "--depth cannot be chosen for --model gru"),
     (["policy", "--model", "lstm"], "invalid choice: 'lstm'"),
     (["policy", "--device", "abacus"], "device 'abacus' is not available"),
+    (["throughput", "--workers", "2", "0"], "--workers must be >= 1, got 0"),
+    (["throughput", "--price-per-core-hour", "0"], "--price-per-core-hour must be > 0, got 0.0"),
+    (["throughput", "--env", "Humanod-v5"], "unknown environment 'Humanod-v5'"),
+    (["throughput", "--population-size", "3"], "es.population_size must be even"),
     (["policy", "--max-gib", "0"], "--max-gib must be > 0, got 0"),
 ]
 

@@ -1,0 +1,223 @@
+"""How fast a population is evaluated in its environment, by whom: process pool, one batch, on a GPU.
+
+Every contestant is a `Trainer` on the same configuration but for who does the work, and runs generation 0
+again and again: the same members from the same reset seeds. Only whole generations count: ask, rollouts,
+update, statistics; no scoring, no files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from es_flipout.bench.report import Figures, Ratio, Watch, interleave
+from es_flipout.checkpoint import RunDirectory
+from es_flipout.config import Config, EvaluationConfig, LoggingConfig
+from es_flipout.trainer import Trainer
+
+VECTORIZED = "vectorized"
+
+
+def pool_name(workers: int) -> str:
+    """Returns what a process pool of so many workers is called."""
+    return "process pool, 1 worker" if workers == 1 else f"process pool, {workers} workers"
+
+
+def env_steps(name: str) -> str:
+    """Returns what a contestant's live env steps a second are called."""
+    return f"{name}: env steps/s"
+
+
+def members(name: str) -> str:
+    """Returns what a contestant's policies evaluated a second are called."""
+    return f"{name}: members/s"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A contestant.
+
+    Attributes:
+        name: what it is called.
+        config: of its run.
+        cores: CPU cores that it keeps busy.
+        workers: processes of a pool; None for no pool.
+    """
+
+    name: str
+    config: Config
+    cores: int
+    workers: int | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU takes part."""
+        return self.config.device != "cpu"
+
+
+def setups(config: Config, workers: Iterable[int], cores: int) -> list[Setup]:
+    """Returns all contestants that this machine can run.
+
+    Args:
+        config: what they have in common.
+        workers: sizes of the process pool; a pool of one is always among them, the unit of the others.
+        cores: threads of the vectorised ones.
+    """
+    common = replace(
+        config,
+        evaluation=EvaluationConfig(interval=0),
+        logging=LoggingConfig(tensorboard=False, histogram_interval=0),
+    )
+    found = [
+        Setup(pool_name(size), replace(common, backend="process_pool", threads=size), size, size)
+        for size in sorted({1, *workers})
+    ]
+    found.append(Setup(VECTORIZED, replace(common, threads=cores), cores))
+    if torch.cuda.is_available():
+        name = f"{VECTORIZED}, policy on the GPU"
+        found.append(Setup(name, replace(common, threads=cores, device="cuda"), cores))
+    return found
+
+
+class FirstGeneration:
+    """Runs generation 0 of a setup, from the same state each time.
+
+    Attributes:
+        env_steps: live env steps of the generation.
+    """
+
+    def __init__(self, setup: Setup, folder: Path) -> None:
+        """Builds the run, and runs its first generation once to warm up.
+
+        Args:
+            setup: the contestant.
+            folder: for its checkpoints.
+
+        Raises:
+            ValueError: if it cannot be run as configured.
+        """
+        self._name = setup.name
+        self._size = setup.config.es.population_size
+        self._start, self._run = (_make_run(folder / name) for name in ("start", "run"))
+        self._trainer = Trainer(setup.config)
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            self._trainer.train(self._start, max_generations=0)  # saves the state that it has now
+            self._generation()
+            stack.pop_all()
+        self.env_steps = self._trainer.env_steps
+
+    def _generation(self) -> float:
+        self._trainer.restore(self._start)
+        self._trainer.train(self._run, max_generations=1)
+        return self._trainer.seconds
+
+    def measure(self, least_seconds: float) -> Figures:
+        """Runs it for about so many seconds, and at least once; returns both rates."""
+        seconds, steps, generations = 0.0, 0, 0
+        while seconds < least_seconds or not generations:
+            seconds += self._generation()
+            steps += self._trainer.env_steps
+            generations += 1
+        return {
+            env_steps(self._name): steps / seconds,
+            members(self._name): generations * self._size / seconds,
+        }
+
+    def close(self) -> None:
+        """Ends its threads and processes."""
+        self._trainer.close()
+
+
+def _make_run(folder: Path) -> RunDirectory:
+    run = RunDirectory(folder)
+    run.checkpoints.mkdir(parents=True)
+    return run
+
+
+def measure_throughput(
+    contestants: Sequence[Setup], *, seconds: float, rounds: int, watch: Watch
+) -> tuple[list[dict[str, float]], dict[str, int]]:
+    """Measures all contestants, in alternating rounds.
+
+    Args:
+        contestants: as `setups` returns them.
+        seconds: least duration of a measurement.
+        rounds: number of rounds.
+        watch: see `report.Watch`.
+
+    Returns:
+        Live env steps/s and members/s of each contestant, by round; and the live env steps of the generation
+        that each of them ran, which agree as far as the back ends round alike.
+
+    Raises:
+        ValueError: if one cannot be run as configured.
+    """
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        runs: dict[str, FirstGeneration] = {}
+        for index, setup in enumerate(contestants):
+            watch(f"warm-up, {setup.name}", 0.0)
+            runs[setup.name] = stack.enter_context(closing(FirstGeneration(setup, Path(folder) / str(index))))
+
+        def contestant(run: FirstGeneration) -> Callable[[int], Figures]:
+            return lambda index: run.measure(seconds)
+
+        measured = interleave({name: contestant(run) for name, run in runs.items()}, rounds, watch)
+        return measured, {name: run.env_steps for name, run in runs.items()}
+
+
+def throughput_ratios(contestants: Sequence[Setup]) -> dict[str, Ratio]:
+    """Returns the ratios of interest.
+
+    Scaling efficiency is the rate of w workers over w times that of one. Equivalent CPU cores are the rate of
+    another contestant over that of one worker.
+    """
+    one = env_steps(pool_name(1))
+
+    def share(name: str, workers: int) -> Ratio:
+        return lambda rates: rates[env_steps(name)] / (workers * rates[one])
+
+    ratios = {efficiency(each): share(each.name, each.workers) for each in contestants if each.workers}
+    return ratios | {
+        equivalent_cores(each): share(each.name, 1) for each in contestants if each.workers is None
+    }
+
+
+def efficiency(setup: Setup) -> str:
+    """Returns what the scaling efficiency of a pool is called."""
+    return f"{setup.name} / ({setup.workers} x 1 worker)"
+
+
+def equivalent_cores(setup: Setup) -> str:
+    """Returns what the equivalent CPU cores of a contestant without workers are called."""
+    return f"{setup.name} / 1 worker"
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What an hour costs, in any currency; None if that is not known.
+
+    Attributes:
+        core: a CPU core; a contestant without a GPU pays for the cores that it keeps busy.
+        machine: the whole machine; paid by contestants with a GPU, and by all if no price of a core is known.
+    """
+
+    core: float | None = None
+    machine: float | None = None
+
+    def an_hour(self, setup: Setup) -> float | None:
+        """Returns what an hour of a contestant costs."""
+        if self.core is None or setup.on_gpu:
+            return self.machine
+        return self.core * setup.cores
+
+    def costs(self, contestants: Sequence[Setup], rates: Figures) -> dict[str, float]:
+        """Returns the cost of 10^9 live env steps of each contestant that a price is known for."""
+        hours = {each.name: 1e9 / rates[env_steps(each.name)] / 3600 for each in contestants}
+        prices = {each.name: self.an_hour(each) for each in contestants}
+        return {name: price * hours[name] for name, price in prices.items() if price is not None}

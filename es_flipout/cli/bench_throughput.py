@@ -1,0 +1,152 @@
+"""es-bench throughput: how fast populations are evaluated, by a process pool and in one batch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from es_flipout.bench.plots import Bars, Curve, Lines, Panel
+from es_flipout.bench.report import Figures, Ratio, Spread, compared, medians, ratios_within, spreads
+from es_flipout.bench.throughput import (
+    Prices,
+    Setup,
+    efficiency,
+    env_steps,
+    equivalent_cores,
+    measure_throughput,
+    members,
+    setups,
+    throughput_ratios,
+)
+from es_flipout.bench.timing import torch_threads
+from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.bench_common import (
+    Bench,
+    Report,
+    add_env_options,
+    add_timing_options,
+    env_config,
+    env_settings,
+)
+from es_flipout.cli.bench_display import Bar, make_table, number
+from es_flipout.cli.process import silence_mujoco
+from es_flipout.envs.engine import available_cores
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_env_options(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="sizes of the process pool (default: powers of two, and every core); 1 is always measured",
+    )
+    parser.add_argument("--threads", type=int, help="of the vectorised contestants (default: every core)")
+    for name, what in (
+        ("core", "of a CPU core; contestants without a GPU pay for the cores that they use"),
+        ("machine", "of the whole machine; for contestants with a GPU, and for all without a price per core"),
+    ):
+        parser.add_argument(f"--price-per-{name}-hour", type=float, metavar="PRICE", help=f"price {what}")
+    add_timing_options(parser, rounds=3, seconds=5.0)
+
+
+def _workers(parsed: argparse.Namespace) -> list[int]:
+    cores = available_cores()
+    powers = [2**exponent for exponent in range(cores.bit_length()) if 2**exponent <= cores]
+    workers: list[int] = parsed.workers or [*powers, cores]
+    if min(workers) < 1:
+        raise UsageError(f"--workers must be >= 1, got {min(workers)}")
+    return workers
+
+
+def _prices(parsed: argparse.Namespace) -> Prices:
+    for name in ("core", "machine"):
+        price = getattr(parsed, f"price_per_{name}_hour")
+        if price is not None and not price > 0:
+            raise UsageError(f"--price-per-{name}-hour must be > 0, got {price}")
+    return Prices(parsed.price_per_core_hour, parsed.price_per_machine_hour)
+
+
+def _run(parsed: argparse.Namespace) -> Report:
+    workers, prices = _workers(parsed), _prices(parsed)
+    config = env_config(parsed)
+    contestants = setups(config, workers, parsed.threads or available_cores())
+    silence_mujoco()
+    title = (
+        f"{parsed.env}, {config.es.population_size} members, {parsed.slots} slots, "
+        f"MLP {'-'.join(map(str, parsed.hidden_sizes))}, {parsed.rounds} rounds"
+    )
+    with torch_threads(1), Bar(title) as bar:  # one thread, as es-train has it
+        try:
+            rounds, steps = measure_throughput(
+                contestants, seconds=parsed.seconds, rounds=parsed.rounds, watch=bar.subject()
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    costs = [prices.costs(contestants, rates) for rates in rounds]
+    ratios = throughput_ratios(contestants)
+    body = {
+        **env_settings(parsed, config),
+        "price_per_core_hour": prices.core,
+        "price_per_machine_hour": prices.machine,
+        "cores": {each.name: each.cores for each in contestants},
+        "env_steps_a_generation": steps,
+        "medians": medians(rounds),
+        "median_cost_of_1e9_env_steps": medians(costs),
+        **compared(rounds, ratios),
+    }
+    device = next((each.config.device for each in contestants if each.on_gpu), "cpu")
+    table = _table(title, contestants, rounds, ratios, costs)
+    panels = _panels(contestants, rounds)
+    return Report(f"throughput_{parsed.env}", body, [table], title, panels, device)
+
+
+def _table(
+    title: str,
+    contestants: Sequence[Setup],
+    rounds: Sequence[Figures],
+    ratios: Mapping[str, Ratio],
+    costs: Sequence[Figures],
+) -> Table:
+    columns = ("env steps/s", "lowest..highest", "members/s", "efficiency", "equivalent cores")
+    table = make_table(title, "contestant", *columns, *(["per 10^9 steps"] if costs[0] else []))
+    rates, prices = spreads(rounds), medians(costs)
+    shares = {name: Spread.of(values) for name, values in ratios_within(rounds, ratios).items()}
+    for each in contestants:
+        rate = rates[env_steps(each.name)]
+        row = [number(rate.median), f"{number(rate.lowest)}..{number(rate.highest)}"]
+        row.append(number(rates[members(each.name)].median))
+        if each.workers:
+            row += [f"{shares[efficiency(each)].median:.0%}", ""]
+        else:
+            row += ["", number(shares[equivalent_cores(each)].median)]
+        if each.name in prices:
+            row.append(number(prices[each.name]))
+        table.add_row(each.name, *row)
+    return table
+
+
+def _panels(contestants: Sequence[Setup], rounds: Sequence[Figures]) -> list[Panel]:
+    rates = spreads(rounds)
+    by_workers = {float(each.workers): rates[env_steps(each.name)] for each in contestants if each.workers}
+    one = by_workers[1].median
+    linear = {workers: Spread(*[workers * one] * 3) for workers in by_workers}
+    curves = {"process pool": Curve(by_workers), "1 worker, times workers": Curve(linear, dashed=True)}
+    levels = {each.name: rates[env_steps(each.name)] for each in contestants if not each.workers}
+    evaluated = {each.name: rates[members(each.name)] for each in contestants}
+    return [
+        Lines("workers of the process pool", "live env steps/s", curves, levels),
+        Bars("members evaluated a second", evaluated),
+    ]
+
+
+BENCH = Bench(
+    name="throughput",
+    help="evaluation of populations: process pool by number of workers, vectorised, policy on a GPU",
+    add_options=_add_options,
+    quick={"slots": 64, "population_size": 64, "rounds": 2, "seconds": 0.5},
+    run=_run,
+)
