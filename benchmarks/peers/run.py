@@ -1,0 +1,273 @@
+r"""Live env steps/s of other libraries' evolution strategies and of es_flipout, in alternating rounds.
+
+python -m benchmarks.peers.run --peers-python PEERS/bin/python --rounds 3 --seconds 5 \
+    --json benchmarks/results/peers.json
+
+Each measurement is a process of its own, alone on the machine, and counts whole generations but the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.contestant import LEARNING_RATE, MAX_EPISODE_STEPS, SIGMA
+from es_flipout.bench.machine import describe_machine
+
+TASKS = ["HalfCheetah-v5", "Humanoid-v5"]
+POPULATIONS = [64, 256]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who takes part.
+
+    Attributes:
+        module: in `benchmarks.peers`.
+        is_peer: whether it runs in the peers' environment, or else in this one.
+        settings: what replaces the module's best settings.
+    """
+
+    module: str
+    is_peer: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+OURS = "ours"
+PHYSICS = "raw physics"
+CONTESTANTS = {
+    OURS: Contestant("ours", is_peer=False),
+    "ours, process pool": Contestant("ours", is_peer=False, settings={"backend": "process_pool"}),
+    "EvoTorch VecGymNE": Contestant("evotorch_vec"),
+    "EvoTorch GymNE": Contestant("evotorch_gym"),
+    "SB3-contrib ARS": Contestant("sb3_ars"),
+    "evosax Open_ES": Contestant("evosax_pool"),
+    "EvoX OpenES": Contestant("evox_pool"),
+}
+"""By name, in the order of a round."""
+
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}
+TIMEOUT = 240.0
+"""Seconds after which a measurement is given up."""
+ATTEMPTS = 2
+"""How often a measurement is tried: on a busy machine ray does not always start."""
+Round = dict[str, dict[str, Any]]
+"""The result of each contestant, as `contestant.Measurement` has it; one that failed is missing."""
+
+
+def rates(rounds: Sequence[Round], name: str) -> list[float]:
+    """Returns the live env steps/s of a contestant, or of the raw physics, in each round that has it."""
+    return [rate for each in rounds if (rate := rate_of(each, name)) is not None]
+
+
+def rate_of(round_: Round, name: str) -> float | None:
+    """Returns the live env steps/s of a contestant, or of the raw physics, in one round."""
+    result = round_.get(OURS if name == PHYSICS else name)
+    seconds = result and result["physics_seconds" if name == PHYSICS else "seconds"]
+    return result["env_steps"] / seconds if result and seconds else None
+
+
+def ratios(rounds: Sequence[Round], name: str, other: str) -> list[float]:
+    """Returns the rate of one over that of another, in each round that has both."""
+    pairs = [(rate_of(each, name), rate_of(each, other)) for each in rounds]
+    return [x / y for x, y in pairs if x is not None and y is not None]
+
+
+def fastest_peer(rounds: Sequence[Round]) -> str | None:
+    """Returns the peer of the highest median rate; None if there is none."""
+    medians = {
+        name: statistics.median(values)
+        for name, contestant in CONTESTANTS.items()
+        if contestant.is_peer and (values := rates(rounds, name))
+    }
+    return max(medians, key=lambda name: medians[name], default=None)
+
+
+def table(rounds: Sequence[Round]) -> str:
+    """Returns the medians over rounds as a table, and how far ours is ahead of the fastest peer."""
+    heads = f"{'env steps/s':>12}{'least':>10}{'most':>10}{'/ physics':>11}{'ours / it':>11}{'length':>8}"
+    lines = [f"  {'':20}{heads}"]
+    for name in (PHYSICS, *CONTESTANTS):
+        values = rates(rounds, name)
+        if not values:
+            continue
+        shares, leads = ratios(rounds, name, PHYSICS), ratios(rounds, OURS, name)
+        results = [each[key] for each in rounds if (key := OURS if name == PHYSICS else name) in each]
+        length = statistics.median(result["env_steps"] / result["episodes"] for result in results)
+        lines.append(
+            f"  {name:20}{statistics.median(values):12,.0f}{min(values):10,.0f}{max(values):10,.0f}"
+            f"{_median(shares):>11}{_median(leads):>11}{length:8.1f}"
+        )
+    peer = fastest_peer(rounds)
+    if peer is not None:
+        for name, contestant in CONTESTANTS.items():
+            if not contestant.is_peer and (leads := ratios(rounds, name, peer)):
+                spread = f"{min(leads):.2f} to {max(leads):.2f}"
+                lines.append(f"  {name} / fastest peer ({peer}): {statistics.median(leads):.2f} ({spread})")
+    return "\n".join(lines)
+
+
+def _median(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f}" if values else "-"
+
+
+def measure(contestant: Contestant, python: str, case: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs one measurement in a process of its own; returns its result.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    root = Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryDirectory(prefix="peers") as folder, process_tree():
+        result, log = Path(folder, "result.json"), Path(folder, "log")
+        options = [f"--{name}={value}" for name, value in case.items()]
+        options += [f"--settings={json.dumps(contestant.settings)}", f"--result={result}"]
+        command = [python, "-m", f"benchmarks.peers.{contestant.module}", *options]
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(root), "RAY_TMPDIR": folder}
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
+            )
+            try:
+                status: object = process.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                status = f"nothing after {TIMEOUT:.0f} s"
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(10)
+        if status != 0:
+            raise RuntimeError(f"{status}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+        answer: dict[str, Any] = json.loads(result.read_text())
+        return answer
+
+
+@contextmanager
+def process_tree() -> Iterator[None]:
+    """Kills what was started inside and still lives: processes of processes, orphaned or not."""
+    adopt_orphans, libc = 36, ctypes.CDLL(None)  # PR_SET_CHILD_SUBREAPER
+    libc.prctl(adopt_orphans, 1, 0, 0, 0)
+    before = descendants(os.getpid())
+    try:
+        yield
+    finally:
+        while children := descendants(os.getpid()) - before:
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(-1, 0)
+
+
+def descendants(parent: int) -> set[int]:
+    """Returns the ids of the children of a process, of theirs, and so on."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found: set[int] = set()
+    while new := {child for child, of in parents.items() if of in {parent, *found}} - found:
+        found |= new
+    return found
+
+
+def _without_paths(arguments: Sequence[str]) -> list[str]:
+    """Returns the command line without where the peers' interpreter lies on this machine."""
+    hidden = {index + 1 for index, word in enumerate(arguments) if word == "--peers-python"}
+    return ["PEERS/bin/python" if index in hidden else word for index, word in enumerate(arguments)]
+
+
+def attempt(contestant: Contestant, python: str, case: Mapping[str, Any]) -> dict[str, Any]:
+    """Does what `measure` does, and once more if it fails."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return measure(contestant, python, case)
+        except RuntimeError as error:
+            print(f"tried again, since it failed: {error}", flush=True)
+    return measure(contestant, python, case)
+
+
+def summary(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Returns what the table says, for the JSON."""
+    peer = fastest_peer(rounds)
+    names = [name for name in (PHYSICS, *CONTESTANTS) if rates(rounds, name)]
+    return {
+        "env_steps_per_second": {name: statistics.median(rates(rounds, name)) for name in names},
+        "fastest_peer": peer,
+        "over_fastest_peer": {name: ratios(rounds, name, peer) for name in names} if peer else {},
+    }
+
+
+def main() -> None:
+    """Measures, prints, and writes the JSON after each measurement."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--peers-python", type=Path, default=Path(sys.executable), help="interpreter that has the peers"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="least duration of a measurement")
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--populations", nargs="+", type=int, default=POPULATIONS)
+    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--json", type=Path, help="file for the results")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    peers_python = str(arguments.peers_python.absolute())
+    document: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.peers.run", *_without_paths(sys.argv[1:])]),
+        "machine": describe_machine(),
+        "versions": {},
+        "max_episode_steps": MAX_EPISODE_STEPS,
+        "sigma": SIGMA,
+        "learning_rate": LEARNING_RATE,
+        "cases": [],
+    }
+    failures = 0
+    for task, population in itertools.product(arguments.tasks, arguments.populations):
+        rounds: list[Round] = []
+        case: dict[str, Any] = {"task": task, "population": population, "rounds": rounds}
+        document["cases"].append(case)
+        for seed, name in itertools.product(range(arguments.rounds), arguments.contestants):
+            if len(rounds) == seed:
+                rounds.append({})
+            contestant = CONTESTANTS[name]
+            options = {"task": task, "population": population, "seconds": arguments.seconds, "seed": seed}
+            label = f"{task} population {population} round {seed + 1} {name:20}"
+            try:
+                result = attempt(contestant, peers_python if contestant.is_peer else sys.executable, options)
+            except RuntimeError as error:
+                failures += 1
+                print(f"{label} failed: {error}", flush=True)
+                continue
+            document["versions"][name] = result.pop("versions")
+            rounds[seed][name] = {"seed": seed, **result}
+            rate, length = rate_of(rounds[seed], name), result["env_steps"] / result["episodes"]
+            print(f"{label}{rate:10,.0f} env steps/s, length {length:.1f}", flush=True)
+            case["summary"] = summary(rounds)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+        print(f"\n{task}, population {population}\n{table(rounds)}\n", flush=True)
+    sys.exit(failures > 0)
+
+
+if __name__ == "__main__":
+    main()

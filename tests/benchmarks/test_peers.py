@@ -1,0 +1,186 @@
+"""The comparison with other libraries: episodes of the pool, what is counted, the summary, no orphans."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from benchmarks.peers import run
+from benchmarks.peers.contestant import Job, time_generations
+from benchmarks.peers.pool import EpisodePool, Moments, Shared, _run_generation, make_envs
+
+TASK, LIMIT, POPULATION = "InvertedPendulum-v5", 8, 21
+# A member has one weight, the force that it pushes with: some fall early, others stand until the limit.
+FORCES = np.resize(np.float32([[0.0], [3.0], [-3.0], [0.01]]), (POPULATION, 1))
+
+
+class ConstantForces:
+    """Policies that look at nothing."""
+
+    def __init__(self, observations, actions, slots):
+        self.forces = np.zeros((slots, 1), np.float32)
+
+    def load(self, slot, weights):
+        self.forces[slot] = weights
+
+    def move(self, source, target):
+        self.forces[target] = self.forces[source]
+
+    def normalize(self, mean, scale):
+        self.statistics = mean, scale
+
+    def act(self, observations, live):
+        return self.forces
+
+
+class Watched(gym.Wrapper):
+    """Refuses to be stepped after an episode has ended, and counts steps."""
+
+    steps, running = 0, False
+
+    def reset(self, **kwargs):
+        self.running, self.length = True, 0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        assert self.running
+        self.steps += 1
+        self.length += 1
+        result = super().step(action)
+        self.running = not result[2] and self.length < LIMIT
+        return result
+
+
+def check(returns, lengths) -> None:
+    """The reward of InvertedPendulum is 1 a step, and 0 for the step in which it falls."""
+    pushes = np.abs(FORCES[:, 0]) > 1
+    assert (lengths[pushes] < LIMIT).all()
+    assert (lengths[~pushes] == LIMIT).all()
+    np.testing.assert_array_equal(returns, lengths - pushes)
+
+
+@pytest.mark.parametrize("slots", [1, 4, POPULATION + 3])
+def test_each_member_has_one_episode_and_only_live_steps_are_taken(slots):
+    shared = Shared(
+        multiprocessing.RawArray(ctypes.c_float, FORCES.ravel()),
+        multiprocessing.RawArray(ctypes.c_double, [np.nan] * POPULATION),
+        multiprocessing.RawArray(ctypes.c_int64, POPULATION),
+        multiprocessing.Value(ctypes.c_int64, 0),
+    )
+    envs = [Watched(env) for env in make_envs(TASK, range(slots))]
+    policies = ConstantForces(envs[0].observation_space, envs[0].action_space, slots)
+    moments = _run_generation(shared, POPULATION, LIMIT, envs, policies)
+    _, returns, lengths = shared.arrays(POPULATION)
+    check(returns, lengths)
+    assert moments.count == lengths.sum() == sum(env.steps for env in envs)
+
+
+@pytest.mark.parametrize(("processes", "slots"), [(1, 4), (3, 2)])
+def test_the_pool_shares_a_population_out_and_gathers_its_moments(processes, slots):
+    pool = EpisodePool(
+        *(TASK, LIMIT, ConstantForces),
+        population_size=POPULATION,
+        num_weights=1,
+        processes=processes,
+        slots=slots,
+        seed=0,
+    )
+    steps = 0
+    with pool:
+        for _ in range(2):
+            returns, lengths = pool.evaluate(FORCES)
+            check(returns, lengths)
+            steps += lengths.sum()
+    assert pool.moments.count == steps
+
+
+def fails(observations, actions, slots):
+    raise ValueError("no such policy")
+
+
+def test_a_failing_worker_is_heard_of():
+    with (
+        EpisodePool(
+            TASK, LIMIT, fails, population_size=4, num_weights=1, processes=1, slots=2, seed=0
+        ) as pool,
+        pytest.raises(RuntimeError, match="no such policy"),
+    ):
+        pool.evaluate(FORCES[:4])
+
+
+def test_moments_are_those_of_all_rows():
+    rows = np.random.default_rng(0).normal(3.0, 2.0, (50, 4)).astype(np.float32)
+    moments, other = Moments(4), Moments(4)
+    moments.add(rows[:20])
+    other.add(rows[20:])
+    moments.merge(other)
+    mean, scale = moments.mean_and_scale()
+    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(1 / scale, rows.std(axis=0), rtol=1e-5)
+
+
+def test_the_first_generation_is_not_counted():
+    generations = iter([(1000, 1), (10, 2), (20, 2), (40, 2)])
+
+    def run_generation() -> tuple[int, int]:
+        time.sleep(0.03)
+        return next(generations)
+
+    result = time_generations(run_generation, 0.05, {})
+    assert (result.env_steps, result.episodes, result.generations) == (30, 4, 2)
+    assert 0.06 <= result.seconds < 0.09
+
+
+def test_settings_that_do_not_exist_are_refused():
+    job = Job(TASK, 4, 1.0, 0, {"slots": 3})
+    assert job.settings({"slots": 1, "processes": 2}) == {"slots": 3, "processes": 2}
+    with pytest.raises(ValueError, match="slots"):
+        job.settings({"processes": 2})
+
+
+def result(rate: float, physics: float | None = None) -> dict[str, object]:
+    return {
+        "env_steps": 600,
+        "episodes": 20,
+        "seconds": 600 / rate,
+        "physics_seconds": physics and 600 / physics,
+    }
+
+
+def test_the_summary_is_of_medians_and_of_ratios_within_a_round():
+    rounds = [
+        {"ours": result(900, 1000), "EvoX OpenES": result(300), "SB3-contrib ARS": result(100)},
+        {"ours": result(400, 500), "EvoX OpenES": result(200), "SB3-contrib ARS": result(500)},
+        {"ours": result(800, 1600), "EvoX OpenES": result(200)},
+    ]
+    assert run.fastest_peer(rounds) == "SB3-contrib ARS"  # the median of two
+    del rounds[1]["SB3-contrib ARS"]
+    assert run.fastest_peer(rounds) == "EvoX OpenES"
+    assert run.ratios(rounds, "ours", "EvoX OpenES") == pytest.approx([3.0, 2.0, 4.0])
+    assert run.rates(rounds, run.PHYSICS) == pytest.approx([1000, 500, 1600])
+    lines = {line.split("  ")[1].strip(): line.split() for line in run.table(rounds).splitlines()[1:]}
+    assert lines["EvoX OpenES"][2:] == ["200", "200", "300", "0.30", "3.00", "30.0"]
+    assert lines["ours"][1:] == ["800", "400", "900", "0.80", "1.00", "30.0"]
+    assert "ours / fastest peer (EvoX OpenES): 3.00 (2.00 to 4.00)" in run.table(rounds)
+
+
+def test_a_measurement_leaves_no_process_behind(tmp_path: Path):
+    with run.process_tree():
+        # A child whose own child is orphaned, in another session.
+        command = ["sh", "-c", f"setsid sleep 60 & echo $! > {tmp_path}/id"]
+        subprocess.run(command, check=True)
+        orphan = int((tmp_path / "id").read_text())
+        assert orphan in run.descendants(os.getpid())
+    with pytest.raises(ProcessLookupError):
+        os.kill(orphan, 0)
+    with suppress(ChildProcessError):
+        os.waitpid(orphan, os.WNOHANG)
