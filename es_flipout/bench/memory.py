@@ -5,9 +5,9 @@ A process's peak memory never falls, so every measurement starts a fresh one.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from es_flipout.bench.families import FAMILIES, SIGMA
 from es_flipout.bench.policy import Point
 from es_flipout.bench.report import Figures, Watch, interleave, medians
 from es_flipout.bench.timing import synchronize
+from es_flipout.processes import end_processes, start_process
 from es_flipout.strategy import FlipoutES
 
 STEPS = ("ask", "gradient", "tell")
@@ -90,6 +91,25 @@ def _memory(device: torch.device, *, peak: bool) -> int:
     return 1024 * int(next(line for line in status if line.startswith(field)).split()[1])
 
 
+def _serve(connection: Connection, *arguments: Any) -> None:
+    connection.send(measure_generation(*arguments))
+
+
+def _in_a_process(family: str, *arguments: Any) -> dict[str, float]:
+    """Returns what `measure_generation` does in a new process."""
+    process, connection = start_process(_serve, family, *arguments)
+    with closing(connection):
+        try:
+            measured: dict[str, float] = connection.recv()
+        except EOFError as error:
+            process.join()
+            raise ValueError(
+                f"the process that measured {family} died (exit code {process.exitcode}): out of memory?"
+            ) from error
+    end_processes([process])
+    return measured
+
+
 def measure_memory(
     point: Point, device: torch.device, *, threads: int, seed: int, rounds: int, watch: Watch
 ) -> list[dict[str, Any]]:
@@ -98,16 +118,14 @@ def measure_memory(
     Returns:
         For a JSON document, for each family: seconds of ask, gradient and tell, and the peak growth of memory
         in bytes, by round and in the median.
+
+    Raises:
+        ValueError: if a process dies.
     """
 
-    def measure(family: str) -> dict[str, float]:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, context) as pool:
-            arguments = (family, point, str(device), threads, seed)
-            return pool.submit(measure_generation, *arguments).result()
-
     def contestant(family: str) -> Figures:
-        return {f"{family}: {name}": value for name, value in measure(family).items()}
+        measured = _in_a_process(family, point, str(device), threads, seed)
+        return {f"{family}: {name}": value for name, value in measured.items()}
 
     contestants = {family: lambda index, family=family: contestant(family) for family in FAMILIES}
     results = interleave(contestants, rounds, watch)

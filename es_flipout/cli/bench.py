@@ -7,14 +7,15 @@ import shlex
 from collections.abc import Sequence
 
 from es_flipout.bench.report import document
-from es_flipout.cli import bench_env, bench_policy, bench_throughput
+from es_flipout.cli import bench_env, bench_policy, bench_throughput, bench_update
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import Bench, make_folder, write
 from es_flipout.cli.bench_display import print_tables
 from es_flipout.cli.process import UsageParser, run_command
 
 BENCHES: dict[str, Bench] = {
-    bench.name: bench for bench in (bench_env.BENCH, bench_policy.BENCH, bench_throughput.BENCH)
+    bench.name: bench
+    for bench in (bench_env.BENCH, bench_policy.BENCH, bench_update.BENCH, bench_throughput.BENCH)
 }
 
 

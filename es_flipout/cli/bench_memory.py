@@ -12,6 +12,7 @@ from es_flipout.bench.memory import PEAK, STEPS, measure_memory
 from es_flipout.bench.plots import Bars
 from es_flipout.bench.policy import Point
 from es_flipout.bench.report import Spread
+from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import Report
 from es_flipout.cli.bench_display import Bar, make_table, number
 
@@ -38,9 +39,12 @@ def run_memory(
         settings: what the document says first.
     """
     with Bar("es-bench policy --memory") as bar:
-        results = measure_memory(
-            point, device, threads=threads, seed=parsed.seed, rounds=parsed.rounds, watch=bar.subject()
-        )
+        try:
+            results = measure_memory(
+                point, device, threads=threads, seed=parsed.seed, rounds=parsed.rounds, watch=bar.subject()
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     name = point.make_model().name
     title = f"a generation's noise: {name}, {point.population_size:,} members, {device.type}"
     table = make_table(title, "noise", *(f"{step}, s" for step in STEPS), "memory, MB")

@@ -189,6 +189,29 @@ def test_throughput(measure):
     assert "per 10^9 steps" in result.stdout
 
 
+def test_update(measure):
+    sizes = ("--hidden-sizes", 32, "--conv-scales", 0.05, "--samples", 16, "--members-per-base", 4)
+    result = measure("update", *sizes, *FAST, "--workers", 1, "--threads", 1, "--pool-samples", 9)
+    document = result.document("update_cpu")
+    assert (document["samples"], document["members_per_base"], document["workers"]) == (16, 4, 1)
+    connected, convolutional = document["results"]
+    assert (connected["name"], connected["size"]) == ("MLP 784-32-32-10", 32)
+    assert connected["paper"] == {"FlipES, one GPU": 0.12, "cpuES, 40 cores": 0.51}
+    assert (convolutional["name"], convolutional["paper"]) == ("ConvNet 5x5 2/3, 26", None)
+    names = ["flipout", "flipout, 1 base", "low rank 1", "process pool"]
+    for each in document["results"]:
+        assert (each["pool_samples"], each["pool_scale"]) == (8, 2)
+        assert len(each["rounds"]) == 2
+        assert list(each["rounds"][0]) == list(each["medians"]) == names
+        first = each["rounds"][0]
+        for name in names[:-1]:
+            ratio = each["ratios"][f"process pool / {name}"][0]
+            assert ratio == pytest.approx(first["process pool"] / first[name])
+        assert_positive(each["rounds"])
+    assert "~" in result.stdout
+    assert "FlipES" in result.stdout
+
+
 def test_prices():
     config = Config()
     pool = Setup("pool", replace(config, backend="process_pool"), cores=4, workers=4)
@@ -227,6 +250,12 @@ MISTAKES = [
     (["throughput", "--price-per-core-hour", "0"], "--price-per-core-hour must be > 0, got 0.0"),
     (["throughput", "--env", "Humanod-v5"], "unknown environment 'Humanod-v5'"),
     (["throughput", "--population-size", "3"], "es.population_size must be even"),
+    (["update", "--samples", "100"], "--samples must be a multiple of --members-per-base 40, got 100"),
+    (["update", "--members-per-base", "25"], "--members-per-base must be even (antithetic pairs"),
+    (["update", "--hidden-sizes", "--conv-scales"], "there is no network to measure"),
+    (["update", "--hidden-sizes", "32", "0"], "--hidden-sizes must be > 0, got 0"),
+    (["update", "--pool-samples", "0"], "--pool-samples must be > 0, got 0"),
+    (["update", "--device", "abacus"], "device 'abacus' is not available"),
     (["policy", "--max-gib", "0"], "--max-gib must be > 0, got 0"),
 ]
 

@@ -1,0 +1,200 @@
+"""es-bench update: seconds of an update of supervised evolution strategies, after the paper's figure 5."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from es_flipout.bench.paper import Kind, Network
+from es_flipout.bench.plots import Curve, Lines, Panel
+from es_flipout.bench.report import Spread, spreads
+from es_flipout.bench.timing import checked_device, torch_threads
+from es_flipout.bench.update import (
+    FLIPOUT,
+    LOW_RANK,
+    ONE_BASE,
+    POOL,
+    Settings,
+    measure_network,
+)
+from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.bench_common import Bench, Report, add_device_options, add_timing_options
+from es_flipout.cli.bench_display import Bar, make_table, number
+from es_flipout.envs.engine import available_cores
+
+CONTESTANTS = (FLIPOUT, ONE_BASE, LOW_RANK, POOL)
+SIZES: dict[Kind, str] = {
+    "fully connected": "hidden size H of 784-H-H-10",
+    "convolutional": "scale of the ConvNet",
+}
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hidden-sizes",
+        type=int,
+        nargs="*",
+        default=[32, 128, 512, 2048],
+        metavar="H",
+        help="fully connected networks 784-H-H-10 (32 128 512 2048)",
+    )
+    parser.add_argument(
+        "--conv-scales",
+        type=float,
+        nargs="*",
+        default=[0.25, 0.75, 1.0, 1.5],
+        metavar="S",
+        help="ConvNets: 5x5 convolutions of 32 and 64 channels, a layer of 512, times S (0.25 0.75 1 1.5)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=5000, help="members, an image each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--members-per-base",
+        type=int,
+        default=40,
+        help="of flipout with several bases (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, help="of the process pool (default: every core)")
+    parser.add_argument(
+        "--pool-samples",
+        type=int,
+        help="members that the process pool is measured on; its seconds are scaled to --samples (default: as "
+        "many as have 500 million weights between them)",
+    )
+    parser.add_argument(
+        "--max-gib",
+        type=float,
+        default=1.0,
+        help="memory for the activations of a batch (default: %(default)s)",
+    )
+    add_device_options(parser)
+    add_timing_options(parser, rounds=3, seconds=0.5)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    for name in (
+        "hidden_sizes",
+        "conv_scales",
+        "samples",
+        "members_per_base",
+        "workers",
+        "pool_samples",
+        "max_gib",
+    ):
+        values = getattr(parsed, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be > 0, got {value}")
+    if not parsed.hidden_sizes and not parsed.conv_scales:
+        raise UsageError("there is no network to measure: give --hidden-sizes or --conv-scales")
+    if parsed.members_per_base % 2:
+        raise UsageError(
+            f"--members-per-base must be even (antithetic pairs share a base), got {parsed.members_per_base}"
+        )
+    if parsed.samples % parsed.members_per_base:
+        raise UsageError(
+            f"--samples must be a multiple of --members-per-base {parsed.members_per_base}, "
+            f"got {parsed.samples}"
+        )
+
+
+def _run(parsed: argparse.Namespace) -> Report:
+    _check(parsed)
+    try:
+        device = checked_device(parsed.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    settings = Settings(
+        samples=parsed.samples,
+        members_per_base=parsed.members_per_base,
+        workers=parsed.workers or available_cores(),
+        pool_samples=parsed.pool_samples,
+        max_bytes=int(parsed.max_gib * 2**30),
+        seconds=parsed.seconds,
+        rounds=parsed.rounds,
+        seed=parsed.seed,
+    )
+    networks = [Network("fully connected", size) for size in parsed.hidden_sizes]
+    networks += [Network("convolutional", scale) for scale in parsed.conv_scales]
+    threads = parsed.threads or available_cores()
+    results: list[dict[str, Any]] = []
+    with torch_threads(threads), Bar("es-bench update", len(networks)) as bar:
+        for network in networks:
+            watch = bar.subject(f"{network.kind} {network.size:g}")
+            results.append(measure_network(network, device, settings, watch))
+    body = {
+        "device": parsed.device,
+        "torch_threads": threads,
+        "samples": settings.samples,
+        "members_per_base": settings.members_per_base,
+        "workers": settings.workers,
+        "seed": settings.seed,
+        "paper_is": "Wen et al. (ICLR 2018), figure 5: seconds an update of 5,000 samples, on other machines",
+        "results": results,
+    }
+    workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
+    title = f"seconds an update of {settings.samples:,} samples, {device.type}; process pool of {workers}"
+    panels = _panels(results)
+    tables = [_table(title, results), _spreads_table(results)]
+    return Report(f"update_{device.type}", body, tables, title, panels, parsed.device)
+
+
+def _table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
+    table = make_table(title, "", *CONTESTANTS, "pool / flipout", "FlipES *", "cpuES *", "ratio *")
+    for result in results:
+        row = [_mark(result, name) + number(result["medians"][name]) for name in CONTESTANTS]
+        row.append(number(result["median_ratios"][f"{POOL} / {FLIPOUT}"]))
+        if (figures := result["paper"]) is not None:
+            flipout, pool = figures.values()
+            row += [f"{flipout:g}", f"{pool:g}", number(pool / flipout)]
+        table.add_row(result["name"], *row)
+    table.caption = (
+        "medians; ~ measured on fewer samples and scaled up; * the paper's, 5,000 samples on other machines: "
+        "FlipES on one GPU, cpuES on 40 cores"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _spreads_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    table = make_table("lowest..highest", "", *CONTESTANTS, "samples of the pool")
+    for result in results:
+        found = spreads(result["rounds"])
+        spans = [f"{number(found[name].lowest)}..{number(found[name].highest)}" for name in CONTESTANTS]
+        table.add_row(result["name"], *spans, f"{result['pool_samples']:,}")
+    return table
+
+
+def _mark(result: Mapping[str, Any], name: str) -> str:
+    return "~" if name == POOL and result["pool_scale"] != 1 else ""
+
+
+def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    panels: list[Panel] = []
+    for kind, label in SIZES.items():
+        own = {result["size"]: result for result in results if result["network"] == kind}
+        if not own:
+            continue
+        curves = {
+            name: Curve({size: spreads(own[size]["rounds"])[name] for size in sorted(own)})
+            for name in CONTESTANTS
+        }
+        known = {size: own[size]["paper"] for size in sorted(own) if own[size]["paper"] is not None}
+        for name in next(iter(known.values()), {}):
+            points = {size: Spread(*[figures[name]] * 3) for size, figures in known.items()}
+            curves[f"paper, 5,000 samples: {name}"] = Curve(points, dashed=True)
+        panels.append(Lines(label, "seconds an update", curves))
+    return panels
+
+
+BENCH = Bench(
+    name="update",
+    help="seconds of an update of supervised evolution strategies, as in figure 5 of the flipout paper",
+    add_options=_add_options,
+    quick={"hidden_sizes": [32, 128], "conv_scales": [0.25], "samples": 400, "rounds": 2, "seconds": 0.1},
+    run=_run,
+)
