@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Sequence
 
@@ -35,7 +36,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parsed = parser.parse_args(arguments)
     if parsed.rounds is not None and parsed.rounds < 1:
         raise UsageError(f"--rounds must be >= 1, got {parsed.rounds}")
-    if not parsed.seconds > 0:
+    if not (parsed.seconds > 0 and math.isfinite(parsed.seconds)):
         raise UsageError(f"--seconds must be > 0, got {parsed.seconds}")
     if getattr(parsed, "threads", None) is not None and parsed.threads < 1:
         raise UsageError(f"--threads must be >= 1, got {parsed.threads}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,9 +103,9 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="torch threads on the CPU (default: every core)")
 
 
-def add_env_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the environment and the policy that runs in it."""
-    parser.add_argument("--env", default="Humanoid-v5", help="a native task (default: %(default)s)")
+def add_env_options(parser: argparse.ArgumentParser, *, env: str) -> None:
+    """Adds the environment, which `env` describes, and the policy that runs in it."""
+    parser.add_argument("--env", default="Humanoid-v5", help=f"{env} (default: %(default)s)")
     parser.add_argument(
         "--env-kwargs", default="{}", help="its keyword arguments, as YAML: '{frame_skip: 4}'"
     )
@@ -157,6 +158,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out: cannot make the folder {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--out: cannot write to {folder}")
 
 
 def write(folder: Path, report: Report, document: Mapping[str, Any]) -> list[Path]:

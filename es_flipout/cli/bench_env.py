@@ -22,7 +22,7 @@ from es_flipout.cli.process import silence_mujoco
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_env_options(parser)
+    add_env_options(parser, env="a native task")
     parser.add_argument("--threads", type=int, help="physics threads (default: every core)")
     add_timing_options(parser, rounds=3, seconds=5.0)
 

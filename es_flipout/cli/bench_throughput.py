@@ -36,7 +36,7 @@ from es_flipout.envs.engine import available_cores
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_env_options(parser)
+    add_env_options(parser, env="any task that es-train takes")
     parser.add_argument(
         "--workers",
         type=int,

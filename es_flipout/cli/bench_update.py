@@ -24,6 +24,7 @@ from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import Bench, Report, add_device_options, add_timing_options
 from es_flipout.cli.bench_display import Bar, make_table, number
 from es_flipout.envs.engine import available_cores
+from es_flipout.evaluators import WorkerError
 
 CONTESTANTS = (FLIPOUT, ONE_BASE, LOW_RANK, POOL)
 SIZES: dict[Kind, str] = {
@@ -125,7 +126,10 @@ def _run(parsed: argparse.Namespace) -> Report:
     with torch_threads(threads), Bar("es-bench update", len(networks)) as bar:
         for network in networks:
             watch = bar.subject(f"{network.kind} {network.size:g}")
-            results.append(measure_network(network, device, settings, watch))
+            try:
+                results.append(measure_network(network, device, settings, watch))
+            except WorkerError as error:
+                raise UsageError(f"the process pool: {error}") from error
     body = {
         "device": parsed.device,
         "torch_threads": threads,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from es_flipout.bench import memory
 from es_flipout.bench.env import RATIOS
 from es_flipout.bench.families import FAMILIES
 from es_flipout.bench.throughput import Prices, Setup
@@ -147,26 +151,29 @@ def test_policy_leaves_out_independent_noise_that_does_not_fit(measure):
     assert "> --max-gib" in result.stdout
 
 
-def test_policy_memory(measure):
+def test_policy_memory(measure, monkeypatch):
+    # A process for each takes its time to start.
+    families = ["flipout", "independent"]
+    monkeypatch.setattr(memory, "FAMILIES", {name: FAMILIES[name] for name in families})
     result = measure("policy", "--memory", *("--population-size", "32", "--width", "8", "--rounds", "1"))
     document = result.document("policy_memory_cpu")
     assert document["policy"] == "MLP 348-8-8-17"
     assert document["population_size"] == 32
-    assert [each["family"] for each in document["results"]] == list(FAMILIES)
+    assert [each["family"] for each in document["results"]] == families
     for each in document["results"]:
         assert list(each["rounds"][0]) == ["ask", "gradient", "tell", "peak_growth_bytes"]
         assert each["medians"] == each["rounds"][0]
         assert_positive(*(each["medians"][step] for step in ("ask", "gradient", "tell")))
 
 
-def test_throughput(measure):
+def test_throughput(measure, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # that would be one contestant more
     sizes = ("--population-size", 16, "--hidden-sizes", 4, "--workers", 2, "--threads", 1)
     result = measure("throughput", *TINY_ENV, *FAST, *sizes, "--price-per-core-hour", 0.5)
     document = result.document("throughput_InvertedPendulum-v5")
     pool, pair = "process pool, 1 worker", "process pool, 2 workers"
     names = [pool, pair, "vectorized"]
     figures = [f"{name}: {what}" for name in names for what in ("env steps/s", "members/s")]
-    assert not torch.cuda.is_available(), "one contestant more"
     assert len(document["rounds"]) == 2
     assert list(document["rounds"][0]) == list(document["medians"]) == figures
     assert document["cores"] == {pool: 1, pair: 2, "vectorized": 1}
@@ -231,6 +238,7 @@ MISTAKES = [
     (["env", "--rounds", "0"], "--rounds must be >= 1, got 0"),
     (["policy", "--rounds", "-1"], "--rounds must be >= 1, got -1"),
     (["env", "--seconds", "0"], "--seconds must be > 0, got 0"),
+    (["env", "--seconds", "inf"], "--seconds must be > 0, got inf"),
     (["env", "--seed", "-1"], "--seed must be >= 0, got -1"),
     (["env", "--threads", "0"], "--threads must be >= 1, got 0"),
     (["env", "--slots", "many"], "invalid int value: 'many'"),
@@ -268,6 +276,20 @@ def test_a_mistake_is_one_line_and_status_2(run, arguments, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_a_terminal_gets_a_progress_bar_that_is_no_part_of_the_result(tmp_path):
+    program = "import sys; from es_flipout.cli.bench import main; sys.exit(main())"
+    sizes = ["--population-size", "16", "--width", "8", "--depth", "1"]
+    command = [sys.executable, "-c", program, "policy", *sizes, *FAST, "--threads", "1"]
+    script = ["script", "-qec", f"{shlex.join(command)} >{tmp_path}/stdout", "/dev/null"]
+    result = subprocess.run(script, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, result.stdout
+    assert "es-bench policy, mlp, P 16, width 8, depth 1: " in result.stdout
+    assert "\x1b[" in result.stdout
+    printed = (tmp_path / "stdout").read_text()
+    assert "forward, ms" in printed
+    assert "\x1b[" not in printed
 
 
 @pytest.mark.parametrize("name", bench.BENCHES)
