@@ -37,7 +37,7 @@ SWEEPS: dict[str, dict[str, list[int]]] = {
 }
 """Default sweep of each model; the first of each list is that of the base point."""
 QUICK_SWEEPS: dict[str, dict[str, list[int]]] = {
-    "mlp": {"population_size": [256, 64], "width": [64, 32], "depth": [2, 1]},
+    "mlp": {"population_size": [256, 64], "width": [64, 32], "depth": [2]},
     "gru": {"population_size": [256, 64], "width": [64, 32], "depth": [1]},
     "convnet": {"population_size": [32, 16], "width": [512], "depth": [1]},
 }
