@@ -6,10 +6,12 @@ import contextlib
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 CONTEXT = mp.get_context("forkserver")
@@ -25,16 +27,33 @@ def start_process(serve: Serve, *args: Any) -> tuple[BaseProcess, Connection]:
 
     Args:
         serve: a function of a module, called there with the other end of the connection, then `args`.
-        args: what can be pickled, or is memory of `CONTEXT.RawArray`.
+        args: what can be pickled, or is memory of `CONTEXT.RawArray`. Whatever may be of the user's main
+            module must be bytes, pickled by cloudpickle.
 
     Returns:
         The process, and this end of its connection.
     """
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_run, args=(serve, theirs, *args), daemon=True)
-    process.start()
+    with _nameless_main():
+        process.start()
     theirs.close()
     return process, ours
+
+
+@contextlib.contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Keeps a process that starts from running the user's script once more.
+
+    multiprocessing would have it imported, for what is pickled by reference; nothing is here. Hence a script
+    needs no `if __name__ == "__main__"`.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _run(serve: Serve, connection: Connection, *args: Any) -> None:

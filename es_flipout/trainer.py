@@ -27,8 +27,8 @@ from es_flipout.evaluators import (
     OfficialEvaluator,
     OfficialScore,
     WorkerError,
-    make_envs,
     make_evaluator,
+    make_probe,
     num_threads,
     reset_seeds,
 )
@@ -62,8 +62,7 @@ class Trainer:
         """
         self.config = config
         _check_device(config.device)
-        self.envs = make_envs(config)
-        env = self.envs[0]
+        env = make_probe(config)
         self.policy = make_policy(
             config.policy,
             env.single_observation_space,
@@ -91,7 +90,8 @@ class Trainer:
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
         _try_policy(self.es, env, observations[:1])
-        self.evaluator = make_evaluator(config, self.envs, self.policy)
+        env.close()
+        self.evaluator = make_evaluator(config, self.policy)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
@@ -312,8 +312,6 @@ class Trainer:
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""
         self.evaluator.close()
-        for env in self.envs:
-            env.close()
         self.judge.close()
 
 

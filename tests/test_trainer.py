@@ -19,7 +19,8 @@ from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import load_config
 from es_flipout.config import Config, EpisodeLimitConfig, ScheduleConfig
-from es_flipout.evaluators import OfficialEvaluator
+from es_flipout.evaluators import OfficialEvaluator, VectorizedEvaluator
+from es_flipout.evaluators.sharded import ShardedEvaluator
 from es_flipout.metrics import JsonLines
 from es_flipout.trainer import Trainer
 
@@ -529,30 +530,38 @@ def test_an_environment_that_cannot_be_made_is_told_at_once(config):
 
 
 @pytest.mark.parametrize(
-    ("num_slots", "members", "episodes", "sizes"),
+    ("num_slots", "members", "episodes", "threads", "workers"),
     [
-        (64, 64, 1, [32, 32]),
-        (33, 64, 1, [17, 16]),
-        (31, 64, 1, [31]),
-        (256, 20, 1, [20]),
-        (256, 20, 2, [20, 20]),  # no more slots than episodes
+        (64, 64, 1, 2, 2),
+        (64, 64, 1, 3, 3),
+        (33, 64, 1, 8, 2),  # 16 slots or more in each
+        (31, 64, 1, 2, None),
+        (64, 64, 1, 1, None),
+        (256, 20, 1, 2, None),  # no more slots than episodes
+        (256, 20, 2, 2, 2),
     ],
 )
-def test_native_slots_come_in_two_tiles(config, num_slots, members, episodes, sizes):
+def test_native_slots_are_shared_out_over_processes(config, num_slots, members, episodes, threads, workers):
     config = replace(
         config,
         env=replace(config.env, num_slots=num_slots),
         es=replace(config.es, population_size=members),
         rollout=replace(config.rollout, episodes=episodes),
+        threads=threads,
     )
-    for env, expected in (
-        (config.env, sizes),
-        (replace(config.env, engine="gymnasium"), [sum(sizes)]),
-        (replace(config.env, wrappers=["RecordEpisodeStatistics"]), [sum(sizes)]),
+    with closing(Trainer(config)) as trainer:
+        if workers is None:
+            assert isinstance(trainer.evaluator, VectorizedEvaluator)
+            assert [env.num_envs for env in trainer.evaluator.envs] == [min(num_slots, members * episodes)]
+        else:
+            assert isinstance(trainer.evaluator, ShardedEvaluator)
+            assert trainer.evaluator.num_workers == workers
+    for env in (
+        replace(config.env, engine="gymnasium"),
+        replace(config.env, wrappers=["RecordEpisodeStatistics"]),
     ):
-        trainer = Trainer(replace(config, env=env))
-        assert [tile.num_envs for tile in trainer.envs] == expected
-        trainer.close()
+        with closing(Trainer(replace(config, env=env))) as trainer:
+            assert isinstance(trainer.evaluator, VectorizedEvaluator)
 
 
 def test_a_call_may_run_some_generations_only(config):

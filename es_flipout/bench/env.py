@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +21,7 @@ from es_flipout.checkpoint import RunDirectory
 from es_flipout.config import Config
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
 from es_flipout.envs.engine import available_cores
+from es_flipout.evaluators import VectorizedEvaluator
 from es_flipout.metrics import JsonLines, TensorBoard
 from es_flipout.trainer import Trainer
 
@@ -87,25 +89,32 @@ def measure_training(config: Config, seconds: float) -> tuple[Rate, Rate]:
     """Measures whole generations of training, then the raw physics of them.
 
     Everything that es-train does is in it but the scoring: policy, observations, statistics, resets, update,
-    metrics, checkpoints. The raw physics is `mujoco.batch` repeating the same steps and resets, all slots
-    in one batch.
+    metrics, checkpoints. The raw physics is `mujoco.batch` repeating the steps and resets of the first
+    generation, all slots in one batch.
 
     Returns:
         The rates of the loop and of its raw physics.
     """
+    with _training(config) as (trainer, train_one):
+        start = time.perf_counter()
+        while trainer.env_steps == 0 or time.perf_counter() - start < seconds:
+            train_one()
+        loop = Rate(trainer.env_steps, time.perf_counter() - start)
+    with _training(replace(config, threads=1)) as (trainer, train_one):
+        env = cast(MujocoVectorEnv, cast(VectorizedEvaluator, trainer.evaluator).envs[0])
+        calls = PhysicsCalls.record(env.engine)
+        train_one()
+        return loop, Rate(calls.env_steps, calls.replay(env.task.model, config.threads))
+
+
+@contextmanager
+def _training(config: Config) -> Iterator[tuple[Trainer, Callable[[], None]]]:
+    """Returns a trainer with a run directory that is deleted in the end, and what trains one generation."""
     with tempfile.TemporaryDirectory() as folder, closing(Trainer(config)) as trainer:
         run = RunDirectory(Path(folder))
         run.checkpoints.mkdir()
-        envs = [env for env in trainer.envs if isinstance(env, MujocoVectorEnv)]
-        calls = [PhysicsCalls.record(env.engine) for env in envs]
         with closing(JsonLines(run.metrics)) as lines, closing(TensorBoard(run.path)) as board:
-            start = time.perf_counter()
-            while trainer.env_steps == 0 or time.perf_counter() - start < seconds:
-                trainer.train(run, [lines, board], max_generations=1)
-            elapsed = time.perf_counter() - start
-        model = envs[0].task.model
-    whole = PhysicsCalls.side_by_side(calls)
-    return Rate(trainer.env_steps, elapsed), Rate(whole.env_steps, whole.replay(model, config.threads))
+            yield trainer, lambda: trainer.train(run, [lines, board], max_generations=1)
 
 
 def _make_native(config: Config, num_envs: int) -> MujocoVectorEnv:

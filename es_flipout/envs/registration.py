@@ -97,22 +97,10 @@ def make_vec(
         raise ValueError(f"threads must be >= 1, got {threads}")
     if engine not in (engines := get_args(EngineName)):
         raise ValueError(f"engine must be one of {', '.join(engines)}, got {engine!r}")
-    name = _import_module_of(env_id)
     if runs_natively(env_id, engine, wrappers):
-        task, limit = _native[_native_name(name)]
-        if kwargs.get("max_episode_steps") is None:
-            kwargs["max_episode_steps"] = limit
-        return _make_native(
-            name,
-            task,
-            num_envs,
-            device=device,
-            engine=engine,
-            dtype=dtype,
-            threads=threads,
-            info=info,
-            **kwargs,
-        )
+        make_native = native_maker(env_id, **kwargs)
+        return make_native(num_envs, device=device, engine=engine, dtype=dtype, threads=threads, info=info)
+    name = _import_module_of(env_id)
     if engine in ENGINES:
         raise ValueError(
             f"engine {engine!r} runs native tasks, and {env_id} is none{' in wrappers' if wrappers else ''} "
@@ -125,6 +113,23 @@ def make_vec(
         return GymnasiumVectorEnv(make, num_envs, device=device, dtype=dtype, processes=processes)
     except (gym.error.Error, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
         raise ValueError(f"{env_id}: {error}") from error
+
+
+def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
+    """Returns what makes native environments of a task, here or (pickled by cloudpickle) in another process.
+
+    Args:
+        env_id: as for `make_vec`, of a task that `runs_natively`.
+        **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`.
+
+    Returns:
+        A function of `num_envs` and, by keyword, device, engine, dtype, threads and info; see `make_vec`.
+    """
+    name = _import_module_of(env_id)
+    task, limit = _native[_native_name(name)]
+    if kwargs.get("max_episode_steps") is None:
+        kwargs["max_episode_steps"] = limit
+    return partial(_make_native, name, task, **kwargs)
 
 
 def runs_natively(env_id: str, engine: EngineName = "auto", wrappers: Sequence[str] = ()) -> bool:

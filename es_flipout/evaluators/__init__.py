@@ -1,12 +1,13 @@
 """Evaluators: from a population to the fitness of its members."""
 
-from es_flipout.evaluators.factory import make_envs, make_evaluator, num_threads
+from es_flipout.evaluators.factory import make_evaluator, make_probe, num_threads
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
-from es_flipout.evaluators.process_pool import ProcessPoolEvaluator, WorkerError
+from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError
 from es_flipout.evaluators.rollout import Episode, GymnasiumRollout, Rollout
 from es_flipout.evaluators.seeds import reset_seeds
 from es_flipout.evaluators.vectorized import VectorizedEvaluator, evaluate
+from es_flipout.evaluators.worker_pool import WorkerError, WorkerPool
 
 __all__ = [
     "Episode",
@@ -19,9 +20,10 @@ __all__ = [
     "Rollout",
     "VectorizedEvaluator",
     "WorkerError",
+    "WorkerPool",
     "evaluate",
-    "make_envs",
     "make_evaluator",
+    "make_probe",
     "num_threads",
     "reset_seeds",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -11,16 +12,18 @@ from torch import nn
 from es_flipout.config import Config
 from es_flipout.envs import make_env, make_vec
 from es_flipout.envs.engine import available_cores
-from es_flipout.envs.registration import official_id, runs_natively
+from es_flipout.envs.registration import native_maker, official_id, runs_natively
 from es_flipout.envs.slots import SlotVectorEnv
-from es_flipout.evaluators.process_pool import ProcessPoolEvaluator, WorkerError
+from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation
 from es_flipout.evaluators.rollout import GymnasiumRollout
+from es_flipout.evaluators.sharded import ShardedEvaluator
 from es_flipout.evaluators.vectorized import VectorizedEvaluator
+from es_flipout.evaluators.worker_pool import WorkerError
 from es_flipout.population import Population
 
-MIN_TILE = 16
-"""Fewest slots that are worth stepping by themselves."""
+MIN_SLOTS = 16
+"""Fewest slots that are worth a process, or a tile, of their own."""
 
 
 class PopulationEvaluator(Protocol):
@@ -45,53 +48,64 @@ def num_threads(config: Config) -> int:
     return config.threads or available_cores()
 
 
-def make_envs(config: Config) -> list[SlotVectorEnv]:
-    """Makes the environments that the evaluator steps in this process, in two halves if they are native.
+def make_probe(config: Config) -> SlotVectorEnv:
+    """Makes an environment of one row, for its spaces and to try things in.
 
-    Each half has half of the threads, so that the policy runs for one while the other is in its physics.
-    Environments that hold this process up while they step would gain nothing from it. A process pool has its
-    own; then there is one of one row, for its spaces and to try things in.
+    Raises:
+        ValueError: if it cannot be made as configured.
     """
-    env, threads = config.env, num_threads(config)
-    num_slots = min(env.num_slots, config.es.population_size * config.rollout.episodes)
-    engine = env.engine
-    if config.backend == "process_pool":
-        num_slots, engine = 1, "gymnasium"
-    halved = runs_natively(env.id, engine, env.wrappers) and num_slots >= 2 * MIN_TILE
-    sizes = [(num_slots, threads)]
-    if halved:
-        sizes = [(num_slots - num_slots // 2, threads - threads // 2), (num_slots // 2, threads // 2)]
-    return [
-        make_vec(
-            env.id,
-            slots,
-            device=config.device,
-            engine=engine,
-            threads=max(share, 1),
-            info=False,
-            wrappers=env.wrappers,
-            **env.kwargs,
-        )
-        for slots, share in sizes
-    ]
+    env = config.env
+    native = config.backend == "vectorized" and runs_natively(env.id, env.engine, env.wrappers)
+    engine = env.engine if native else "gymnasium"
+    return make_vec(
+        env.id, 1, device=config.device, engine=engine, threads=1, wrappers=env.wrappers, **env.kwargs
+    )
 
 
-def make_evaluator(config: Config, envs: Sequence[SlotVectorEnv], policy: nn.Module) -> PopulationEvaluator:
-    """Makes the evaluator.
+def make_evaluator(config: Config, policy: nn.Module) -> PopulationEvaluator:
+    """Makes the evaluator of a configuration.
+
+    Native tasks are shared out over processes, one a core, with `MIN_SLOTS` slots or more in each. If the
+    policy is on a GPU, all slots are in this process, in two tiles, so that the policy runs for one while the
+    other is in its physics. Other environments would gain nothing from either.
 
     Args:
-        config: whose backend it is.
-        envs: what `make_envs` made of the same configuration.
+        config: the backend, environment, slots and threads.
         policy: the policy whose populations it is to evaluate.
 
     Raises:
-        ValueError: if the workers of a process pool cannot start.
+        ValueError: if environments cannot be made, or workers cannot start.
     """
-    if config.backend == "vectorized":
-        return VectorizedEvaluator(*envs, concurrent=num_threads(config) > 1)
-    env = config.env
-    make = partial(make_env, official_id(env.id), env.wrappers, disable_env_checker=True, **env.kwargs)
+    env, threads = config.env, num_threads(config)
     try:
-        return ProcessPoolEvaluator(policy, partial(GymnasiumRollout, make), num_workers=num_threads(config))
+        if config.backend == "process_pool":
+            make = partial(
+                make_env, official_id(env.id), env.wrappers, disable_env_checker=True, **env.kwargs
+            )
+            return ProcessPoolEvaluator(policy, partial(GymnasiumRollout, make), num_workers=threads)
+        num_slots = min(env.num_slots, config.es.population_size * config.rollout.episodes)
+        if not runs_natively(env.id, env.engine, env.wrappers):
+            return VectorizedEvaluator(
+                make_vec(
+                    env.id,
+                    num_slots,
+                    device=config.device,
+                    engine=env.engine,
+                    threads=threads,
+                    wrappers=env.wrappers,
+                    **env.kwargs,
+                )
+            )
+        make_native = partial(native_maker(env.id, **env.kwargs), engine=env.engine, info=False)
+        parts = max(min(threads, num_slots // MIN_SLOTS), 1)
+        if config.device != "cpu":
+            parts = min(parts, 2)
+            sizes = [(num_slots + index) // parts for index in range(parts)]
+            tiles = [make_native(size, device=config.device, threads=threads // parts) for size in sizes]
+            return VectorizedEvaluator(*tiles)
+        if parts == 1:
+            return VectorizedEvaluator(make_native(num_slots, threads=threads))
+        make_shard = partial(make_native, math.ceil(num_slots / parts), threads=threads // parts)
+        return ShardedEvaluator(policy, make_shard, parts)
     except WorkerError as error:
         raise ValueError(f"{env.id}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a worker of the process pool does: rebuild a member from its seed, and play its episodes."""
+"""What a worker process does: draw the noise of a population again, and play episodes of its members."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
 import mujoco
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from es_flipout.evaluators.rollout import Episode, Rollout
-from es_flipout.population import NoiseOrigin, trained_parameters
+from es_flipout.population import NoiseOrigin, Population
 from es_flipout.processes import CONTEXT
 
 ALIGNMENT = 64
@@ -58,7 +59,7 @@ class Chunk:
         sigma: its standard deviation.
         episode_limit: env steps after which an episode is cut off; None for no limit.
         members: which, M of them.
-        seeds: reset seeds of the E episodes of each, [M][E].
+        seeds: reset seeds of the E episodes of each, int64 [M, E].
     """
 
     generation: int
@@ -66,69 +67,77 @@ class Chunk:
     sigma: float
     episode_limit: int | None
     members: list[int]
-    seeds: list[list[int]]
+    seeds: NDArray[np.int64]
 
 
-Answer = list[list[Episode]]
-"""The episodes of a chunk, [M][E]."""
+@dataclass
+class Answer:
+    """What came of a chunk; episode e is the (e % E)-th of its member e // E.
+
+    Attributes:
+        returns: of each episode, float64 [M E]; NaN for one that failed.
+        lengths: env steps of each, int64 [M E].
+        moments: of what was observed in each, as `EpisodeMoments.add` takes them, float64 [3, M E, O]; None
+            if observations are not counted.
+        failures: why episodes failed, by index.
+        slot_steps: env steps that were spent, live or not.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    moments: NDArray[np.float64] | None
+    failures: dict[int, str]
+    slot_steps: int
+
+    @classmethod
+    def of(cls, num_episodes: int, observation_size: int | None) -> Answer:
+        """Returns room for so many episodes, none of which has been played."""
+        size = observation_size
+        moments = None if size is None else np.zeros((3, num_episodes, size))
+        return cls(np.full(num_episodes, np.nan), np.zeros(num_episodes, np.int64), moments, {}, 0)
 
 
-class Members:
-    """A policy that becomes one member after the other."""
+class Player(Protocol):
+    """Plays the episodes of members, in a worker.
 
-    def __init__(self, policy: nn.Module, centre: Mapping[str, Tensor]) -> None:
-        """Takes a policy of this process's own, and the state of the centre in shared memory."""
-        self._policy = policy
-        self._centre = centre
-        self._trained = [(name, value.data) for name, value in trained_parameters(policy).items()]
-        self._generation = -1
+    Attributes:
+        observation_size: features of which moments are returned; None for none.
+    """
 
-    @torch.no_grad()
-    def become(self, member: int, chunk: Chunk) -> nn.Module:
-        """Returns the policy with the weights of a member: centre + sigma noise."""
-        if chunk.generation != self._generation:
-            self._policy.load_state_dict(self._centre)
-            origin: NoiseOrigin = cloudpickle.loads(chunk.origin)
-            self._noise, self._direction = origin.draw(self._policy), -1
-            self._generation = chunk.generation
-        direction, orientation = (int(each) for each in self._noise.directions(torch.tensor([member])))
-        if direction != self._direction:  # the other member of an antithetic pair has the same, negated
-            self._dense = self._noise.member(member)
-            self._direction, self._orientation = direction, orientation
-        scale = chunk.sigma * orientation * self._orientation
-        for name, values in self._trained:
-            torch.add(self._centre[name], self._dense[name], alpha=scale, out=values)
-        return self._policy
+    observation_size: int | None
+
+    def play(self, population: Population, chunk: Chunk) -> Answer:
+        """Plays the episodes of a chunk of members of a population of this process's own."""
+
+    def close(self) -> None:
+        """Is called once, at the end."""
 
 
-def serve(connection: Connection, policy: bytes, make_rollout: bytes, centre: SharedTensors) -> None:
+def serve(connection: Connection, policy: bytes, make_player: bytes, centre: SharedTensors) -> None:
     """Answers every `Chunk` until it gets None.
 
-    First it sends the rollouts' observation size in a tuple. A string, at any time, says what went wrong.
+    First it sends the player's observation size in a tuple. A string, at any time, says what went wrong.
     """
     torch.set_num_threads(1)
     threadpool_limits(1)
     np.seterr(all="ignore")  # a member whose numbers overflow fails by itself
     mujoco.set_mju_user_warning(lambda message: None)
     try:
-        rollout: Rollout = cloudpickle.loads(make_rollout)()
-        members = Members(cloudpickle.loads(policy), centre.tensors())
+        player: Player = cloudpickle.loads(make_player)()
+        module: nn.Module = cloudpickle.loads(policy)
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
         return
-    with contextlib.closing(rollout):
-        connection.send((rollout.observation_size,))
+    state, generation = centre.tensors(), -1
+    with contextlib.closing(player):
+        connection.send((player.observation_size,))
         while (chunk := connection.recv()) is not None:
             try:
-                connection.send(_play(chunk, members, rollout))
+                if chunk.generation != generation:
+                    module.load_state_dict(state)
+                    origin: NoiseOrigin = cloudpickle.loads(chunk.origin)
+                    population = Population(module, origin.draw(module), chunk.sigma, origin)
+                    generation = chunk.generation
+                connection.send(player.play(population, chunk))
             except Exception:
                 connection.send(traceback.format_exc())
-
-
-def _play(chunk: Chunk, members: Members, rollout: Rollout) -> Answer:
-    answer: Answer = []
-    for member, seeds in zip(chunk.members, chunk.seeds, strict=True):
-        policy = members.become(member, chunk)
-        with torch.inference_mode():
-            answer.append([rollout(policy, seed, chunk.episode_limit) for seed in seeds])
-    return answer

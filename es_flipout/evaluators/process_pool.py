@@ -1,66 +1,29 @@
 """CPU-parallel evolution strategies: worker processes, each with one environment and one member at a time.
 
-As Salimans, Ho, Chen, Sidor and Sutskever (2017, arXiv 1703.03864) run them: a worker gets the centre and
-indices of members, rebuilds a member's weights from the seed of the noise, plays its episodes, and sends back
-returns, lengths and the moments of what was observed. Here the workers are of one machine, and the centre
-lies in memory that they share. It is the baseline of the vectorised evaluator, and each checks the other: the
-same population with the same reset seeds gives the same returns, to rounding.
-
-Work is handed out as workers become free, in chunks that get smaller towards the end, so that all end at
-about the same time. What a worker that dies had in hand is evaluated again by others; since a return depends
-on nothing but the member and the seed, this changes no result.
+As Salimans, Ho, Chen, Sidor and Sutskever (2017, arXiv 1703.03864) run them, on the cores of one machine: a
+worker rebuilds a member's weights from the seed of the noise, plays its episodes, and goes on to the next. It
+is the baseline of the vectorised evaluator, and each checks the other: the same population with the same
+reset seeds gives the same returns, to rounding.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+import copy
+from collections.abc import Callable
+from functools import partial
 
-import cloudpickle  # type: ignore[import-untyped]
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from es_flipout.envs.engine import available_cores
-from es_flipout.evaluators.pool_worker import Answer, Chunk, SharedTensors, serve
-from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
-from es_flipout.evaluators.rollout import Episode, Rollout
-from es_flipout.population import Population, trained_parameters
-from es_flipout.processes import end_processes, start_process
-
-CHUNKS_A_WORKER = 4
-"""A chunk holds the members that wait, over this many chunks for every worker."""
-MAX_DEATHS = 3
-"""How many workers a member may take with it before it counts as failed."""
-MAX_DEATHS_IN_A_ROW = 10
-"""How many workers may die, with not one episode in between, before the evaluation gives up."""
-MAX_CHUNK_EPISODES = 1024
-"""How many episodes go out together at most: a chunk must fit into a pipe that nobody reads yet."""
-POLL_SECONDS = 0.1
-"""How long a request to stop may go unnoticed while nothing else happens."""
+from es_flipout.evaluators.pool_worker import Answer, Chunk
+from es_flipout.evaluators.rollout import Rollout
+from es_flipout.evaluators.worker_pool import WorkerPool
+from es_flipout.population import Population
 
 
-class WorkerError(RuntimeError):
-    """The workers cannot do their work."""
-
-
-@dataclass
-class _Worker:
-    """A process, and what it has been given to do."""
-
-    process: BaseProcess
-    connection: Connection
-    ready: bool = False
-    chunks: deque[list[int]] = field(default_factory=deque)  # of members, in the order of the answers
-
-
-class ProcessPoolEvaluator:
-    """Evaluates populations of one policy in worker processes, which live until `close`."""
+class ProcessPoolEvaluator(WorkerPool):
+    """Evaluates populations of one policy in worker processes, one member at a time in each."""
 
     def __init__(
         self, policy: nn.Module, make_rollout: Callable[[], Rollout], *, num_workers: int | None = None
@@ -78,233 +41,74 @@ class ProcessPoolEvaluator:
             ValueError: if the policy is not all on the CPU, or its state is not all tensors.
             WorkerError: if a worker cannot start; the message says why.
         """
-        state = policy.state_dict()
-        if not all(isinstance(value, Tensor) and value.device.type == "cpu" for value in state.values()):
-            raise ValueError("a process pool needs a policy whose state is tensors on the CPU")
-        shared = SharedTensors(state)
-        self._centre = shared.tensors()
-        self._trained = list(trained_parameters(policy))
-        self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_rollout), shared
-        self._generation = 0
-        self._deaths_in_a_row = 0
-        self._workers: list[_Worker] = []
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.close)
-            self._workers = [self._start() for _ in range(num_workers or available_cores())]
-            for worker in self._workers:
-                self._observation_size = _greet(worker)
-            stack.pop_all()
+        make_player = partial(_OneByOne, make_rollout)
+        super().__init__(policy, make_player, num_workers or available_cores(), guided=True)
 
-    @property
-    def num_workers(self) -> int:
-        """How many processes there are."""
-        return len(self._workers)
 
-    def evaluate(
-        self,
-        population: Population,
-        reset_seeds: Sequence[int] | Sequence[Sequence[int]],
-        *,
-        episode_limit: int | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> Evaluation:
-        """Plays the episodes of every member.
+class _Member:
+    """A module that becomes one member after the other."""
 
-        Args:
-            population: of the policy that the workers have; drawn by a strategy.
-            reset_seeds: seed of each episode, [P, E], or [P] for one episode a member.
-            episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
-            should_stop: asked several times a second.
+    def __init__(self) -> None:
+        self._module: nn.Module | None = None
+        self._population: Population | None = None
+        self._direction, self._orientation = -1, 1
+        self._noise: list[Tensor] = []
 
-        Raises:
-            EvaluationStoppedError: if `should_stop` said so.
-            ValueError: if there are not as many seeds for each member, or the population is of another kind.
-            WorkerError: if workers die one after the other, or the policy raises in one of them.
-        """
-        results = Results.of(reset_seeds, population.size, self._observation_size)
-        work = _Work(results, self._announce(population, episode_limit), len(self._workers))
-        try:
-            self._revive()
-            while not work.done:
-                if should_stop():
-                    raise EvaluationStoppedError
-                for worker in self._workers:
-                    self._hand_out(worker, work)
-                self._receive(work)
-        except BaseException:
-            # What is under way is of no use any more, and may be long; `_revive` replaces the workers.
-            for worker in self._workers:
-                if worker.chunks:
-                    worker.process.kill()
-            raise
-        return results.evaluation(int(results.lengths.sum()))
+    @torch.no_grad()
+    def become(self, population: Population, member: int) -> nn.Module:
+        """Returns the module, with the weights of a member: centre + sigma noise."""
+        if population is not self._population or self._module is None:
+            self._follow(population)
+        noise = population.noise
+        direction, orientation = (int(each) for each in noise.directions(torch.tensor([member])))
+        if direction != self._direction:  # the other member of an antithetic pair has the same, negated
+            dense = noise.member(member)
+            self._noise = [dense[name] for name in population.trained]
+            self._direction, self._orientation = direction, orientation
+        scale = population.sigma * orientation * self._orientation
+        for value, centre, noise_of_value in zip(self._values, self._centre, self._noise, strict=True):
+            torch.add(centre, noise_of_value, alpha=scale, out=value)
+        assert self._module is not None
+        return self._module
 
-    def _announce(self, population: Population, episode_limit: int | None) -> Chunk:
-        """Writes the centre to the shared memory, and returns what every chunk of its members says."""
-        state = population.policy.state_dict()
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {name: value.shape for name, value in self._centre.items()}:
-            raise ValueError("the population is not of the policy that the workers have")
-        if population.trained != self._trained:
-            raise ValueError("the population's policy trains other parameters than the workers' policy")
-        if population.origin is None:
-            raise ValueError(
-                "the population's noise cannot be drawn again elsewhere: its origin is not known"
-            )
-        for name, value in self._centre.items():
-            value.copy_(state[name])
-        self._generation += 1
-        origin = cloudpickle.dumps(population.origin)
-        return Chunk(self._generation, origin, population.sigma, episode_limit, [], [])
+    def _follow(self, population: Population) -> None:
+        """Takes over everything that members of a population share."""
+        policy, self._population = population.policy, population
+        if self._module is None:
+            self._module = copy.deepcopy(policy)
+        else:
+            self._module.load_state_dict(policy.state_dict())
+        self._centre = [policy.get_parameter(name).data for name in population.trained]
+        self._values = [self._module.get_parameter(name).data for name in population.trained]
+        self._direction = -1
 
-    def _start(self) -> _Worker:
-        return _Worker(*start_process(serve, *self._arguments))
 
-    def _revive(self) -> None:
-        """Replaces workers that died, or were killed, since the last evaluation."""
-        for index, worker in enumerate(self._workers):
-            if worker.chunks or not worker.process.is_alive():
-                worker.connection.close()
-                self._workers[index] = self._start()
-        self._deaths_in_a_row = 0
+class _OneByOne:
+    """Plays members one after the other."""
 
-    @staticmethod
-    def _hand_out(worker: _Worker, work: _Work) -> None:
-        """Gives a worker a chunk, and while chunks are long, another one in advance."""
-        while worker.ready and len(worker.chunks) < (2 if work.chunk_size > 1 else 1):
-            members = work.next_members()
-            if not members:
-                break
-            worker.chunks.append(members)
-            with contextlib.suppress(OSError):  # that it died shows when it does not answer
-                worker.connection.send(work.chunk(members))
+    def __init__(self, make_rollout: Callable[[], Rollout]) -> None:
+        self._rollout = make_rollout()
+        self.observation_size = self._rollout.observation_size
+        self._member = _Member()
 
-    def _receive(self, work: _Work) -> None:
-        """Waits for messages of workers, and sees to them."""
-        ready = wait([worker.connection for worker in self._workers], timeout=POLL_SECONDS)
-        for index, worker in enumerate(self._workers):
-            if worker.connection not in ready:
-                continue
-            try:
-                message = worker.connection.recv()
-            except (EOFError, OSError):
-                self._workers[index] = self._replace(worker, work)
-                continue
-            if isinstance(message, str):
-                raise _worker_error(message)
-            if worker.ready:
-                work.record(worker.chunks.popleft(), message)
-                self._deaths_in_a_row = 0
-            worker.ready = True
-
-    def _replace(self, worker: _Worker, work: _Work) -> _Worker:
-        """Starts another worker for one that died; what that had in hand waits again."""
-        worker.connection.close()
-        worker.process.join()
-        reason = f"the worker process died (exit code {worker.process.exitcode})"
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
-            raise WorkerError(f"{self._deaths_in_a_row} times in a row {reason}")
-        if worker.chunks:
-            work.lose(worker.chunks.popleft(), reason)
-        for members in reversed(worker.chunks):
-            work.give_back(members)
-        return self._start()
+    def play(self, population: Population, chunk: Chunk) -> Answer:
+        """See `Player`."""
+        answer = Answer.of(chunk.seeds.size, self.observation_size)
+        index = 0
+        for member, seeds in zip(chunk.members, chunk.seeds.tolist(), strict=True):
+            policy = self._member.become(population, member)
+            with torch.inference_mode():
+                for seed in seeds:
+                    episode = self._rollout(policy, seed, chunk.episode_limit)
+                    answer.returns[index], answer.lengths[index] = episode.total_reward, episode.length
+                    if answer.moments is not None and episode.moments is not None:
+                        answer.moments[:, index] = episode.moments
+                    if episode.failure is not None:
+                        answer.failures[index] = episode.failure
+                    index += 1
+        answer.slot_steps = int(answer.lengths.sum())
+        return answer
 
     def close(self) -> None:
-        """Ends the workers."""
-        for worker in self._workers:
-            if worker.chunks:
-                worker.process.kill()
-            with contextlib.suppress(OSError):
-                worker.connection.send(None)
-            worker.connection.close()
-        end_processes([worker.process for worker in self._workers])
-        self._workers = []
-
-
-def _greet(worker: _Worker) -> int | None:
-    """Waits until a worker is ready; returns its rollouts' observation size."""
-    try:
-        message = worker.connection.recv()
-    except (EOFError, OSError):
-        worker.process.join()
-        message = f"the worker process died (exit code {worker.process.exitcode})"
-    if isinstance(message, str):
-        raise _worker_error(message)
-    worker.ready = True
-    observation_size: int | None = message[0]
-    return observation_size
-
-
-def _worker_error(message: str) -> WorkerError:
-    """Returns the error for what a worker said went wrong: a line, or a traceback that ends with one."""
-    error = WorkerError(message.strip().splitlines()[-1])
-    error.add_note(message)
-    return error
-
-
-class _Work:
-    """The members of a population that wait to be evaluated, and the results of the others."""
-
-    def __init__(self, results: Results, template: Chunk, num_workers: int) -> None:
-        size, self._episodes = results.seeds.shape
-        self._results = results
-        self._template = template
-        self._num_workers = num_workers
-        self._waiting = deque(range(size))
-        self._alone: deque[int] = deque()  # members whose worker died; each goes out by itself
-        self._deaths: Counter[int] = Counter()
-        self._unfinished = size
-
-    @property
-    def done(self) -> bool:
-        """Whether all members have been evaluated."""
-        return not self._unfinished
-
-    @property
-    def chunk_size(self) -> int:
-        """How many members go out together."""
-        size = math.ceil(len(self._waiting) / (CHUNKS_A_WORKER * self._num_workers))
-        return 1 if self._alone else max(1, min(size, MAX_CHUNK_EPISODES // self._episodes))
-
-    def next_members(self) -> list[int]:
-        """Returns the members of the next chunk; none if none waits."""
-        source = self._alone or self._waiting
-        return [source.popleft() for _ in range(min(self.chunk_size, len(source)))]
-
-    def chunk(self, members: list[int]) -> Chunk:
-        """Returns the chunk of these members."""
-        return replace(self._template, members=members, seeds=self._results.seeds[members].tolist())
-
-    def give_back(self, members: list[int]) -> None:
-        """Has members wait again that no worker has begun with."""
-        self._waiting.extendleft(reversed(members))
-
-    def lose(self, members: list[int], reason: str) -> None:
-        """Has members wait again whose worker died; one with which too many have died has failed."""
-        for member in members:
-            self._deaths[member] += 1
-            if self._deaths[member] < MAX_DEATHS:
-                self._alone.append(member)
-            else:
-                self.record([member], [[Episode(math.nan, 0, failure=reason)] * self._episodes])
-
-    def record(self, members: list[int], answer: Answer) -> None:
-        """Writes down the episodes of members."""
-        results = self._results
-        episodes = [episode for each in answer for episode in each]
-        indices = [member * self._episodes + index for member in members for index in range(self._episodes)]
-        moments = None
-        if results.observation_size is not None:
-            none = np.zeros((3, results.observation_size))
-            stacked = np.stack([none if each.moments is None else each.moments for each in episodes], axis=1)
-            moments = torch.from_numpy(stacked)
-        results.conclude(
-            np.array(indices),
-            np.array([each.total_reward for each in episodes]),
-            np.array([each.length for each in episodes]),
-            moments,
-            {index: each.failure for index, each in enumerate(episodes) if each.failure is not None},
-        )
-        self._unfinished -= len(members)
+        """Closes the rollout."""
+        self._rollout.close()

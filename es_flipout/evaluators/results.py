@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -69,6 +70,31 @@ class Evaluation:
             observations,
             sum((each.failures for each in evaluations), Counter()),
         )
+
+
+class EpisodeResults(Protocol):
+    """Where a `Tile` writes down what came of episodes. Episode e is the (e % E)-th of some member.
+
+    Attributes:
+        seeds: reset seed of each episode, int64 [.., E].
+        observation_size: features of which moments are kept; None for none.
+    """
+
+    seeds: NDArray[np.int64]
+    observation_size: int | None
+
+    def members(self, episodes: NDArray[np.int64]) -> Tensor:
+        """Returns the member of each episode, int64."""
+
+    def conclude(
+        self,
+        episodes: NDArray[np.int64],
+        returns: NDArray[np.float64],
+        lengths: NDArray[np.int64],
+        moments: Tensor | None,
+        failures: Mapping[int, str],
+    ) -> None:
+        """Writes down what came of some episodes; see `Results.conclude`."""
 
 
 class Results:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
-from es_flipout.policies import BoxActions, DiscreteActions, LinearPolicy, MLPPolicy, MultiDiscreteActions
+from es_flipout.normalization import ObservationNormalizer
+from es_flipout.policies import BoxActions, DiscreteActions, MLPPolicy, MultiDiscreteActions, is_plain_mlp
 from es_flipout.policies.activations import ELU, SiLU
 
 Array = NDArray[Any]
@@ -34,17 +35,15 @@ def make_act(policy: nn.Module, action_space: gym.Space[Any]) -> Act:
         policy: a policy on the CPU, as `MLPPolicy` is one.
         action_space: what its actions are of; they get its dtype.
     """
-    act = _numpy_mlp(policy) if isinstance(policy, MLPPolicy) and _is_plain(policy) else _torch_policy(policy)
+    if is_plain_mlp(policy):
+        assert isinstance(policy, MLPPolicy)
+        act = _numpy_mlp(policy)
+    else:
+        act = _torch_policy(policy)
     if isinstance(action_space, spaces.Discrete):
         return lambda observation: int(act(observation))
     dtype = action_space.dtype
     return lambda observation: np.asarray(act(observation), dtype)
-
-
-def _is_plain(policy: MLPPolicy) -> bool:
-    """Returns whether nobody has changed what the policy computes."""
-    known = all(isinstance(layer, nn.Linear) or type(layer) in _ACTIVATIONS for layer in policy.network)
-    return known and type(policy) in (MLPPolicy, LinearPolicy)
 
 
 def _torch_policy(policy: nn.Module) -> Act:
@@ -96,6 +95,8 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Array], Array]] = {
     ELU: lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1),
     SiLU: lambda x: x / (1 + np.exp(-x)),
 }
+
+_KNOWN_PARTS = (ObservationNormalizer, BoxActions, DiscreteActions, MultiDiscreteActions)
 
 
 def _numpy_head(head: BoxActions | DiscreteActions | MultiDiscreteActions) -> Act:

@@ -12,9 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.slots import SlotVectorEnv
+from es_flipout.evaluators.mlp_rows import member_rows
 from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
-from es_flipout.evaluators.results import EvaluationStoppedError, Results
+from es_flipout.evaluators.results import EpisodeResults, EvaluationStoppedError
+from es_flipout.policies import box
 from es_flipout.population import Population
+
+
+def observation_size(env: SlotVectorEnv) -> int | None:
+    """Returns how many features an environment's observations have; None if they are not vectors.
+
+    Raises:
+        ValueError: if observations are no Box.
+    """
+    shape = box(env.single_observation_space).shape
+    return shape[0] if len(shape) == 1 else None
 
 
 class Tile:
@@ -28,7 +40,7 @@ class Tile:
         self,
         env: SlotVectorEnv,
         population: Population,
-        results: Results,
+        results: EpisodeResults,
         waiting: NDArray[np.int64],
         limit: int | None,
     ) -> None:
@@ -45,9 +57,10 @@ class Tile:
             None if size is None else torch.zeros(3, num_slots, size, dtype=torch.float64, device=env.device)
         )
         self._observations = torch.zeros(0)
-        self._live: Tensor | slice = torch.zeros(0, dtype=torch.int64)
+        self._acting = np.empty(0, dtype=np.int64)  # the slots that the policy runs for, sorted
+        self._slots: Tensor | slice = torch.from_numpy(self._acting)
         self._idle = True  # whether any slot is free
-        self._rows = population.select(torch.zeros(0, dtype=torch.int64))
+        self._rows = member_rows(population)
         self._action_dtype = torch.from_numpy(np.empty(0, env.single_action_space.dtype)).dtype
         self._like = population.policy.get_parameter(population.trained[0])
         self._recurrent = (
@@ -55,7 +68,7 @@ class Tile:
         )
 
     @torch.no_grad()
-    def run(self, should_stop: Callable[[], bool]) -> None:
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Plays all the episodes that wait.
 
         Raises:
@@ -72,12 +85,12 @@ class Tile:
     def _step(self) -> None:
         """Lets the members act, and hands the slots whose episode ends on."""
         observations = self._observations
-        if isinstance(self._live, slice):
+        if isinstance(self._slots, slice):
             actions = self._act(observations)
         else:
-            some = self._act(observations[self._live])
+            some = self._act(observations[self._slots])
             actions = some.new_zeros(self.env.num_envs, *some.shape[1:])
-            actions[self._live] = some
+            actions[self._slots] = some
         if self._moments is not None:
             first, sums, squares = self._moments
             deviations = observations - first
@@ -101,11 +114,11 @@ class Tile:
             self._refill()
 
     def _act(self, observations: Tensor) -> Tensor:
-        """Returns the actions of the members in the live slots, of the action space's dtype."""
+        """Returns the actions of the members in the slots that act, of the action space's dtype."""
         observations = observations.to(self._like)
         actions: Tensor
         if self._recurrent is not None:
-            actions = self._recurrent.act(self._rows, observations, self._live)
+            actions = self._recurrent.act(self._rows, observations, self._slots)
         else:
             actions = self._rows(observations)
         return actions.to(self.env.device, self._action_dtype)
@@ -128,13 +141,16 @@ class Tile:
     def _refill(self) -> None:
         """Gives free slots the episodes that wait."""
         changed = self._start()
-        live = self._episode >= 0
-        self._idle = not live.all()
-        if not self._idle and isinstance(self._live, slice):
-            self._rows.assign(torch.from_numpy(changed), self.results.members(self._episode[changed]))
-            return
-        self._live = torch.from_numpy(np.flatnonzero(live)) if self._idle else slice(None)
-        self._rows.select(self.results.members(self._episode[live]))
+        live = np.flatnonzero(self._episode >= 0)
+        self._idle = len(live) < len(self._episode)
+        if len(changed) and np.isin(changed, self._acting).all():
+            rows = torch.from_numpy(np.searchsorted(self._acting, changed))
+            self._rows.assign(rows, self.results.members(self._episode[changed]))
+        elif len(changed) or len(live) <= len(self._acting) // 2:
+            # Till then slots whose episode has ended act for nothing, which costs less than a new selection.
+            self._acting = live
+            self._rows.select(self.results.members(self._episode[live]))
+            self._slots = torch.from_numpy(live) if self._idle else slice(None)
 
     def _start(self) -> NDArray[np.int64]:
         """Starts episodes in free slots until none is free, none waits, or none can; returns the slots."""

@@ -23,8 +23,7 @@ from es_flipout.envs.foreign import ForeignVectorEnv
 from es_flipout.envs.slots import SlotVectorEnv
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
 from es_flipout.evaluators.seeds import reset_seeds as draw_reset_seeds
-from es_flipout.evaluators.tiles import Tile
-from es_flipout.policies import box
+from es_flipout.evaluators.tiles import Tile, observation_size
 from es_flipout.population import Population
 
 
@@ -45,8 +44,7 @@ class VectorizedEvaluator:
         if not envs or len({id(env) for env in envs}) < len(envs):
             raise ValueError("an evaluator needs one environment, or several different ones")
         self.envs = [env if isinstance(env, SlotVectorEnv) else ForeignVectorEnv(env) for env in envs]
-        shape = box(envs[0].single_observation_space).shape
-        self._observation_size = shape[0] if len(shape) == 1 else None
+        self._observation_size = observation_size(self.envs[0])
         self._concurrent = concurrent and len(envs) > 1
 
     def evaluate(
@@ -87,7 +85,9 @@ class VectorizedEvaluator:
         return results.evaluation(sum(tile.slot_steps for tile in tiles))
 
     def close(self) -> None:
-        """Leaves the environments to whoever made them."""
+        """Closes the environments."""
+        for env in self.envs:
+            env.close()
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 from es_flipout.config import ESConfig
 from es_flipout.perturbations import rules
 from es_flipout.perturbations.base import NoiseRows, Perturbation, PopulationNoise
-from es_flipout.perturbations.flipout import Flipout
+from es_flipout.perturbations.flipout import Flipout, FlipoutRows
 from es_flipout.perturbations.independent import Independent
 from es_flipout.perturbations.low_rank import LowRank
 from es_flipout.perturbations.parameter_noise import ParameterNoise
@@ -16,6 +16,7 @@ from es_flipout.perturbations.stand_in import (
 
 __all__ = [
     "Flipout",
+    "FlipoutRows",
     "Independent",
     "LowRank",
     "MemberContext",

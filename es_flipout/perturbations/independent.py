@@ -21,37 +21,40 @@ from es_flipout.perturbations.parameter_noise import DenseNoise, ParameterNoise
 class SeededPack(Packed):
     """Standard normal values of D directions, each drawn from a seed of its own.
 
-    Attributes:
-        values: [0, width] until more than one direction is asked for at a time, all [D, width] from then on.
+    Those that are asked for together are kept, since they will be again; a single one is not.
     """
 
     def __init__(self, seeds: Tensor, shapes: Mapping[str, torch.Size], like: Tensor) -> None:
         """Takes one seed a direction (int64 [D]); values are of the dtype and on the device of `like`."""
         super().__init__(like.new_empty(0, sum(shape.numel() for shape in shapes.values())), shapes)
         self._seeds: list[int] = seeds.tolist()
+        self._generator = torch.Generator(like.device)
+        self._drawn: dict[int, Tensor] = {}
 
     def gather(self, directions: Tensor) -> Tensor:
         """See `Packed.gather`."""
-        if len(self.values) == 0:
-            if len(directions) == 1:
-                return self._draw(directions.tolist())
-            self.values = self._draw(range(len(self._seeds)))
-        return self.values[directions]
+        wanted = directions.tolist()
+        if len(wanted) > 1:
+            for direction in wanted:
+                if direction not in self._drawn:
+                    self._drawn[direction] = self._draw(direction)
+        return self._stacked(wanted)
 
     def blocks(self) -> Iterator[Tensor]:
-        """See `Packed.blocks`; what has not been drawn is drawn and forgotten."""
-        if len(self.values):
-            yield from super().blocks()
-            return
+        """See `Packed.blocks`."""
         for start in range(0, len(self._seeds), BLOCK):
-            yield self._draw(range(start, min(start + BLOCK, len(self._seeds))))
+            yield self._stacked(range(start, min(start + BLOCK, len(self._seeds))))
 
-    def _draw(self, directions: Sequence[int]) -> Tensor:
+    def _stacked(self, directions: Sequence[int]) -> Tensor:
         values = self.values.new_empty(len(directions), self.values.shape[1])
-        generator = torch.Generator(values.device)
         for row, direction in zip(values, directions, strict=True):
-            row.normal_(generator=generator.manual_seed(self._seeds[direction]))
+            drawn = self._drawn.get(direction)
+            row.copy_(self._draw(direction) if drawn is None else drawn)
         return values
+
+    def _draw(self, direction: int) -> Tensor:
+        row = self.values.new_empty(self.values.shape[1])
+        return row.normal_(generator=self._generator.manual_seed(self._seeds[direction]))
 
 
 class IndependentNoise(PopulationNoise):

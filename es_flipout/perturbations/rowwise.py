@@ -18,6 +18,18 @@ MULTIPLE = 4
 """What the number of rows, and in float64 also that of inputs, is rounded up to a multiple of."""
 
 
+def padded_sizes(
+    num_rows: int, num_inputs: int, num_outputs: int, dtype: torch.dtype
+) -> tuple[int, int, int]:
+    """Returns the numbers of rows, inputs and outputs that a product on the CPU is to have at least."""
+    inputs_too = dtype == torch.float64
+    return (
+        num_rows + -num_rows % MULTIPLE,
+        num_inputs + (-num_inputs % MULTIPLE if inputs_too else 0),
+        max(num_outputs, MIN_OUTPUTS),
+    )
+
+
 def rowwise_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns F.linear with every row's result independent, to the last bit, of the rows around it.
 
@@ -28,10 +40,9 @@ def rowwise_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -
     """
     if inputs.device.type != "cpu":
         return F.linear(inputs, weight, bias)
-    num_outputs, num_rows = weight.shape[0], inputs.shape[:-1].numel()
-    more_outputs = max(MIN_OUTPUTS - num_outputs, 0)
-    more_inputs = -weight.shape[1] % MULTIPLE if inputs.dtype == torch.float64 else 0
-    more_rows = -num_rows % MULTIPLE
+    (num_outputs, num_inputs), num_rows = weight.shape, inputs.shape[:-1].numel()
+    rows, ins, outs = padded_sizes(num_rows, num_inputs, num_outputs, inputs.dtype)
+    more_rows, more_inputs, more_outputs = rows - num_rows, ins - num_inputs, outs - num_outputs
     if more_outputs or more_inputs:
         weight = F.pad(weight, (0, more_inputs, 0, more_outputs))
     if more_outputs and bias is not None:

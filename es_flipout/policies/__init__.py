@@ -11,7 +11,7 @@ from es_flipout.policies.heads import (
     make_action_head,
 )
 from es_flipout.policies.initialization import OUTPUT_GAIN
-from es_flipout.policies.mlp import LinearPolicy, MLPPolicy
+from es_flipout.policies.mlp import LinearPolicy, MLPPolicy, is_plain_mlp
 from es_flipout.policies.observations import box, vector_box
 from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy, RecurrentPolicy
 
@@ -32,6 +32,7 @@ __all__ = [
     "RecurrentPolicy",
     "SiLU",
     "box",
+    "is_plain_mlp",
     "make_action_head",
     "make_policy",
     "vector_box",

@@ -101,6 +101,17 @@ class MLPPolicy(nn.Module):
         return actions
 
 
+def is_plain_mlp(policy: nn.Module) -> bool:
+    """Returns whether a policy is an `MLPPolicy` or `LinearPolicy` that nobody has changed the parts of."""
+    if not isinstance(policy, MLPPolicy) or type(policy) not in (MLPPolicy, LinearPolicy):
+        return False
+    layers = list(policy.network)
+    linears, activations = layers[0::2], layers[1::2]
+    return all(type(m) is nn.Linear and m.bias is not None for m in linears) and all(
+        type(m) in ACTIVATIONS.values() for m in activations
+    )
+
+
 class LinearPolicy(MLPPolicy):
     """One matrix and one bias from a vector observation to an action."""
 

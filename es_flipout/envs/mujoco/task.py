@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import mujoco
 import numpy as np
@@ -56,9 +57,9 @@ class MujocoTask(ABC):
         self.init_qpos: NDArray[np.float64] = data.qpos.copy()
         self.init_qvel: NDArray[np.float64] = data.qvel.copy()
 
-    @property
+    @cached_property
     def dt(self) -> float:
-        """Simulated seconds an env step."""
+        """Simulated seconds an env step; those of the model when it is first asked for."""
         return float(self.model.opt.timestep) * self.frame_skip
 
     @property
