@@ -79,16 +79,21 @@ class Measurement:
 
 
 def time_generations(
-    run_generation: Callable[[], tuple[int, int]], seconds: float, settings: Mapping[str, Any]
+    run_generation: Callable[[], tuple[int, int]],
+    seconds: float,
+    settings: Mapping[str, Any],
+    warm_up: int = 1,
 ) -> Measurement:
-    """Runs one generation that does not count, then times whole ones for at least so many seconds.
+    """Runs a generation that does not count, then times whole ones for at least so many seconds.
 
     Args:
         run_generation: runs a whole generation and returns its live env steps and its episodes.
         seconds: least duration.
         settings: of the contestant.
+        warm_up: generations that do not count.
     """
-    run_generation()
+    for _ in range(warm_up):
+        run_generation()
     env_steps = episodes = generations = 0
     start = time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:

@@ -1,4 +1,10 @@
-"""evosax: Open_ES over `EpisodePool`, whose workers run the policies of their slots by a jitted vmap."""
+"""evosax: Open_ES over `EpisodePool`, whose workers run the policies of their slots by a jitted vmap.
+
+Tried on a machine that was not quiet, CPU time of an env step with 8, 16 and 32 slots: 93, 84 and 88 us on
+HalfCheetah, 479, 508 and 452 us on Humanoid. The products written out as multiply and sum: slower, but for
+Humanoid with 32 slots. jax's asynchronous dispatch is off, since a worker can only wait for the answer; under
+load no difference was seen.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +124,8 @@ def measure(job: Job) -> Measurement:
             state, _ = es.tell(tell, population, jnp.asarray(-returns, jnp.float32), state, params)
             return int(lengths.sum()), len(lengths)
 
-        return time_generations(run_generation, job.seconds, settings)
+        # ask and tell are compiled anew in the second generation: the types of the first state are weak.
+        return time_generations(run_generation, job.seconds, settings, warm_up=2)
 
 
 if __name__ == "__main__":

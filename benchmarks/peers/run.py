@@ -58,6 +58,21 @@ CONTESTANTS = {
     "EvoX OpenES": Contestant("evox_pool"),
 }
 """By name, in the order of a round."""
+VARIANTS = {
+    "EvoTorch VecGymNE, its own vector env": Contestant("evotorch_vec", settings={"vector_env": "own"}),
+    "EvoTorch VecGymNE, subbatches of 16": Contestant("evotorch_vec", settings={"subbatch_size": 16}),
+    "EvoTorch VecGymNE, distributed": Contestant("evotorch_vec", settings={"distributed": True}),
+    "EvoTorch GymNE, subbatches of 4": Contestant("evotorch_gym", settings={"subbatch_size": 4}),
+    "EvoTorch GymNE, distributed": Contestant("evotorch_gym", settings={"distributed": True}),
+    "SB3-contrib ARS, 3 processes": Contestant("sb3_ars", settings={"processes": 3}),
+    "evosax Open_ES, 8 slots": Contestant("evosax_pool", settings={"slots": 8}),
+    "evosax Open_ES, 32 slots": Contestant("evosax_pool", settings={"slots": 32}),
+    "EvoX OpenES, 8 slots": Contestant("evox_pool", settings={"slots": 8}),
+    "EvoX OpenES, 32 slots": Contestant("evox_pool", settings={"slots": 32}),
+    "EvoX OpenES, 3 processes": Contestant("evox_pool", settings={"processes": 3}),
+}
+"""Other settings of the peers: with `--variants` they take part as well."""
+EVERYBODY = CONTESTANTS | VARIANTS
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -95,7 +110,7 @@ def fastest_peer(rounds: Sequence[Round]) -> str | None:
     """Returns the peer of the highest median rate; None if there is none."""
     medians = {
         name: statistics.median(values)
-        for name, contestant in CONTESTANTS.items()
+        for name, contestant in EVERYBODY.items()
         if contestant.is_peer and (values := rates(rounds, name))
     }
     return max(medians, key=lambda name: medians[name], default=None)
@@ -104,8 +119,8 @@ def fastest_peer(rounds: Sequence[Round]) -> str | None:
 def table(rounds: Sequence[Round]) -> str:
     """Returns the medians over rounds as a table, and how far ours is ahead of the fastest peer."""
     heads = f"{'env steps/s':>12}{'least':>10}{'most':>10}{'/ physics':>11}{'ours / it':>11}{'length':>8}"
-    lines = [f"  {'':20}{heads}"]
-    for name in (PHYSICS, *CONTESTANTS):
+    lines = [f"  {'':38}{heads}"]
+    for name in (PHYSICS, *EVERYBODY):
         values = rates(rounds, name)
         if not values:
             continue
@@ -113,7 +128,7 @@ def table(rounds: Sequence[Round]) -> str:
         results = [each[key] for each in rounds if (key := OURS if name == PHYSICS else name) in each]
         length = statistics.median(result["env_steps"] / result["episodes"] for result in results)
         lines.append(
-            f"  {name:20}{statistics.median(values):12,.0f}{min(values):10,.0f}{max(values):10,.0f}"
+            f"  {name:38}{statistics.median(values):12,.0f}{min(values):10,.0f}{max(values):10,.0f}"
             f"{_median(shares):>11}{_median(leads):>11}{length:8.1f}"
         )
     peer = fastest_peer(rounds)
@@ -144,7 +159,7 @@ def measure(contestant: Contestant, python: str, case: Mapping[str, Any]) -> dic
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(root), "RAY_TMPDIR": folder}
         with log.open("w") as stream:
             process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
+                command, cwd=folder, env=environment, stdout=stream, stderr=stream, process_group=0
             )
             try:
                 status: object = process.wait(TIMEOUT)
@@ -209,7 +224,7 @@ def attempt(contestant: Contestant, python: str, case: Mapping[str, Any]) -> dic
 def summary(rounds: Sequence[Round]) -> dict[str, Any]:
     """Returns what the table says, for the JSON."""
     peer = fastest_peer(rounds)
-    names = [name for name in (PHYSICS, *CONTESTANTS) if rates(rounds, name)]
+    names = [name for name in (PHYSICS, *EVERYBODY) if rates(rounds, name)]
     return {
         "env_steps_per_second": {name: statistics.median(rates(rounds, name)) for name in names},
         "fastest_peer": peer,
@@ -227,7 +242,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="least duration of a measurement")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--populations", nargs="+", type=int, default=POPULATIONS)
-    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--contestants", nargs="+", choices=list(EVERYBODY), default=list(CONTESTANTS))
+    parser.add_argument("--variants", action="store_true", help="other settings of the peers as well")
     parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -241,17 +257,18 @@ def main() -> None:
         "learning_rate": LEARNING_RATE,
         "cases": [],
     }
+    names = [*arguments.contestants, *(VARIANTS if arguments.variants else ())]
     failures = 0
     for task, population in itertools.product(arguments.tasks, arguments.populations):
         rounds: list[Round] = []
         case: dict[str, Any] = {"task": task, "population": population, "rounds": rounds}
         document["cases"].append(case)
-        for seed, name in itertools.product(range(arguments.rounds), arguments.contestants):
+        for seed, name in itertools.product(range(arguments.rounds), names):
             if len(rounds) == seed:
                 rounds.append({})
-            contestant = CONTESTANTS[name]
+            contestant = EVERYBODY[name]
             options = {"task": task, "population": population, "seconds": arguments.seconds, "seed": seed}
-            label = f"{task} population {population} round {seed + 1} {name:20}"
+            label = f"{task} population {population} round {seed + 1} {name:38}"
             try:
                 result = attempt(contestant, peers_python if contestant.is_peer else sys.executable, options)
             except RuntimeError as error:
