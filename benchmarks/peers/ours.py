@@ -1,14 +1,12 @@
 """es_flipout itself: whole generations of training as es-train runs them, checkpoints and metrics included.
 
-Beside it, the bare physics of the vectorized backend: `mujoco.batch` repeating the same steps and resets.
+Beside it, the bare physics of the vectorized backend: `mujoco.batch` repeating the steps and resets of a
+generation.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
-from contextlib import closing
-from pathlib import Path
 
 import torch
 
@@ -21,8 +19,7 @@ from benchmarks.peers.contestant import (
     Measurement,
     main,
 )
-from es_flipout.bench.replay import PhysicsCalls
-from es_flipout.checkpoint import RunDirectory
+from es_flipout.bench.training import record_physics, training
 from es_flipout.config import (
     Config,
     EnvConfig,
@@ -31,9 +28,6 @@ from es_flipout.config import (
     OptimizerConfig,
     PolicyConfig,
 )
-from es_flipout.envs import MujocoVectorEnv
-from es_flipout.metrics import JsonLines, TensorBoard
-from es_flipout.trainer import Trainer
 
 BEST = {"backend": "vectorized"}
 
@@ -52,22 +46,17 @@ def measure(job: Job) -> Measurement:
         seed=job.seed,
         **settings,
     )
-    with tempfile.TemporaryDirectory() as folder, closing(Trainer(config)) as trainer:
-        run = RunDirectory(Path(folder))
-        run.checkpoints.mkdir()
-        with closing(JsonLines(run.metrics)) as lines, closing(TensorBoard(run.path)) as board:
-            trainer.train(run, [lines, board], max_generations=1)
-            steps, generations = trainer.env_steps, 0
-            envs = [env for env in trainer.envs if isinstance(env, MujocoVectorEnv)]
-            calls = [PhysicsCalls.record(env.engine) for env in envs]
-            start = time.perf_counter()
-            while (elapsed := time.perf_counter() - start) < job.seconds:
-                trainer.train(run, [lines, board], max_generations=1)
-                generations += 1
+    with training(config) as (trainer, train_one):
+        train_one()
+        steps, generations, start = trainer.env_steps, 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < job.seconds:
+            train_one()
+            generations += 1
         env_steps = trainer.env_steps - steps
     physics_seconds = None
-    if envs and settings["backend"] == "vectorized":
-        physics_seconds = PhysicsCalls.side_by_side(calls).replay(envs[0].task.model, config.threads)
+    if settings["backend"] == "vectorized":
+        calls, model = record_physics(config)
+        physics_seconds = calls.replay(model, config.threads) * env_steps / calls.env_steps
     return Measurement(env_steps, generations * size, elapsed, generations, settings, physics_seconds)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,13 +14,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from es_flipout.bench.replay import PhysicsCalls
 from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, interleave
-from es_flipout.checkpoint import RunDirectory
+from es_flipout.bench.training import record_physics, training
 from es_flipout.config import Config
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
 from es_flipout.envs.engine import available_cores
-from es_flipout.evaluators import VectorizedEvaluator
-from es_flipout.metrics import JsonLines, TensorBoard
-from es_flipout.trainer import Trainer
 
 WARMUP_STEPS = 3
 RAW_RANDOM = "raw physics, random actions"
@@ -86,35 +80,23 @@ def measure_native(config: Config, seconds: float, seed: int) -> tuple[Rate, Rat
 
 
 def measure_training(config: Config, seconds: float) -> tuple[Rate, Rate]:
-    """Measures whole generations of training, then the raw physics of them.
+    """Measures whole generations of training, all but the first, then the raw physics of one.
 
     Everything that es-train does is in it but the scoring: policy, observations, statistics, resets, update,
-    metrics, checkpoints. The raw physics is `mujoco.batch` repeating the steps and resets of the first
-    generation, all slots in one batch.
+    metrics, checkpoints. The raw physics is `mujoco.batch` repeating the steps and resets of a generation,
+    all slots in one batch.
 
     Returns:
         The rates of the loop and of its raw physics.
     """
-    with _training(config) as (trainer, train_one):
-        start = time.perf_counter()
-        while trainer.env_steps == 0 or time.perf_counter() - start < seconds:
-            train_one()
-        loop = Rate(trainer.env_steps, time.perf_counter() - start)
-    with _training(replace(config, threads=1)) as (trainer, train_one):
-        env = cast(MujocoVectorEnv, cast(VectorizedEvaluator, trainer.evaluator).envs[0])
-        calls = PhysicsCalls.record(env.engine)
+    with training(config) as (trainer, train_one):
         train_one()
-        return loop, Rate(calls.env_steps, calls.replay(env.task.model, config.threads))
-
-
-@contextmanager
-def _training(config: Config) -> Iterator[tuple[Trainer, Callable[[], None]]]:
-    """Returns a trainer with a run directory that is deleted in the end, and what trains one generation."""
-    with tempfile.TemporaryDirectory() as folder, closing(Trainer(config)) as trainer:
-        run = RunDirectory(Path(folder))
-        run.checkpoints.mkdir()
-        with closing(JsonLines(run.metrics)) as lines, closing(TensorBoard(run.path)) as board:
-            yield trainer, lambda: trainer.train(run, [lines, board], max_generations=1)
+        before, start = trainer.env_steps, time.perf_counter()
+        while trainer.env_steps == before or time.perf_counter() - start < seconds:
+            train_one()
+        loop = Rate(trainer.env_steps - before, time.perf_counter() - start)
+    calls, model = record_physics(config)
+    return loop, Rate(calls.env_steps, calls.replay(model, config.threads))
 
 
 def _make_native(config: Config, num_envs: int) -> MujocoVectorEnv:

@@ -6,9 +6,7 @@ the price of everything around the physics, and nothing else.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import mujoco
@@ -61,30 +59,6 @@ class PhysicsCalls:
     def env_steps(self) -> int:
         """Steps of single simulations."""
         return sum(self.num_envs if ids is None else len(ids) for _, ids in self.steps)
-
-    @classmethod
-    def side_by_side(cls, parts: Sequence[PhysicsCalls]) -> PhysicsCalls:
-        """Returns the calls of several engines as those of one that holds all their simulations."""
-        whole = cls(sum(part.num_envs for part in parts), parts[0].num_substeps)
-        offsets = [0, *itertools.accumulate(part.num_envs for part in parts)]
-        for index in range(max(len(part.steps) for part in parts)):
-            resets: list[Reset] = []
-            ctrls: list[NDArray[np.floating]] = []
-            ids: list[NDArray[np.integer]] = []
-            for part, offset in zip(parts, offsets, strict=False):
-                if index >= len(part.steps):
-                    ctrls.append(np.zeros((part.num_envs, part.steps[0][0].shape[1])))
-                    continue
-                resets += [
-                    ((rows + offset).astype(np.int32), qpos, qvel) for rows, qpos, qvel in part.resets[index]
-                ]
-                ctrl, live = part.steps[index]
-                ctrls.append(ctrl)
-                ids.append((np.arange(part.num_envs) if live is None else live) + offset)
-            whole.resets.append(resets)
-            rows = np.concatenate(ids).astype(np.int32)
-            whole.steps.append((np.concatenate(ctrls), None if len(rows) == whole.num_envs else rows))
-        return whole
 
     def replay(self, model: mujoco.MjModel, threads: int | None) -> float:
         """Repeats the calls on `mujoco.batch`, without any output; returns the seconds it took."""
