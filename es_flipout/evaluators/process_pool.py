@@ -38,11 +38,13 @@ class ProcessPoolEvaluator(WorkerPool):
             num_workers: how many processes; one for every available core if None.
 
         Raises:
-            ValueError: if the policy is not all on the CPU, or its state is not all tensors.
+            ValueError: if the policy is not all on the CPU, its state is not all tensors, or there is to
+                be no worker.
             WorkerError: if a worker cannot start; the message says why.
         """
         make_player = partial(_OneByOne, make_rollout)
-        super().__init__(policy, make_player, num_workers or available_cores(), guided=True)
+        count = available_cores() if num_workers is None else num_workers
+        super().__init__(policy, make_player, count, guided=True)
 
 
 class _Member:

@@ -67,6 +67,7 @@ class GymnasiumRollout:
         space = self._env.observation_space
         is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
         self.observation_size = space.shape[0] if is_vector and space.shape else None
+        self._shape = space.shape or ()
         self._action_space = self._env.action_space
         self._observed = _Moments(self.observation_size or 0)
 
@@ -88,17 +89,26 @@ class GymnasiumRollout:
             return self._failed(error, length)
         over = False
         while not over and length < limit:
-            row = observed.add(observation) if counted else np.asarray(observation, dtype)
+            try:
+                row = observed.add(observation) if counted else self._copied(observation, dtype)
+            except Exception as error:  # it is not of its space
+                return self._failed(error, length)
             action = act(row)
             length += 1
             try:
                 observation, reward, terminated, truncated, _ = env.step(action)
+                total += float(reward)
+                over = terminated or truncated
             except Exception as error:
                 return self._failed(error, length)
-            total += float(reward)
-            over = terminated or truncated
         moments = observed.result() if counted else None
         return Episode(total, length, moments)
+
+    def _copied(self, observation: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Returns an observation in the dtype asked for; the environment may overwrite its own."""
+        row = np.empty(self._shape, dtype)
+        row[...] = observation
+        return row
 
     def _failed(self, error: Exception, length: int) -> Episode:
         env, self._env = self._env, None

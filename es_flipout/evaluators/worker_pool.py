@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -75,9 +75,12 @@ class WorkerPool:
                 workers end at about the same time; each gets its share in one piece if not.
 
         Raises:
-            ValueError: if the policy is not all on the CPU, or its state is not all tensors.
+            ValueError: if the policy is not all on the CPU, its state is not all tensors, or there is to
+                be no worker.
             WorkerError: if a worker cannot start; the message says why.
         """
+        if num_workers < 1:
+            raise ValueError(f"num_workers must be >= 1, got {num_workers}")
         state = policy.state_dict()
         if not all(isinstance(value, Tensor) and value.device.type == "cpu" for value in state.values()):
             raise ValueError("a process pool needs a policy whose state is tensors on the CPU")
@@ -119,9 +122,12 @@ class WorkerPool:
 
         Raises:
             EvaluationStoppedError: if `should_stop` said so.
-            ValueError: if there are not as many seeds for each member, or the population is of another kind.
+            ValueError: if there are not as many seeds for each member, the population is of another kind, or
+                the evaluator is closed.
             WorkerError: if workers die one after the other, or the policy raises in one of them.
         """
+        if not self._workers:
+            raise ValueError("the evaluator is closed")
         results = Results.of(reset_seeds, population.size, self._observation_size)
         work = _Work(
             results,
@@ -148,8 +154,7 @@ class WorkerPool:
     def _announce(self, population: Population, episode_limit: int | None) -> Chunk:
         """Writes the centre to the shared memory, and returns what every chunk of its members says."""
         state = population.policy.state_dict()
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {name: value.shape for name, value in self._centre.items()}:
+        if _layout(state) != _layout(self._centre):
             raise ValueError("the population is not of the policy that the workers have")
         if population.trained != self._trained:
             raise ValueError("the population's policy trains other parameters than the workers' policy")
@@ -229,6 +234,10 @@ class WorkerPool:
             worker.connection.close()
         end_processes([worker.process for worker in self._workers])
         self._workers = []
+
+
+def _layout(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype, torch.device]]:
+    return {name: (value.shape, value.dtype, value.device) for name, value in state.items()}
 
 
 def _greet(worker: _Worker) -> int | None:

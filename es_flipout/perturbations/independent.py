@@ -28,7 +28,6 @@ class SeededPack(Packed):
         """Takes one seed a direction (int64 [D]); values are of the dtype and on the device of `like`."""
         super().__init__(like.new_empty(0, sum(shape.numel() for shape in shapes.values())), shapes)
         self._seeds: list[int] = seeds.tolist()
-        self._generator = torch.Generator(like.device)
         self._drawn: dict[int, Tensor] = {}
 
     def gather(self, directions: Tensor) -> Tensor:
@@ -54,7 +53,8 @@ class SeededPack(Packed):
 
     def _draw(self, direction: int) -> Tensor:
         row = self.values.new_empty(self.values.shape[1])
-        return row.normal_(generator=self._generator.manual_seed(self._seeds[direction]))
+        # A generator of its own: threads may draw at the same time.
+        return row.normal_(generator=torch.Generator(row.device).manual_seed(self._seeds[direction]))
 
 
 class IndependentNoise(PopulationNoise):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from es_flipout.config import ActionBounds, Activation, Initialization
+from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies.activations import ACTIVATIONS
-from es_flipout.policies.heads import make_action_head
+from es_flipout.policies.heads import BoxActions, DiscreteActions, MultiDiscreteActions, make_action_head
 from es_flipout.policies.initialization import OUTPUT_GAIN, hidden_gain, initialized
 from es_flipout.policies.observations import make_normalizer, vector_box
 
@@ -107,9 +109,19 @@ def is_plain_mlp(policy: nn.Module) -> bool:
         return False
     layers = list(policy.network)
     linears, activations = layers[0::2], layers[1::2]
-    return all(type(m) is nn.Linear and m.bias is not None for m in linears) and all(
-        type(m) in ACTIVATIONS.values() for m in activations
+    heads = (BoxActions, DiscreteActions, MultiDiscreteActions)
+    return (
+        all(type(m) is nn.Linear and m.bias is not None for m in linears)
+        and all(type(m) in ACTIVATIONS.values() for m in activations)
+        and type(policy.network) is nn.Sequential
+        and type(policy.head) in heads
+        and type(policy.normalizer) in (ObservationNormalizer, NoneType)
+        and not any(map(_is_interfered_with, policy.modules()))
     )
+
+
+def _is_interfered_with(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 class LinearPolicy(MLPPolicy):

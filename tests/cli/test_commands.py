@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shlex
@@ -47,13 +48,30 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return run_here
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object, **options: bool) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*TRAIN_PROCESS, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **options,
     )
+
+
+def session(leader: int) -> list[str]:
+    """Returns the command lines of the processes of a session that run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, sid, *_ = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(sid) == leader and state not in "ZX":
+                found.append((path / "cmdline").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+POOL = ["--backend", "process_pool", "--threads", "2"]
 
 
 class Payload:
@@ -89,7 +107,17 @@ class DictEnv(gym.Env):
     action_space = gym.spaces.Discrete(2)
 
 
+class LineEnv(gym.Env):
+    """Observes a number; known in this process alone."""
+
+    observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.low, {}
+
+
 gym.register("Dict-v0", DictEnv)
+gym.register("OnlyHere-v0", LineEnv)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +220,13 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
             "'batch' runs native tasks, and CartPole-v1 is",
         ),
         (["--env.engine", "batch"], "engine 'batch' has no contact forces (cfrc_ext)"),
+        ([*POOL, "--device", "cuda"], "backend process_pool runs on device cpu, got cuda"),
+        ([*POOL, "--env.engine", "batch"], "env.engine must be auto or gymnasium, got batch"),
+        ([*POOL, "--env.id", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
+        (
+            [*POOL, "--env.id", "OnlyHere-v0"],
+            "NameNotFound: Environment `OnlyHere` doesn't exist",
+        ),
         (["--env.id", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
         (["--env.id", "nowhere:Walk-v0"], "nowhere:Walk-v0: No module named 'nowhere'"),
         (["--env.id", "CartPole-v1", "--env.kwargs.gravity", "3"], "unexpected keyword argument 'gravity'"),
@@ -293,6 +328,41 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(tiny_config, number)
     assert figures(Path("run"))[-1]["generation"] == generation
 
 
+def test_ctrl_c_stops_a_process_pool_and_leaves_no_process(tiny_config):
+    arguments = ["--config", tiny_config, *POOL, "--generations", 100_000, "--out", "run"]
+    with start(*arguments, start_new_session=True) as process:
+        for line in process.stdout:
+            if line.startswith("gen     3"):
+                assert len(session(process.pid)) >= 4  # with two workers, and the server that forks them
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+                break
+        output = process.stdout.read()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "continue with: es-train --resume run" in output
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 60
+    while left := session(process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+def test_a_process_pool_trains_as_the_vectorised_backend_does(run, tiny_config):
+    for backend in ("vectorized", "process_pool"):
+        result = run("train", "--config", tiny_config, "--backend", backend, "--threads", 2, "--out", backend)
+        assert result.status == 0, result.stderr
+    pool, vectorized = figures(Path("process_pool")), figures(Path("vectorized"))
+    assert len(pool) == len(vectorized) == 6
+    scored = [[line["centre_score"] is not None for line in lines] for lines in (pool, vectorized)]
+    assert scored == [[False, True] * 3] * 2
+    assert all(line["live_share"] == 1.0 for line in pool)
+    # The first generation is the same but for rounding, and pays a whole number for each episode.
+    for name in ("env_steps", "fitness_mean", "fitness_best", "episode_length", "tied_fraction"):
+        assert pool[0][name] == pytest.approx(vectorized[0][name]), name
+    assert pool[0]["fitness_best"] > pool[0]["fitness_worst"]
+    assert pool[-1]["env_steps"] > 5 * 16
+    assert run("eval", "process_pool", "--episodes", 1).status == 0
+
+
 def test_an_odd_run_directory_is_named_so_that_a_shell_takes_it(run, tiny_config):
     out = Path("a [bold]run[/bold] of mine" + "x" * 120)
     result = run("train", "--config", tiny_config, "--generations", 1, "--out", out)
@@ -332,10 +402,12 @@ def test_a_terminal_gets_a_progress_bar(tiny_config):
     assert "\x1b[" in result.stdout
 
 
-def kill_at_random_moments(run: Callable[..., Result], tiny_config: Path, kills: int) -> None:
+def kill_at_random_moments(
+    run: Callable[..., Result], tiny_config: Path, kills: int, options: list[str]
+) -> None:
     rng = random.Random(0)
     endless = ["--generations", 1_000_000]
-    command: list[object] = ["--config", tiny_config, "--out", "killed", *endless]
+    command: list[object] = ["--config", tiny_config, *options, "--out", "killed", *endless]
     for _ in range(kills):
         with start(*command) as process:
             # Wait for it to write, then let it run on for a moment of any length.
@@ -349,19 +421,20 @@ def kill_at_random_moments(run: Callable[..., Result], tiny_config: Path, kills:
     generations = last_state(Path("killed"))["generation"] + 7
     resumed = run("train", "--resume", "killed", "--generations", generations)
     assert resumed.status == 0, resumed.stderr
-    whole = run("train", "--config", tiny_config, "--out", "whole", "--generations", generations)
+    whole = run("train", "--config", tiny_config, *options, "--out", "whole", "--generations", generations)
     assert whole.status == 0, whole.stderr
     assert flatten(last_state(Path("whole"))) == flatten(last_state(Path("killed")))
     assert figures(Path("whole")) == figures(Path("killed"))
 
 
-def test_a_killed_run_resumes_bit_identically(run, tiny_config):
-    kill_at_random_moments(run, tiny_config, kills=2)
+@pytest.mark.parametrize(("kills", "options"), [(2, []), (1, POOL)], ids=["vectorized", "process_pool"])
+def test_a_killed_run_resumes_bit_identically(run, tiny_config, kills, options):
+    kill_at_random_moments(run, tiny_config, kills, options)
 
 
 @pytest.mark.slow
 def test_a_run_killed_ten_times_resumes_bit_identically(run, tiny_config):
-    kill_at_random_moments(run, tiny_config, kills=10)
+    kill_at_random_moments(run, tiny_config, 10, [])
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(run, tiny_config):

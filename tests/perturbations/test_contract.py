@@ -18,6 +18,7 @@ from es_flipout.perturbations import (
     make_perturbation,
 )
 from es_flipout.population import Population
+from es_flipout.strategy import FlipoutES
 
 
 @dataclass(frozen=True)
@@ -261,3 +262,32 @@ def test_a_population_that_the_bases_do_not_divide_is_refused(
 )
 def test_the_configured_family_is_built(config: ESConfig, expected: Perturbation) -> None:
     assert make_perturbation(config) == expected
+
+
+@every_family
+def test_whoever_knows_the_origin_draws_the_same_noise(family: Family) -> None:
+    policy = Probe(4, 3, 2, generator_of(0))
+    es = FlipoutES(
+        policy,
+        population_size=4 * family.unit,
+        sigma=0.1,
+        perturbation=family.perturbation,
+        antithetic=family.antithetic,
+        seed=5,
+    )
+    es.tell(torch.zeros(es.ask().size))
+    populations = [es.ask(), es.ask_more()]
+    utilities = torch.randn(es.population_size, generator=generator_of(1), dtype=torch.float64)
+    for population in populations:
+        # Of the values of the parameters it must not depend: another policy of the same shapes.
+        origin, other = population.origin, Probe(4, 3, 2, generator_of(9))
+        assert origin is not None
+        assert (origin.seed, origin.generation) == (5, 1)
+        for noise in (origin.draw(policy), origin.draw(other)):
+            for index in (0, 1, population.size - 1):
+                for name, value in population.noise.member(index).items():
+                    torch.testing.assert_close(noise.member(index)[name], value, rtol=0, atol=0)
+            for name, total in population.noise.weighted_sum(utilities).items():
+                torch.testing.assert_close(noise.weighted_sum(utilities)[name], total, rtol=0, atol=0)
+    first, second = (population.noise.member(0)["first.weight"] for population in populations)
+    assert not torch.equal(first, second)

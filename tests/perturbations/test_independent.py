@@ -1,0 +1,97 @@
+"""Independent noise that is drawn when it is asked for: how much of it, and in what order, changes no bit."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+
+from es_flipout.perturbations import Independent
+from es_flipout.perturbations.packing import BLOCK
+
+SHAPES = {"weight": (5, 7), "bias": (5,), "scale": ()}
+DIRECTIONS = 2 * BLOCK + 9
+"""More than two blocks, the last of them not full."""
+EACH_KIND = [
+    pytest.mark.parametrize("antithetic", [True, False], ids=["antithetic", "single"]),
+    pytest.mark.parametrize("dtypes", [("float32",), ("float64",), ("float32", "float64")], ids=str),
+]
+
+
+def draw(dtypes, antithetic):
+    """Returns noise of which nothing has been drawn yet; with two dtypes, in two packs."""
+    parameters = {
+        f"{dtype}.{name}": torch.empty(shape, dtype=getattr(torch, dtype))
+        for dtype in dtypes
+        for name, shape in SHAPES.items()
+    }
+    size = DIRECTIONS * (2 if antithetic else 1)
+    generator = torch.Generator().manual_seed(3)
+    return Independent().sample(parameters, size, generator, antithetic=antithetic)
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+        assert one[name].dtype == other[name].dtype
+
+
+def for_each_kind(test):
+    for mark in EACH_KIND:
+        test = mark(test)
+    return test
+
+
+@for_each_kind
+def test_a_member_is_what_its_row_is_before_and_after_all_has_been_drawn(dtypes, antithetic):
+    noise = draw(dtypes, antithetic)
+    members = [noise.population_size - 1, 0, 3, 2, 64, 65, 3]
+    before = [noise.member(member) for member in members]
+    rows = noise.rows(torch.tensor(members), 1.0)
+    after = [noise.member(member) for member in members]
+    for index in range(len(members)):
+        assert_equal(before[index], {name: row.dense()[index] for name, row in rows.items()})
+        assert_equal(before[index], after[index])
+    assert not torch.equal(before[0][f"{dtypes[0]}.weight"], before[1][f"{dtypes[0]}.weight"])
+
+
+@for_each_kind
+def test_the_weighted_sum_is_the_same_to_the_last_bit_before_and_after_all_has_been_drawn(dtypes, antithetic):
+    noise = draw(dtypes, antithetic)
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(noise.population_size, generator=generator, dtype=torch.float64)
+    before = noise.weighted_sum(weights)
+    noise.rows(torch.arange(4), 1.0)
+    assert_equal(before, noise.weighted_sum(weights))
+    members = [noise.member(member) for member in range(noise.population_size)]
+    for name, value in before.items():
+        expected = sum(w * member[name].double() for w, member in zip(weights.tolist(), members, strict=True))
+        tolerance = 1e-10 if value.dtype == torch.float64 else 1e-4
+        torch.testing.assert_close(value.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_threads_that_draw_at_the_same_time_do_not_disturb_each_other():
+    alone = draw(("float64",), False)
+    expected = [alone.member(member) for member in range(DIRECTIONS)]
+
+    def two(noise, member):
+        rows = noise.rows(torch.tensor([member, (member + 1) % DIRECTIONS]), 1.0)
+        return {name: row.dense()[1] for name, row in rows.items()}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            noise = draw(("float64",), False)
+            with ThreadPoolExecutor(4) as threads:
+                members = list(threads.map(noise.member, range(DIRECTIONS)))
+                following = list(threads.map(partial(two, noise), range(DIRECTIONS)))
+            for member in range(DIRECTIONS):
+                assert_equal(members[member], expected[member])
+                assert_equal(following[member - 1], expected[member])
+    finally:
+        sys.setswitchinterval(interval)
