@@ -3,7 +3,7 @@
 python -m scripts.profile_loop --env Humanoid-v5 --population-size 128 --json profile.json
 
 One thread plays all slots, as each worker process of es-train does with its share. Its CPU time is split into
-physics (MuJoCo alone, replayed), the environment around it (fields, observation, reward, termination, resets),
+physics (MuJoCo alone, replayed), the environment around it (observation, reward, termination, resets),
 the policy, slots (statistics, results, refills), noise and update, and report and checkpoint.
 """
 
