@@ -56,6 +56,7 @@ def measure(job: Job) -> Measurement:
     physics_seconds = None
     if settings["backend"] == "vectorized":
         calls, model = record_physics(config)
+        calls.replay(model, config.threads)  # warms up
         physics_seconds = calls.replay(model, config.threads) * env_steps / calls.env_steps
     return Measurement(env_steps, generations * size, elapsed, generations, settings, physics_seconds)
 

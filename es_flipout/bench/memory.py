@@ -73,7 +73,8 @@ def _generation(es: FlipoutES, device: torch.device) -> dict[str, float]:
         times.append(time.perf_counter())
 
     population = es.ask()
-    population.select(torch.arange(min(ROWS, population.size)))
+    for rows in torch.split(torch.arange(population.size), ROWS):  # as slots take member after member
+        population.select(rows)
     stamp()
     population.gradient(utilities)
     stamp()

@@ -37,10 +37,6 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
-def unwatched(name: str, done: float) -> None:
-    """Watches nothing."""
-
-
 def interleave(contestants: Mapping[str, Contestant], rounds: int, watch: Watch) -> list[dict[str, float]]:
     """Runs every contestant once a round, in the same order.
 

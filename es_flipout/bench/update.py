@@ -3,13 +3,14 @@
 After figure 5 of the flipout paper (Wen, Vicol, Ba, Tran and Grosse, ICLR 2018): every member classifies one
 28x28 image, and an update is ask, the cross entropy of all members, tell (Adam). The images are random: no
 time depends on what is on them. In one batch: flipout with a base for every N members, as in the paper,
-flipout with a single base, and noise of rank one. The process pool is the paper's cpuES: independent noise,
-each worker rebuilds one member after the other from its seed.
+flipout with a single base, and noise of rank one. The workers of the process pool rebuild one member after
+the other from its seed: with flipout's noise, the cheapest to rebuild and to sum up; and with independent
+noise, as the paper's cpuES has it, all of which this process must draw once more for the gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,9 @@ from es_flipout.evaluators import Episode, ProcessPoolEvaluator
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.strategy import FlipoutES
 
-FLIPOUT, ONE_BASE, LOW_RANK, POOL = "flipout", "flipout, 1 base", "low rank 1", "process pool"
+FLIPOUT, ONE_BASE, LOW_RANK = "flipout", "flipout, 1 base", "low rank 1"
+POOL, INDEPENDENT_POOL = "process pool, flipout", "process pool, independent"
+POOLS: dict[str, Perturbation] = {POOL: Flipout(), INDEPENDENT_POOL: Independent()}
 POOL_WEIGHTS = 500_000_000
 """Members times weights that the process pool is measured on at most, unless it is told otherwise."""
 
@@ -106,11 +109,13 @@ class BatchUpdate:
 class PoolUpdate:
     """An update with members evaluated in worker processes."""
 
-    def __init__(self, network: Network, examples: Examples, workers: int) -> None:
+    def __init__(
+        self, network: Network, perturbation: Perturbation, examples: Examples, workers: int
+    ) -> None:
         """Starts the workers."""
         torch.manual_seed(examples.seed)
         policy = network.make_model().module
-        self._es = _strategy(policy, Independent(), examples.count, examples.seed)
+        self._es = _strategy(policy, perturbation, examples.count, examples.seed)
         self._seeds = range(examples.count)
         self._evaluator = ProcessPoolEvaluator(policy, partial(ExampleRollout, examples), num_workers=workers)
 
@@ -137,8 +142,8 @@ class Settings:
     Attributes:
         samples: members P, each with an example of its own.
         members_per_base: N.
-        workers: of the process pool.
-        pool_samples: members of the process pool, whose seconds are scaled to P; None to go by the size of
+        workers: of each process pool.
+        pool_samples: members of a process pool, whose seconds are scaled to P; None to go by the size of
             the network.
         max_bytes: see `BatchUpdate`.
         seconds: least duration of a measurement.
@@ -196,10 +201,11 @@ def measure_network(
             )
             for name, family in families.items()
         }
-        pool = PoolUpdate(network, Examples(shape, pool_size, settings.seed), settings.workers)
-        stack.enter_context(closing(pool))
-        stopwatch = Stopwatch(POOL, pool, torch.device("cpu"), settings.seconds)
-        contestants[POOL] = lambda index: _scaled(stopwatch(index), scale)
+        for name, family in POOLS.items():
+            pool = PoolUpdate(network, family, Examples(shape, pool_size, settings.seed), settings.workers)
+            stack.enter_context(closing(pool))
+            stopwatch = Stopwatch(name, pool, torch.device("cpu"), settings.seconds)
+            contestants[name] = partial(_scaled, stopwatch, scale)
         rounds = interleave(contestants, settings.rounds, watch)
     return {
         "network": network.kind,
@@ -214,14 +220,14 @@ def measure_network(
     }
 
 
-def _scaled(figures: Figures, factor: float) -> Figures:
-    return {name: factor * value for name, value in figures.items()}
+def _scaled(measure: Callable[[int], Figures], factor: float, index: int) -> Figures:
+    return {name: factor * value for name, value in measure(index).items()}
 
 
 def pool_ratios(names: Iterable[str]) -> dict[str, Ratio]:
-    """Returns the ratios of the process pool to the others."""
+    """Returns the ratios of the process pools to the others."""
 
-    def ratio(name: str) -> Ratio:
-        return lambda seconds: seconds[POOL] / seconds[name]
+    def ratio(pool: str, name: str) -> Ratio:
+        return lambda seconds: seconds[pool] / seconds[name]
 
-    return {f"{POOL} / {name}": ratio(name) for name in names}
+    return {f"{pool} / {name}": ratio(pool, name) for name in names for pool in POOLS}

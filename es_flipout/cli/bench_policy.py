@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,8 +100,8 @@ def _points(parsed: argparse.Namespace) -> list[Point]:
 
 def _run(parsed: argparse.Namespace) -> Report:
     points = _points(parsed)
-    if not parsed.max_gib > 0:
-        raise UsageError(f"--max-gib must be > 0, got {parsed.max_gib}")
+    if not 0 < parsed.max_gib < math.inf:
+        raise UsageError(f"--max-gib must be > 0 and finite, got {parsed.max_gib}")
     try:
         device = checked_device(parsed.device)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from es_flipout.bench.update import (
     LOW_RANK,
     ONE_BASE,
     POOL,
+    POOLS,
     Settings,
     measure_network,
 )
@@ -26,7 +28,7 @@ from es_flipout.cli.bench_display import Bar, make_table, number
 from es_flipout.envs.engine import available_cores
 from es_flipout.evaluators import WorkerError
 
-CONTESTANTS = (FLIPOUT, ONE_BASE, LOW_RANK, POOL)
+CONTESTANTS = (FLIPOUT, ONE_BASE, LOW_RANK, *POOLS)
 SIZES: dict[Kind, str] = {
     "fully connected": "hidden size H of 784-H-H-10",
     "convolutional": "scale of the ConvNet",
@@ -88,8 +90,8 @@ def _check(parsed: argparse.Namespace) -> None:
     ):
         values = getattr(parsed, name)
         for value in values if isinstance(values, list) else [values]:
-            if value is not None and not value > 0:
-                raise UsageError(f"--{name.replace('_', '-')} must be > 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name.replace('_', '-')} must be > 0 and finite, got {value}")
     if not parsed.hidden_sizes and not parsed.conv_scales:
         raise UsageError("there is no network to measure: give --hidden-sizes or --conv-scales")
     if parsed.members_per_base % 2:
@@ -174,7 +176,7 @@ def _spreads_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _mark(result: Mapping[str, Any], name: str) -> str:
-    return "~" if name == POOL and result["pool_scale"] != 1 else ""
+    return "~" if name in POOLS and result["pool_scale"] != 1 else ""
 
 
 def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
@@ -183,8 +185,11 @@ def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
         own = {result["size"]: result for result in results if result["network"] == kind}
         if not own:
             continue
+        scaled = ", scaled up" if any(result["pool_scale"] != 1 for result in own.values()) else ""
         curves = {
-            name: Curve({size: spreads(own[size]["rounds"])[name] for size in sorted(own)})
+            name + (scaled if name in POOLS else ""): Curve(
+                {size: spreads(own[size]["rounds"])[name] for size in sorted(own)}
+            )
             for name in CONTESTANTS
         }
         known = {size: own[size]["paper"] for size in sorted(own) if own[size]["paper"] is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -103,9 +104,10 @@ def make_evaluator(config: Config, policy: nn.Module) -> PopulationEvaluator:
             sizes = [(num_slots + index) // parts for index in range(parts)]
             tiles = [make_native(size, device=config.device, threads=threads // parts) for size in sizes]
             return VectorizedEvaluator(*tiles)
-        if parts == 1:
-            return VectorizedEvaluator(make_native(num_slots, threads=threads))
-        make_shard = partial(make_native, math.ceil(num_slots / parts), threads=threads // parts)
-        return ShardedEvaluator(policy, make_shard, parts)
+        if parts > 1:
+            make_shard = partial(make_native, math.ceil(num_slots / parts), threads=threads // parts)
+            with contextlib.suppress(ValueError):  # of a policy that no process can be sent
+                return ShardedEvaluator(policy, make_shard, parts)
+        return VectorizedEvaluator(make_native(num_slots, threads=threads))
     except WorkerError as error:
         raise ValueError(f"{env.id}: {error}") from error

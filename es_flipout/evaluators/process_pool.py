@@ -38,8 +38,8 @@ class ProcessPoolEvaluator(WorkerPool):
             num_workers: how many processes; one for every available core if None.
 
         Raises:
-            ValueError: if the policy is not all on the CPU, its state is not all tensors, or there is to
-                be no worker.
+            ValueError: if the policy cannot be sent to processes (its state is not all tensors on the CPU, or
+                it cannot be pickled), or there is to be no worker.
             WorkerError: if a worker cannot start; the message says why.
         """
         make_player = partial(_OneByOne, make_rollout)
@@ -103,10 +103,12 @@ class _OneByOne:
                 for seed in seeds:
                     episode = self._rollout(policy, seed, chunk.episode_limit)
                     answer.returns[index], answer.lengths[index] = episode.total_reward, episode.length
-                    if answer.moments is not None and episode.moments is not None:
-                        answer.moments[:, index] = episode.moments
                     if episode.failure is not None:
                         answer.failures[index] = episode.failure
+                    elif answer.moments is not None:
+                        if episode.moments is None:
+                            raise ValueError("a rollout with an observation_size must return moments")
+                        answer.moments[:, index] = episode.moments
                     index += 1
         answer.slot_steps = int(answer.lengths.sum())
         return answer

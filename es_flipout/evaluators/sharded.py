@@ -36,7 +36,8 @@ class ShardedEvaluator(WorkerPool):
             num_workers: how many processes.
 
         Raises:
-            ValueError: if the policy is not all on the CPU, or its state is not all tensors.
+            ValueError: if the policy cannot be sent to processes (its state is not all tensors on the CPU, or
+                it cannot be pickled), or there is to be no worker.
             WorkerError: if a worker cannot start; the message says why.
         """
         super().__init__(policy, partial(_Slots, make_env), num_workers, guided=False)

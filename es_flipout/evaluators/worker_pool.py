@@ -28,7 +28,7 @@ from es_flipout.population import Population, trained_parameters
 from es_flipout.processes import end_processes, start_process
 
 MAX_DEATHS = 3
-"""How many workers a member may take with it before it counts as failed."""
+"""How many workers a member may take with it, alone in their hands, before it counts as failed."""
 MAX_DEATHS_IN_A_ROW = 10
 """How many workers may die, with not one episode in between, before the evaluation gives up."""
 CHUNKS_A_WORKER = 4
@@ -83,11 +83,16 @@ class WorkerPool:
             raise ValueError(f"num_workers must be >= 1, got {num_workers}")
         state = policy.state_dict()
         if not all(isinstance(value, Tensor) and value.device.type == "cpu" for value in state.values()):
-            raise ValueError("a process pool needs a policy whose state is tensors on the CPU")
+            raise ValueError("worker processes need a policy whose state is tensors on the CPU")
         shared = SharedTensors(state)
         self._centre = shared.tensors()
         self._trained = list(trained_parameters(policy))
-        self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_player), shared
+        try:
+            self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_player), shared
+        except Exception as error:  # whatever a user's class may raise
+            raise ValueError(
+                f"worker processes need a policy that can be pickled: {type(error).__name__}: {error}"
+            ) from error
         self._guided = guided
         self._generation = 0
         self._deaths_in_a_row = 0
@@ -268,11 +273,11 @@ class _Work:
         size, self._episodes = results.seeds.shape
         self._results = results
         self._template = template
-        self._share = math.ceil(size / num_workers)
+        self._share: int = math.ceil(size / num_workers)
         self._guided_chunks = CHUNKS_A_WORKER * num_workers if guided else 0
         self.slot_steps = 0
         self._waiting = deque(range(size))
-        self._alone: deque[int] = deque()  # members whose worker died; each goes out by itself
+        self._lost: deque[list[int]] = deque()  # members whose worker died, in ever smaller chunks
         self._deaths: Counter[int] = Counter()
         self._unfinished = size
 
@@ -284,9 +289,10 @@ class _Work:
     @property
     def chunk_size(self) -> int:
         """How many members go out together."""
-        if self._alone:
-            return 1
-        return math.ceil(len(self._waiting) / self._guided_chunks) if self._guided_chunks else self._share
+        if not self._guided_chunks:
+            return self._share
+        size: int = math.ceil(len(self._waiting) / self._guided_chunks)
+        return size + size % 2 if size > 1 else size  # both members of an antithetic pair have one noise
 
     @property
     def may_go_ahead(self) -> bool:
@@ -295,8 +301,9 @@ class _Work:
 
     def next_members(self) -> list[int]:
         """Returns the members of the next chunk; none if none waits."""
-        source = self._alone or self._waiting
-        return [source.popleft() for _ in range(min(self.chunk_size, len(source)))]
+        if self._lost:
+            return self._lost.popleft()
+        return [self._waiting.popleft() for _ in range(min(self.chunk_size, len(self._waiting)))]
 
     def chunk(self, members: list[int]) -> Chunk:
         """Returns the chunk of these members."""
@@ -307,15 +314,22 @@ class _Work:
         self._waiting.extendleft(reversed(members))
 
     def lose(self, members: list[int], reason: str) -> None:
-        """Has members wait again whose worker died; one with which too many have died has failed."""
-        for member in members:
-            self._deaths[member] += 1
-            if self._deaths[member] < MAX_DEATHS:
-                self._alone.append(member)
-            else:
-                answer = Answer.of(self._episodes, self._results.observation_size)
-                answer.failures = dict.fromkeys(range(self._episodes), reason)
-                self.record([member], answer)
+        """Has members wait again whose worker died, in halves.
+
+        A single one with which `MAX_DEATHS` workers have died has failed.
+        """
+        if len(members) > 1:
+            half = len(members) // 2
+            self._lost += [members[:half], members[half:]]
+            return
+        (member,) = members
+        self._deaths[member] += 1
+        if self._deaths[member] < MAX_DEATHS:
+            self._lost.append(members)
+            return
+        answer = Answer.of(self._episodes, self._results.observation_size)
+        answer.failures = dict.fromkeys(range(self._episodes), reason)
+        self.record(members, answer)
 
     def record(self, members: list[int], answer: Answer) -> None:
         """Writes down what came of members."""

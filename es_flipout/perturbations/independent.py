@@ -24,10 +24,11 @@ class SeededPack(Packed):
     Those that are asked for together are kept, since they will be again; a single one is not.
     """
 
-    def __init__(self, seeds: Tensor, shapes: Mapping[str, torch.Size], like: Tensor) -> None:
-        """Takes one seed a direction (int64 [D]); values are of the dtype and on the device of `like`."""
+    def __init__(self, seed: int, count: int, shapes: Mapping[str, torch.Size], like: Tensor) -> None:
+        """Takes the first of D seeds; values are of the dtype and on the device of `like`."""
         super().__init__(like.new_empty(0, sum(shape.numel() for shape in shapes.values())), shapes)
-        self._seeds: list[int] = seeds.tolist()
+        # One after the other: torch's generator on the CPU heeds 32 bits, of which no two may be the same.
+        self._seeds = range(seed, seed + count)
         self._drawn: dict[int, Tensor] = {}
 
     def gather(self, directions: Tensor) -> Tensor:
@@ -94,8 +95,8 @@ class Independent(Perturbation):
         packs = []
         for group in by_dtype(parameters).values():
             shapes = {name: value.shape for name, value in group.items()}
-            seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device)
-            packs.append(SeededPack(seeds, shapes, next(iter(group.values())).detach()))
+            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+            packs.append(SeededPack(seed, count, shapes, next(iter(group.values())).detach()))
         return IndependentNoise(packs, population_size, antithetic)
 
 

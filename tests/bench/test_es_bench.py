@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shlex
@@ -205,15 +206,15 @@ def test_update(measure):
     assert (connected["name"], connected["size"]) == ("MLP 784-32-32-10", 32)
     assert connected["paper"] == {"FlipES, one GPU": 0.12, "cpuES, 40 cores": 0.51}
     assert (convolutional["name"], convolutional["paper"]) == ("ConvNet 5x5 2/3, 26", None)
-    names = ["flipout", "flipout, 1 base", "low rank 1", "process pool"]
+    pools = ["process pool, flipout", "process pool, independent"]
+    names = ["flipout", "flipout, 1 base", "low rank 1", *pools]
     for each in document["results"]:
         assert (each["pool_samples"], each["pool_scale"]) == (8, 2)
         assert len(each["rounds"]) == 2
         assert list(each["rounds"][0]) == list(each["medians"]) == names
         first = each["rounds"][0]
-        for name in names[:-1]:
-            ratio = each["ratios"][f"process pool / {name}"][0]
-            assert ratio == pytest.approx(first["process pool"] / first[name])
+        for pool, name in itertools.product(pools, names[:3]):
+            assert each["ratios"][f"{pool} / {name}"][0] == pytest.approx(first[pool] / first[name])
         assert_positive(each["rounds"])
     assert "~" in result.stdout
     assert "FlipES" in result.stdout
@@ -261,10 +262,12 @@ MISTAKES = [
     (["update", "--samples", "100"], "--samples must be a multiple of --members-per-base 40, got 100"),
     (["update", "--members-per-base", "25"], "--members-per-base must be even (antithetic pairs"),
     (["update", "--hidden-sizes", "--conv-scales"], "there is no network to measure"),
-    (["update", "--hidden-sizes", "32", "0"], "--hidden-sizes must be > 0, got 0"),
-    (["update", "--pool-samples", "0"], "--pool-samples must be > 0, got 0"),
+    (["update", "--hidden-sizes", "32", "0"], "--hidden-sizes must be > 0 and finite, got 0"),
+    (["update", "--pool-samples", "0"], "--pool-samples must be > 0 and finite, got 0"),
     (["update", "--device", "abacus"], "device 'abacus' is not available"),
-    (["policy", "--max-gib", "0"], "--max-gib must be > 0, got 0"),
+    (["policy", "--max-gib", "0"], "--max-gib must be > 0 and finite, got 0"),
+    (["policy", "--max-gib", "inf"], "--max-gib must be > 0 and finite, got inf"),
+    (["update", "--conv-scales", "inf"], "--conv-scales must be > 0 and finite, got inf"),
 ]
 
 
