@@ -24,6 +24,7 @@ dense Gaussian noise a member.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -206,17 +207,28 @@ class FlipoutNoise(PopulationNoise):
 
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         """See `PopulationNoise.weighted_sum`."""
-        total = self.vectors.weighted_sum(weights)
+        sums = self.vectors.weighted_sum(weights)
         weights = self.direction_weights(weights)
         signs = {name: value for pack in self._signs for name, value in pack.by_name(pack.values).items()}
         for name, bases in self.bases.items():
             dtype, shape = accumulation_dtype(bases.dtype), (self.num_bases, self._directions_per_base, -1)
             signs_0 = (signs[f"0 {name}"] * weights.to(dtype).unsqueeze(1)).view(shape)
             signs_1 = signs[f"1 {name}"].to(dtype).view(shape)
-            products = signs_0.mT @ signs_1
-            products = products.view(*products.shape, *(1,) * (bases.ndim - 3))
-            total[name] = (bases * products).sum(dim=0).to(bases.dtype)
-        return total
+            total = torch.zeros(bases.shape[1:], dtype=dtype, device=bases.device)
+            for base, r, s in zip(bases, signs_0, signs_1, strict=True):
+                product = r.mT @ s
+                total.addcmul_(base, product.view(*product.shape, *(1,) * (base.ndim - 2)))
+            sums[name] = total.to(bases.dtype)
+        return sums
+
+
+def draw_signs(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Returns fair signs ±1, eight to a random byte."""
+    device, count = generator.device, math.prod(shape)
+    octets = torch.randint(256, (-(-count // 8),), generator=generator, dtype=torch.uint8, device=device)
+    every_octet = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device)
+    signs = (2 * (every_octet & 1) - 1).to(dtype).index_select(0, octets.int())
+    return signs.flatten()[:count].view(tuple(shape))
 
 
 @dataclass(frozen=True)
@@ -255,14 +267,10 @@ class Flipout(Perturbation):
                 f"be divisible by {self.num_bases * (population_size // count)}"
             )
 
-        def draw_signs(*shape: int) -> Tensor:
-            bits = torch.randint(2, shape, generator=generator, dtype=torch.int8, device=generator.device)
-            return bits.mul_(2).sub_(1)
-
         def draw_bases(weight: Tensor) -> Tensor:
             shape = (self.num_bases, *weight.shape)
             if self.base == "rademacher":
-                return draw_signs(*shape).to(weight.dtype)
+                return draw_signs(shape, weight.dtype, generator)
             return torch.randn(shape, generator=generator, dtype=weight.dtype, device=generator.device)
 
         bases: dict[str, Tensor] = {}
@@ -273,8 +281,8 @@ class Flipout(Perturbation):
             signs_1: dict[str, Tensor] = {}
             for name, weight in group.items():
                 bases[name] = draw_bases(weight)
-                signs_0[f"0 {name}"] = draw_signs(count, weight.shape[0])
-                signs_1[f"1 {name}"] = draw_signs(count, weight.shape[1])
+                signs_0[f"0 {name}"] = draw_signs((count, weight.shape[0]), torch.int8, generator)
+                signs_1[f"1 {name}"] = draw_signs((count, weight.shape[1]), torch.int8, generator)
             packs.append(Packed.of(signs_0, signs_1, dtype))
         vectors = {name: value for name, value in parameters.items() if value.ndim < 2}
         return FlipoutNoise(bases, packs, sample_dense(vectors, population_size, generator, antithetic))

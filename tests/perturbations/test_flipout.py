@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from es_flipout.perturbations import Flipout, Independent, Perturbation, PopulationNoise
-from es_flipout.perturbations.flipout import BaseGroups, FlipoutNoise, FlipoutRows
+from es_flipout.perturbations.flipout import BaseGroups, FlipoutNoise, FlipoutRows, draw_signs
 from es_flipout.perturbations.independent import IndependentNoise
 from es_flipout.perturbations.packing import Packed
 
@@ -107,6 +107,21 @@ class TestRoles:
 
 
 class TestStorage:
+    def test_signs_are_fair_and_independent_at_every_place_of_a_byte(self) -> None:
+        # Bytes are a row of eight signs each: means and correlations of 40,000 rows are within 5 sigma of 0.
+        rows = draw_signs((40_000, 8), torch.float64, torch.Generator().manual_seed(0))
+        assert torch.equal(rows.abs(), torch.ones_like(rows))
+        assert rows.mean(dim=0).abs().max() < 5 * 40_000**-0.5
+        correlations = rows.T @ rows / len(rows) - torch.eye(8, dtype=torch.float64)
+        assert correlations.abs().max() < 5 * 40_000**-0.5
+        assert (rows[:-1] * rows[1:]).mean(dim=0).abs().max() < 5 * 40_000**-0.5
+
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 4), (5, 1, 3), (0, 3)])
+    def test_any_shape_of_signs_can_be_drawn(self, shape: tuple[int, ...]) -> None:
+        drawn = draw_signs(shape, torch.float32, torch.Generator().manual_seed(0))
+        assert drawn.shape == shape
+        assert drawn.dtype == torch.float32
+
     def test_signs_are_int8_plus_and_minus_one(self) -> None:
         noise = Flipout().sample({"weight": torch.empty(6, 5)}, 40, torch.Generator().manual_seed(0))
         for stored in drawn_signs(noise):
