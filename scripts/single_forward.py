@@ -1,9 +1,8 @@
-"""Microseconds that a policy takes for one observation: in torch, and as a worker of the process pool runs it.
+"""Microseconds that a policy takes for one observation, in torch and in a worker of the process pool.
 
 python -m scripts.single_forward --json single_forward.json
 
-One thread. An MLP runs in NumPy there, since that is faster (`evaluators/single_policy.py`); this is the
-measurement that says so.
+One thread. An MLP runs in NumPy there (`evaluators/single_policy.py`); this is the measurement that says why.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from es_flipout.bench.machine import describe_machine
 from es_flipout.bench.report import compared, interleave, medians
 from es_flipout.bench.timing import Stopwatch
+from es_flipout.cli.process import silence_mujoco
 from es_flipout.evaluators.single_policy import make_act
 from es_flipout.policies import MLPPolicy
 
@@ -66,6 +66,7 @@ def main() -> None:
     torch.set_num_threads(1)
     threadpool_limits(1)
     torch.manual_seed(0)
+    silence_mujoco()
     results = [measure(task, sizes, arguments.rounds, arguments.seconds) for task, sizes in CASES]
     for result in results:
         label = f"{result['task']}, MLP {'-'.join(map(str, result['hidden_sizes']))}"
