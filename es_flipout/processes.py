@@ -18,6 +18,9 @@ CONTEXT = mp.get_context("forkserver")
 """A fork of this process could inherit locked locks from its threads; a spawn would import all anew."""
 CONTEXT.set_forkserver_preload(["es_flipout"])
 
+_MAIN_MODULE = threading.Lock()
+"""Held while `sys.modules["__main__"]` is another one."""
+
 Serve = Callable[..., None]
 """What a process does: called with its end of the connection, and further arguments."""
 
@@ -48,12 +51,13 @@ def _nameless_main() -> Iterator[None]:
     multiprocessing would have it imported, for what is pickled by reference; nothing is here. Hence a script
     needs no `if __name__ == "__main__"`.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _MAIN_MODULE:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _run(serve: Serve, connection: Connection, *args: Any) -> None:

@@ -123,7 +123,7 @@ class Trainer:
         Args:
             run: where checkpoints go.
             reporters: what gets the figures of each generation.
-            should_stop: asked before every env step.
+            should_stop: asked several times a second.
             max_generations: how many generations this call runs at most.
         """
         last = self.es.generation + max_generations

@@ -10,7 +10,7 @@ noise, as the paper's cpuES has it, all of which this process must draw once mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from es_flipout.bench.families import SIGMA
 from es_flipout.bench.paper import Network
-from es_flipout.bench.report import Figures, Ratio, Watch, compared, interleave, medians
+from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, compared, interleave, medians
 from es_flipout.bench.timing import Stopwatch
 from es_flipout.evaluators import Episode, ProcessPoolEvaluator
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
@@ -33,6 +33,8 @@ POOL, INDEPENDENT_POOL = "process pool, flipout", "process pool, independent"
 POOLS: dict[str, Perturbation] = {POOL: Flipout(), INDEPENDENT_POOL: Independent()}
 POOL_WEIGHTS = 500_000_000
 """Members times weights that the process pool is measured on at most, unless it is told otherwise."""
+FEWEST = 2
+"""Members for each worker in the smaller of two updates that a larger one is extrapolated from."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class BatchUpdate:
 
 
 class PoolUpdate:
-    """An update with members evaluated in worker processes."""
+    """An update with members evaluated in worker processes: all of them, or the first few."""
 
     def __init__(
         self, network: Network, perturbation: Perturbation, examples: Examples, workers: int
@@ -115,13 +117,14 @@ class PoolUpdate:
         """Starts the workers."""
         torch.manual_seed(examples.seed)
         policy = network.make_model().module
-        self._es = _strategy(policy, perturbation, examples.count, examples.seed)
-        self._seeds = range(examples.count)
+        sizes = {examples.count, FEWEST * workers}
+        self._es = {size: _strategy(policy, perturbation, size, examples.seed) for size in sizes}
         self._evaluator = ProcessPoolEvaluator(policy, partial(ExampleRollout, examples), num_workers=workers)
 
-    def __call__(self) -> None:
-        """Makes an update."""
-        self._es.tell(self._evaluator.evaluate(self._es.ask(), self._seeds).fitness)
+    def __call__(self, samples: int) -> None:
+        """Makes an update of all members, or of `FEWEST` a worker."""
+        es = self._es[samples]
+        es.tell(self._evaluator.evaluate(es.ask(), range(samples)).fitness)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -143,8 +146,8 @@ class Settings:
         samples: members P, each with an example of its own.
         members_per_base: N.
         workers: of each process pool.
-        pool_samples: members of a process pool, whose seconds are scaled to P; None to go by the size of
-            the network.
+        pool_samples: members that a process pool is measured on, whose seconds are extrapolated to P; None to
+            go by the size of the network.
         max_bytes: see `BatchUpdate`.
         seconds: least duration of a measurement.
         rounds: number of rounds.
@@ -162,8 +165,8 @@ class Settings:
 
     def pool_size(self, num_parameters: int) -> int:
         """Returns the members that the process pool is measured on, an even number."""
-        wanted = self.pool_samples or POOL_WEIGHTS // num_parameters
-        return max(2, min(wanted, self.samples) // 2 * 2)
+        wanted = max(self.pool_samples or POOL_WEIGHTS // num_parameters, 2 * FEWEST * self.workers)
+        return min(wanted, self.samples) // 2 * 2
 
 
 def measure_network(
@@ -173,9 +176,9 @@ def measure_network(
 
     Returns:
         For a JSON document: the network, seconds of an update by contestant and round and in the median,
-        ratios of the process pool to the others, and the paper's figures. The pool's seconds are those of
-        `pool_samples` members times `pool_scale`: too many by what of an update does not grow with its
-        samples.
+        ratios of the process pool to the others, and the paper's figures. A pool that is measured on
+        `pool_samples` members only has its seconds from the straight line through these and those of `FEWEST`
+        members a worker, which stand beside them.
 
     Raises:
         ValueError: if samples cannot share bases evenly.
@@ -183,7 +186,6 @@ def measure_network(
     model = network.make_model()
     shape, size = model.input_shapes[0], settings.samples
     pool_size = settings.pool_size(model.num_parameters)
-    scale = size / pool_size
     families: dict[str, Perturbation] = {
         FLIPOUT: Flipout(num_bases=size // settings.members_per_base),
         ONE_BASE: Flipout(),
@@ -204,8 +206,7 @@ def measure_network(
         for name, family in POOLS.items():
             pool = PoolUpdate(network, family, Examples(shape, pool_size, settings.seed), settings.workers)
             stack.enter_context(closing(pool))
-            stopwatch = Stopwatch(name, pool, torch.device("cpu"), settings.seconds)
-            contestants[name] = partial(_scaled, stopwatch, scale)
+            contestants[name] = _pool_contestant(name, pool, pool_size, settings)
         rounds = interleave(contestants, settings.rounds, watch)
     return {
         "network": network.kind,
@@ -213,15 +214,35 @@ def measure_network(
         "name": model.name,
         "parameters": model.num_parameters,
         "pool_samples": pool_size,
-        "pool_scale": scale,
         "paper": network.paper,
         "medians": medians(rounds),
         **compared(rounds, pool_ratios(families)),
     }
 
 
-def _scaled(measure: Callable[[int], Figures], factor: float, index: int) -> Figures:
-    return {name: factor * value for name, value in measure(index).items()}
+def _pool_contestant(name: str, pool: PoolUpdate, pool_size: int, settings: Settings) -> Contestant:
+    """Returns what measures a pool's update of all samples, or of fewer, and then extrapolates."""
+    cpu, few = torch.device("cpu"), FEWEST * settings.workers
+    if pool_size == settings.samples:
+        return Stopwatch(name, partial(pool, pool_size), cpu, settings.seconds)
+    watches = {
+        samples: Stopwatch(f"{name}, {samples} samples", partial(pool, samples), cpu, settings.seconds)
+        for samples in (few, pool_size)
+    }
+
+    def measure(index: int) -> Figures:
+        figures = {samples: watch(index) for samples, watch in watches.items()}
+        (of_few,), (of_many,) = (each.values() for each in figures.values())
+        seconds = on_a_line((few, of_few), (pool_size, of_many), settings.samples)
+        return {name: seconds, **figures[few], **figures[pool_size]}
+
+    return measure
+
+
+def on_a_line(one: tuple[float, float], other: tuple[float, float], x: float) -> float:
+    """Returns y at x of the straight line through two points (x, y)."""
+    slope = (other[1] - one[1]) / (other[0] - one[0])
+    return other[1] + slope * (x - other[0])
 
 
 def pool_ratios(names: Iterable[str]) -> dict[str, Ratio]:

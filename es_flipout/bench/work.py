@@ -18,7 +18,8 @@ drawn directions (P / 2 of antithetic pairs).
     independent         2 D (w + J)                           4 D (w + J)
 
 A multiplication and an addition are 2 FLOPs. Only products of matrices and convolutions count, at padded
-borders too, as torch's flop counter has it: no signs, biases or activations. Every input is read once and
+borders too, as torch's flop counter has it (and the sum over independent noise, which is one in all but
+name): no signs, biases or activations. Every input is read once and
 every result is written once, in float32 (flipout's signs in a byte each, as a generation stores them), each
 layer by itself: what caches spare between layers makes the bytes/s more than the memory's, what passes
 over intermediate results cost makes them less. `ask` writes what the gradient reads, and then a row's share

@@ -65,8 +65,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool-samples",
         type=int,
-        help="members that the process pool is measured on; its seconds are scaled to --samples (default: as "
-        "many as have 500 million weights between them)",
+        help="members that the process pool is measured on; its seconds are extrapolated to --samples "
+        "(default: as many as have 500 million weights between them)",
     )
     parser.add_argument(
         "--max-gib",
@@ -152,14 +152,17 @@ def _run(parsed: argparse.Namespace) -> Report:
 def _table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
     table = make_table(title, "", *CONTESTANTS, "pool / flipout", "FlipES *", "cpuES *", "ratio *")
     for result in results:
-        row = [_mark(result, name) + number(result["medians"][name]) for name in CONTESTANTS]
+        row = [
+            ("~" if name in POOLS and _is_extrapolated(result) else "") + number(result["medians"][name])
+            for name in CONTESTANTS
+        ]
         row.append(number(result["median_ratios"][f"{POOL} / {FLIPOUT}"]))
         if (figures := result["paper"]) is not None:
             flipout, pool = figures.values()
             row += [f"{flipout:g}", f"{pool:g}", number(pool / flipout)]
         table.add_row(result["name"], *row)
     table.caption = (
-        "medians; ~ measured on fewer samples and scaled up; * the paper's, 5,000 samples on other machines: "
+        "medians; ~ extrapolated from fewer samples; * the paper's, 5,000 samples on other machines: "
         "FlipES on one GPU, cpuES on 40 cores"
     )
     table.caption_justify = "left"
@@ -175,8 +178,9 @@ def _spreads_table(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _mark(result: Mapping[str, Any], name: str) -> str:
-    return "~" if name in POOLS and result["pool_scale"] != 1 else ""
+def _is_extrapolated(result: Mapping[str, Any]) -> bool:
+    """Whether the process pools were measured on fewer samples than the others."""
+    return any(f"{name}, {result['pool_samples']} samples" in result["medians"] for name in POOLS)
 
 
 def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
@@ -185,9 +189,9 @@ def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
         own = {result["size"]: result for result in results if result["network"] == kind}
         if not own:
             continue
-        scaled = ", scaled up" if any(result["pool_scale"] != 1 for result in own.values()) else ""
+        extrapolated = ", extrapolated" if any(map(_is_extrapolated, own.values())) else ""
         curves = {
-            name + (scaled if name in POOLS else ""): Curve(
+            name + (extrapolated if name in POOLS else ""): Curve(
                 {size: spreads(own[size]["rounds"])[name] for size in sorted(own)}
             )
             for name in CONTESTANTS

@@ -106,7 +106,7 @@ def make_evaluator(config: Config, policy: nn.Module) -> PopulationEvaluator:
             return VectorizedEvaluator(*tiles)
         if parts > 1:
             make_shard = partial(make_native, math.ceil(num_slots / parts), threads=threads // parts)
-            with contextlib.suppress(ValueError):  # of a policy that no process can be sent
+            with contextlib.suppress(ValueError, WorkerError):  # of a policy that no process can be sent
                 return ShardedEvaluator(policy, make_shard, parts)
         return VectorizedEvaluator(make_native(num_slots, threads=threads))
     except WorkerError as error:

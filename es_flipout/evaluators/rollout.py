@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
+from es_flipout.envs.engine import warning_text
 from es_flipout.evaluators.single_policy import make_act
 
 
@@ -84,10 +86,11 @@ class GymnasiumRollout:
             if self._env is None:
                 self._env = self._make_env()
             env = self._env
-            observation, _ = env.reset(seed=seed)
+            observation, info = env.reset(seed=seed)
+            failure = _physics_failure(env, info)
         except Exception as error:  # whatever a user's environment may raise
             return self._failed(error, length)
-        over = False
+        over = failure is not None
         while not over and length < limit:
             try:
                 row = observed.add(observation) if counted else self._copied(observation, dtype)
@@ -96,11 +99,14 @@ class GymnasiumRollout:
             action = act(row)
             length += 1
             try:
-                observation, reward, terminated, truncated, _ = env.step(action)
+                observation, reward, terminated, truncated, info = env.step(action)
                 total += float(reward)
                 over = terminated or truncated
             except Exception as error:
                 return self._failed(error, length)
+        failure = failure or _physics_failure(env, info)
+        if failure is not None:
+            return Episode(np.nan, length, failure=failure)
         moments = observed.result() if counted else None
         return Episode(total, length, moments)
 
@@ -121,6 +127,19 @@ class GymnasiumRollout:
         """Closes the environment."""
         if self._env is not None:
             self._env.close()
+
+
+def _physics_failure(env: gym.Env[Any, Any], info: Mapping[str, Any]) -> str | None:
+    """Returns what has gone wrong with the physics since the last reset.
+
+    A task of this project says so in `info`. Gymnasium's go on, from where MuJoCo has reset them to.
+    """
+    if "failure" in info:
+        return str(info["failure"])
+    data = getattr(env.unwrapped, "data", None)
+    if isinstance(data, mujoco.MjData) and data.warning.number.any():
+        return warning_text(data.warning.number)
+    return None
 
 
 class _Moments:

@@ -29,8 +29,8 @@ from es_flipout.processes import end_processes, start_process
 
 MAX_DEATHS = 3
 """How many workers a member may take with it, alone in their hands, before it counts as failed."""
-MAX_DEATHS_IN_A_ROW = 10
-"""How many workers may die, with not one episode in between, before the evaluation gives up."""
+MAX_DEATHS_IN_A_ROW = 5
+"""How many workers may die for each that there is, with no member evaluated in between, before we give up."""
 CHUNKS_A_WORKER = 4
 """A guided chunk holds the members that wait, over this many chunks for every worker."""
 MAX_EPISODES_AHEAD = 1024
@@ -147,7 +147,7 @@ class WorkerPool:
                     raise EvaluationStoppedError
                 for worker in self._workers:
                     self._hand_out(worker, work)
-                self._receive(work)
+                self._receive(work, should_stop)
         except BaseException:
             # What is under way is of no use any more, and may be long; `_revive` replaces the workers.
             for worker in self._workers:
@@ -197,8 +197,13 @@ class WorkerPool:
             with contextlib.suppress(OSError):  # that it died shows when it does not answer
                 worker.connection.send(work.chunk(members))
 
-    def _receive(self, work: _Work) -> None:
-        """Waits for messages of workers, and sees to them."""
+    def _receive(self, work: _Work, should_stop: Callable[[], bool]) -> None:
+        """Waits for messages of workers, and sees to them.
+
+        Raises:
+            EvaluationStoppedError: if a worker has died, and this process was asked to stop, perhaps by the
+                same signal.
+        """
         ready = wait([worker.connection for worker in self._workers], timeout=POLL_SECONDS)
         for index, worker in enumerate(self._workers):
             if worker.connection not in ready:
@@ -206,6 +211,8 @@ class WorkerPool:
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
+                if should_stop():
+                    raise EvaluationStoppedError from None
                 self._workers[index] = self._replace(worker, work)
                 continue
             if isinstance(message, str):
@@ -221,7 +228,7 @@ class WorkerPool:
         worker.process.join()
         reason = f"the worker process died (exit code {worker.process.exitcode})"
         self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
+        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW * len(self._workers):
             raise WorkerError(f"{self._deaths_in_a_row} times in a row {reason}")
         if worker.chunks:
             work.lose(worker.chunks.popleft(), reason)

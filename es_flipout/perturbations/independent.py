@@ -8,13 +8,14 @@ that whoever needs one member, or only the gradient, need not hold the noise of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from es_flipout.perturbations.base import Perturbation, PopulationNoise, num_directions
-from es_flipout.perturbations.packing import BLOCK, Packed, accumulation_dtype, by_dtype
+from es_flipout.perturbations.packing import Packed, accumulation_dtype, by_dtype
 from es_flipout.perturbations.parameter_noise import DenseNoise, ParameterNoise
 
 
@@ -38,19 +39,32 @@ class SeededPack(Packed):
             for direction in wanted:
                 if direction not in self._drawn:
                     self._drawn[direction] = self._draw(direction)
-        return self._stacked(wanted)
-
-    def blocks(self) -> Iterator[Tensor]:
-        """See `Packed.blocks`."""
-        for start in range(0, len(self._seeds), BLOCK):
-            yield self._stacked(range(start, min(start + BLOCK, len(self._seeds))))
-
-    def _stacked(self, directions: Sequence[int]) -> Tensor:
-        values = self.values.new_empty(len(directions), self.values.shape[1])
-        for row, direction in zip(values, directions, strict=True):
-            drawn = self._drawn.get(direction)
-            row.copy_(self._draw(direction) if drawn is None else drawn)
+        values = self.values.new_empty(len(wanted), self.values.shape[1])
+        for row, direction in zip(values, wanted, strict=True):
+            row.copy_(self._row(direction))
         return values
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Packed.weighted_sum`; what is not kept is drawn once more, and forgotten."""
+        total = weights.new_zeros(self.values.shape[1])
+        for row, weight in zip(self._rows(), weights.tolist(), strict=True):
+            total.add_(row, alpha=weight)
+        return total
+
+    def _rows(self) -> Iterator[Tensor]:
+        """Returns the values of all directions, in order, drawn on as many threads as torch uses."""
+        count = len(self._seeds)
+        if len(self._drawn) == count:
+            yield from (self._drawn[direction] for direction in range(count))
+            return
+        num_threads = torch.get_num_threads()
+        with ThreadPoolExecutor(num_threads) as threads:
+            for start in range(0, count, num_threads):
+                yield from threads.map(self._row, range(start, min(start + num_threads, count)))
+
+    def _row(self, direction: int) -> Tensor:
+        drawn = self._drawn.get(direction)
+        return self._draw(direction) if drawn is None else drawn
 
     def _draw(self, direction: int) -> Tensor:
         row = self.values.new_empty(self.values.shape[1])
@@ -70,10 +84,7 @@ class IndependentNoise(PopulationNoise):
         weights = self.direction_weights(weights)
         total: dict[str, Tensor] = {}
         for pack in self.packs:
-            dtype = accumulation_dtype(pack.values.dtype)
-            summed = torch.zeros(pack.values.shape[1], dtype=dtype, device=pack.device)
-            for part, block in zip(torch.split(weights.to(dtype), BLOCK), pack.blocks(), strict=True):
-                summed += part @ block.to(dtype)
+            summed = pack.weighted_sum(weights.to(accumulation_dtype(pack.values.dtype)))
             total |= pack.by_name(summed.to(pack.values.dtype))
         return total
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-
-BLOCK = 64
-"""Directions that are summed in one product."""
 
 
 class Packed:
@@ -54,9 +51,9 @@ class Packed:
         """Returns the values of directions [N], [N, width]."""
         return self.values[directions]
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Returns the values of all directions, in order, `BLOCK` at a time."""
-        yield from torch.split(self.values, BLOCK)
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Returns the values of all directions times their weights [D], [width], of the weights' dtype."""
+        return weights @ self.values.to(weights.dtype)
 
     def by_name(self, values: Tensor) -> dict[str, Tensor]:
         """Returns views of [..., width] as [..., *shape], by name."""

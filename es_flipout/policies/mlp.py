@@ -104,7 +104,10 @@ class MLPPolicy(nn.Module):
 
 
 def is_plain_mlp(policy: nn.Module) -> bool:
-    """Returns whether a policy is an `MLPPolicy` or `LinearPolicy` that nobody has changed the parts of."""
+    """Returns whether a policy is an `MLPPolicy` or `LinearPolicy` that nobody has changed the parts of.
+
+    Layers that share a parameter are such a change.
+    """
     if not isinstance(policy, MLPPolicy) or type(policy) not in (MLPPolicy, LinearPolicy):
         return False
     layers = list(policy.network)
@@ -113,6 +116,7 @@ def is_plain_mlp(policy: nn.Module) -> bool:
     return (
         all(type(m) is nn.Linear and m.bias is not None for m in linears)
         and all(type(m) in ACTIVATIONS.values() for m in activations)
+        and len(list(policy.network.parameters())) == 2 * len(linears)
         and type(policy.network) is nn.Sequential
         and type(policy.head) in heads
         and type(policy.normalizer) in (ObservationNormalizer, NoneType)

@@ -209,10 +209,14 @@ def test_update(measure):
     pools = ["process pool, flipout", "process pool, independent"]
     names = ["flipout", "flipout, 1 base", "low rank 1", *pools]
     for each in document["results"]:
-        assert (each["pool_samples"], each["pool_scale"]) == (8, 2)
+        assert each["pool_samples"] == 8
         assert len(each["rounds"]) == 2
-        assert list(each["rounds"][0]) == list(each["medians"]) == names
+        parts = [f"{pool}, {samples} samples" for pool in pools for samples in (2, 8)]
+        assert set(each["rounds"][0]) == set(each["medians"]) == {*names, *parts}
         first = each["rounds"][0]
+        for pool in pools:
+            two, eight = (first[f"{pool}, {samples} samples"] for samples in (2, 8))
+            assert first[pool] == pytest.approx(eight + (16 - 8) * (eight - two) / 6)
         for pool, name in itertools.product(pools, names[:3]):
             assert each["ratios"][f"{pool} / {name}"][0] == pytest.approx(first[pool] / first[name])
         assert_positive(each["rounds"])

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from es_flipout import FlipoutES
 from es_flipout.bench.paper import Network
-from es_flipout.bench.update import BatchUpdate, ExampleRollout, Examples, Settings
+from es_flipout.bench.update import BatchUpdate, ExampleRollout, Examples, Settings, on_a_line
 from es_flipout.perturbations import Flipout, LowRank
 
 CPU = torch.device("cpu")
@@ -61,9 +61,14 @@ def test_the_pool_is_measured_on_as_many_samples_as_it_can_bear():
 
     assert pool_size(26_000) == 5000
     assert pool_size(5_824_522) == 84  # 500 million / 5.8 million is 85.8
-    assert pool_size(10**9) == 2
+    assert pool_size(10**9) == 8  # twice as many as the smaller update has: 2 for each of 2 workers
     assert pool_size(26_000, 301) == 300
     assert pool_size(26_000, 9000) == 5000
+
+
+def test_an_update_of_many_samples_is_on_the_line_through_two_smaller_ones():
+    # 0.5 s, and 0.1 s for each of 4, 24 and 104 samples
+    assert on_a_line((4, 0.9), (24, 2.9), 104) == pytest.approx(10.9)
 
 
 def test_the_papers_figures_are_those_of_its_networks_only():

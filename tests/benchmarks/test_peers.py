@@ -6,7 +6,6 @@ import ctypes
 import multiprocessing
 import os
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from benchmarks.peers import run
+from benchmarks.peers import contestant, run
 from benchmarks.peers.contestant import Job, time_generations
 from benchmarks.peers.pool import EpisodePool, Moments, Shared, _run_generation, make_envs
 
@@ -128,16 +127,23 @@ def test_moments_are_those_of_all_rows():
     np.testing.assert_allclose(1 / scale, rows.std(axis=0), rtol=1e-5)
 
 
-def test_the_first_generation_is_not_counted():
+def test_the_first_generation_is_not_counted(monkeypatch):
     generations = iter([(1000, 1), (10, 2), (20, 2), (40, 2)])
+    clock = 0.0
 
     def run_generation() -> tuple[int, int]:
-        time.sleep(0.03)
+        nonlocal clock
+        clock += 3.0
         return next(generations)
 
-    result = time_generations(run_generation, 0.05, {})
+    monkeypatch.setattr(contestant.time, "perf_counter", lambda: clock)
+    result = time_generations(run_generation, 5.0, {})
     assert (result.env_steps, result.episodes, result.generations) == (30, 4, 2)
-    assert 0.06 <= result.seconds < 0.09
+    assert result.seconds == 6.0
+
+
+def test_every_other_round_is_in_reverse_order():
+    assert list(run.turns(["a", "b"], 3)) == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
 
 
 def test_settings_that_do_not_exist_are_refused():
@@ -165,6 +171,8 @@ def test_the_summary_is_of_medians_and_of_ratios_within_a_round():
     assert run.fastest_peer(rounds) == "SB3-contrib ARS"  # the median of two
     del rounds[1]["SB3-contrib ARS"]
     assert run.fastest_peer(rounds) == "EvoX OpenES"
+    assert run.fastest_peer(rounds, "sb3_ars") == "SB3-contrib ARS"
+    assert run.fastest_peer(rounds, "evosax_pool") is None
     assert run.ratios(rounds, "ours", "EvoX OpenES") == pytest.approx([3.0, 2.0, 4.0])
     assert run.rates(rounds, run.PHYSICS) == pytest.approx([1000, 500, 1600])
     lines = {line.split("  ")[1].strip(): line.split() for line in run.table(rounds).splitlines()[1:]}

@@ -328,16 +328,17 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(tiny_config, number)
     assert figures(Path("run"))[-1]["generation"] == generation
 
 
-def test_ctrl_c_stops_a_process_pool_and_leaves_no_process(tiny_config):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+def test_a_signal_to_all_stops_a_process_pool_and_leaves_no_process(tiny_config, number):
     arguments = ["--config", tiny_config, *POOL, "--generations", 100_000, "--out", "run"]
     with start(*arguments, start_new_session=True) as process:
         for line in process.stdout:
             if line.startswith("gen     3"):
                 assert len(session(process.pid)) >= 4  # with two workers, and the server that forks them
-                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+                os.killpg(process.pid, number)  # as a terminal or a batch system does
                 break
         output = process.stdout.read()
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + number
     assert "continue with: es-train --resume run" in output
     assert "Traceback" not in output
     deadline = time.monotonic() + 60

@@ -65,6 +65,13 @@ def test_frozen_parameters_stay_those_of_the_centre():
     torch.testing.assert_close(rows(x), population.select(torch.arange(P))(x))
 
 
+def test_tied_layers_take_the_general_way():
+    policy = MLPPolicy(box(3), box(2, 1.0), hidden_sizes=(8, 8, 8))
+    policy.network[4].weight = policy.network[2].weight
+    rows = member_rows(FlipoutES(policy, population_size=P, sigma=0.1).ask())
+    assert not isinstance(rows, MLPRows)
+
+
 def test_a_policy_with_a_forward_of_its_own_takes_the_general_way():
     class Twice(MLPPolicy):
         def forward(self, observations):

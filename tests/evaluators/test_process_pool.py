@@ -341,6 +341,24 @@ def test_a_worker_killed_within_an_episode_changes_no_bit_and_is_replaced(make_p
     assert not undisturbed.failures
 
 
+def test_no_worker_is_replaced_if_what_ended_it_stops_this_process_too(make_pool, tmp_path):
+    marker = tmp_path / "marker"
+    policy = pendulum()
+    before = workers()
+    pool = make_pool(policy, lambda: Haunted(gym.make("InvertedPendulum-v5", **PENDULUM), marker))
+    first = workers() - before
+    killer = Killer(marker)
+
+    def stop_after_killing():
+        return bool(killer.killed) or killer()
+
+    with pytest.raises(EvaluationStoppedError):
+        pool.evaluate(ask(policy), [13, *range(7)], should_stop=stop_after_killing)
+    wait_for_the_end_of(killer.killed)
+    assert workers() - before <= first
+    assert len(pool.evaluate(ask(policy), range(8)).returns) == 8
+
+
 def test_a_worker_killed_between_two_evaluations_is_replaced(make_pool):
     policy = pendulum()
     population = ask(policy)
@@ -494,6 +512,43 @@ def test_environments_fail_as_in_the_vectorised_evaluator(make_pool):
     assert not expected.returns[:, 1].isnan().any()
     assert len(expected.failures) == 7
     assert_agree(make_pool(policy, Faulty).evaluate(population, seeds), expected)
+
+
+class TooFast(gym.Wrapper):
+    """Starts episodes of seed 13 with a speed that MuJoCo refuses, and resets, after one step."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        if seed == 13:
+            pendulum = self.env.unwrapped
+            pendulum.set_state(pendulum.init_qpos, np.full(2, 1e12))
+        return observation, info
+
+
+def test_an_episode_whose_physics_blew_up_has_failed_although_gymnasium_goes_on(make_pool):
+    policy = pendulum()
+    population = ask(policy, 6, sigma=0.05)
+    pool = make_pool(policy, lambda: TooFast(gym.make("InvertedPendulum-v5", **PENDULUM)))
+    expected = pool.evaluate(population, SEEDS[:6])
+    for _ in range(2):  # the next episode is not blamed
+        result = pool.evaluate(population, [*SEEDS[:3], 13, *SEEDS[4:6]])
+        assert result.fitness.isnan().nonzero().flatten().tolist() == [3]
+        others = [0, 1, 2, 4, 5]
+        assert torch.equal(result.returns[others], expected.returns[others])
+        (failure,) = result.failures
+        assert failure.startswith("MuJoCo warning BADQ")
+
+
+def test_a_task_of_ones_own_fails_as_in_the_vectorised_evaluator(make_pool):
+    task = "scripts.faulty_envs:ExplodingPendulum-v0"
+    env = make_vec(task, 5, dtype=torch.float64, max_episode_steps=30)
+    policy = make_policy(env)
+    population = ask(policy, 40)
+    expected = VectorizedEvaluator(env).evaluate(population, range(40))
+    assert len(expected.failures) >= 2
+    result = make_pool(policy, task, max_episode_steps=30).evaluate(population, range(40))
+    assert result.failures == expected.failures
+    assert torch.equal(result.returns.isnan(), expected.returns.isnan())
 
 
 class Touchy(nn.Module):

@@ -64,20 +64,21 @@ def test_processes_give_what_one_process_gives(env_id, policy_class, family):
             policy.normalizer.merge(expected.observations)
 
 
-def test_a_process_that_is_killed_changes_nothing():
+def test_a_process_that_is_killed_changes_nothing(monkeypatch):
     env, policy, es = setting("Hopper-v5")
     population, seeds = es.ask(), reset_seeds(MEMBERS, 3)
     expected = VectorizedEvaluator(env).evaluate(population, seeds)
     with closing(shards("Hopper-v5", policy, slots=2, workers=2)) as evaluator:
-        victims = [worker.process.pid for worker in evaluator._workers[:1]]
+        victims, receive = [evaluator._workers[0]], evaluator._receive
 
-        def kill_one() -> bool:
-            # Asked again after the members have been handed out.
-            if victims and evaluator._workers[0].chunks:
-                os.kill(victims.pop(), signal.SIGKILL)
-            return False
+        def kill_one_first(*arguments):
+            if victims:
+                assert victims[0].chunks  # the members have been handed out
+                os.kill(victims.pop().process.pid, signal.SIGKILL)
+            receive(*arguments)
 
-        assert_same(evaluator.evaluate(population, seeds, should_stop=kill_one), expected)
+        monkeypatch.setattr(evaluator, "_receive", kill_one_first)
+        assert_same(evaluator.evaluate(population, seeds), expected)
         assert not victims
         assert all(worker.process.is_alive() for worker in evaluator._workers)
         assert_same(evaluator.evaluate(population, seeds), expected)
@@ -88,7 +89,13 @@ class HasALock(MLPPolicy):
         raise TypeError("it cannot be pickled")
 
 
-def test_a_policy_that_no_process_can_be_sent_is_evaluated_in_this_one():
+class IsOfThisProcess(MLPPolicy):
+    def __setstate__(self, state):
+        raise TypeError("it cannot be unpickled")
+
+
+@pytest.mark.parametrize("policy_class", [HasALock, IsOfThisProcess])
+def test_a_policy_that_no_process_can_be_sent_is_evaluated_in_this_one(policy_class):
     config = Config(
         env=EnvConfig("Hopper-v5", LIMIT, num_slots=32),
         es=ESConfig(population_size=32),
@@ -97,7 +104,7 @@ def test_a_policy_that_no_process_can_be_sent_is_evaluated_in_this_one():
     )
     env = make_vec("Hopper-v5", 1)
     with closing(
-        make_evaluator(config, HasALock(env.single_observation_space, env.single_action_space))
+        make_evaluator(config, policy_class(env.single_observation_space, env.single_action_space))
     ) as one:
         assert isinstance(one, VectorizedEvaluator)
     with closing(

@@ -9,12 +9,12 @@ from functools import partial
 import pytest
 import torch
 
+from es_flipout.bench.timing import torch_threads
 from es_flipout.perturbations import Independent
-from es_flipout.perturbations.packing import BLOCK
 
 SHAPES = {"weight": (5, 7), "bias": (5,), "scale": ()}
-DIRECTIONS = 2 * BLOCK + 9
-"""More than two blocks, the last of them not full."""
+DIRECTIONS = 137
+"""No multiple of any number of threads."""
 EACH_KIND = [
     pytest.mark.parametrize("antithetic", [True, False], ids=["antithetic", "single"]),
     pytest.mark.parametrize("dtypes", [("float32",), ("float64",), ("float32", "float64")], ids=str),
@@ -65,8 +65,12 @@ def test_the_weighted_sum_is_the_same_to_the_last_bit_before_and_after_all_has_b
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(noise.population_size, generator=generator, dtype=torch.float64)
     before = noise.weighted_sum(weights)
-    noise.rows(torch.arange(4), 1.0)
-    assert_equal(before, noise.weighted_sum(weights))
+    for threads in (1, 3):
+        with torch_threads(threads):
+            assert_equal(before, noise.weighted_sum(weights))
+    for some in (torch.arange(4), torch.arange(noise.population_size)):
+        noise.rows(some, 1.0)
+        assert_equal(before, noise.weighted_sum(weights))
     members = [noise.member(member) for member in range(noise.population_size)]
     for name, value in before.items():
         expected = sum(w * member[name].double() for w, member in zip(weights.tolist(), members, strict=True))
