@@ -106,12 +106,12 @@ def ratios(rounds: Sequence[Round], name: str, other: str) -> list[float]:
     return [x / y for x, y in pairs if x is not None and y is not None]
 
 
-def fastest_peer(rounds: Sequence[Round]) -> str | None:
-    """Returns the peer of the highest median rate; None if there is none."""
+def fastest_peer(rounds: Sequence[Round], module: str | None = None) -> str | None:
+    """Returns the peer of the highest median rate, or the settings of one module; None if there is none."""
     medians = {
         name: statistics.median(values)
         for name, contestant in EVERYBODY.items()
-        if contestant.is_peer and (values := rates(rounds, name))
+        if contestant.is_peer and module in (None, contestant.module) and (values := rates(rounds, name))
     }
     return max(medians, key=lambda name: medians[name], default=None)
 
@@ -221,6 +221,12 @@ def attempt(contestant: Contestant, python: str, case: Mapping[str, Any]) -> dic
     return measure(contestant, python, case)
 
 
+def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Returns who is measured in which round, one after the other: every other round in reverse order."""
+    for index in range(rounds):
+        yield from ((index, name) for name in (names if index % 2 == 0 else reversed(names)))
+
+
 def summary(rounds: Sequence[Round]) -> dict[str, Any]:
     """Returns what the table says, for the JSON."""
     peer = fastest_peer(rounds)
@@ -263,7 +269,7 @@ def main() -> None:
         rounds: list[Round] = []
         case: dict[str, Any] = {"task": task, "population": population, "rounds": rounds}
         document["cases"].append(case)
-        for seed, name in itertools.product(range(arguments.rounds), names):
+        for seed, name in turns(names, arguments.rounds):
             if len(rounds) == seed:
                 rounds.append({})
             contestant = EVERYBODY[name]
