@@ -13,6 +13,7 @@ import ctypes
 import itertools
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -255,7 +256,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     peers_python = str(arguments.peers_python.absolute())
     document: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks.peers.run", *_without_paths(sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", "benchmarks.peers.run", *_without_paths(sys.argv[1:])]),
         "machine": describe_machine(),
         "versions": {},
         "max_episode_steps": MAX_EPISODE_STEPS,

@@ -19,11 +19,10 @@ drawn directions (P / 2 of antithetic pairs).
 
 A multiplication and an addition are 2 FLOPs. Only products of matrices and convolutions count, at padded
 borders too, as torch's flop counter has it (and the sum over independent noise, which is one in all but
-name): no signs, biases or activations. Every input is read once and
-every result is written once, in float32 (flipout's signs in a byte each, as a generation stores them), each
-layer by itself: what caches spare between layers makes the bytes/s more than the memory's, what passes
-over intermediate results cost makes them less. `ask` writes what the gradient reads, and then a row's share
-for every row: only the former counts.
+name): no signs, biases or activations. Every input is read once and every result is written once, in float32
+(flipout's signs in a byte each, as a generation stores them), each layer by itself: what caches spare between
+layers makes the bytes/s more than the memory's, what passes over intermediate results cost makes them less.
+`ask` writes what the gradient reads, and then a row's share for every row: only the former counts.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from es_flipout.bench.report import Figures, Ratio, Spread, Watch, ratios_within, spreads
 
-TABLE_WIDTH = 120
+TABLE_WIDTH = 140
 """Columns that tables get where there is no terminal to ask."""
 
 
