@@ -85,7 +85,7 @@ def assert_same_policy(one: RunDirectory, other: RunDirectory) -> None:
 
 
 def test_a_users_recurrent_policy_learns_to_recall():
-    _, trainer = run(recall(generations=30, out="run"))
+    _, trainer = run(recall(out="run"))
     assert trainer.best_score > 0.9
     assert trainer.policy.normalizer.count == trainer.env_steps
 
