@@ -147,6 +147,6 @@ BENCH = Bench(
     name="throughput",
     help="evaluation of populations: process pool by number of workers, vectorised, policy on a GPU",
     add_options=_add_options,
-    quick={"slots": 64, "population_size": 64, "rounds": 2, "seconds": 0.5},
+    quick={"slots": 32, "population_size": 32, "rounds": 2, "seconds": 0.5},
     run=_run,
 )
