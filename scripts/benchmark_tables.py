@@ -22,7 +22,15 @@ from es_flipout.bench.memory import PEAK, STEPS
 from es_flipout.bench.policy import DENSE, FORWARDS, UNPERTURBED, ask, forward, gradient
 from es_flipout.bench.report import Spread, spreads
 from es_flipout.bench.throughput import env_steps, members
-from es_flipout.bench.update import FLIPOUT, INDEPENDENT_POOL, LOW_RANK, ONE_BASE, POOL, POOLS
+from es_flipout.bench.update import (
+    FLIPOUT,
+    INDEPENDENT_POOL,
+    LOW_RANK,
+    ONE_BASE,
+    POOL,
+    POOLS,
+    is_extrapolated,
+)
 from es_flipout.cli.bench_display import number
 from scripts.profile_loop import PARTS
 from scripts.single_forward import TORCH, WORKER
@@ -33,7 +41,6 @@ TASKS = ("HalfCheetah-v5", "Humanoid-v5")
 OWN_ENVIRONMENTS = ("evotorch_vec", "evotorch_gym", "sb3_ars")
 """Modules of the peers that bring what runs Gymnasium's environments."""
 Row = Sequence[str]
-Rounds = Sequence[Mapping[str, float]]
 
 
 def load(name: str) -> dict[str, Any]:
@@ -109,8 +116,7 @@ def update() -> str:
     heads = ["", "flipout, N = 40", *contestants[1:], *ratio_names, "FlipES *", "cpuES *", "ratio *"]
     rows = []
     for result in load("update_cpu")["results"]:
-        fewer = any(f"{name}, {result['pool_samples']} samples" in result["medians"] for name in POOLS)
-        marks = {name: "~" if fewer and name in POOLS else "" for name in contestants}
+        marks = {name: "~" if name in POOLS and is_extrapolated(result) else "" for name in contestants}
         gpu, cores = result["paper"].values()
         rows.append(
             [

@@ -10,7 +10,7 @@ noise, as the paper's cpuES has it, all of which this process must draw once mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -237,6 +237,11 @@ def _pool_contestant(name: str, pool: PoolUpdate, pool_size: int, settings: Sett
         return {name: seconds, **figures[few], **figures[pool_size]}
 
     return measure
+
+
+def is_extrapolated(result: Mapping[str, Any]) -> bool:
+    """Returns whether the process pools of a result of `measure_network` ran fewer samples than the others."""
+    return any(f"{name}, {result['pool_samples']} samples" in result["medians"] for name in POOLS)
 
 
 def on_a_line(one: tuple[float, float], other: tuple[float, float], x: float) -> float:

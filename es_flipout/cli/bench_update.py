@@ -20,6 +20,7 @@ from es_flipout.bench.update import (
     POOL,
     POOLS,
     Settings,
+    is_extrapolated,
     measure_network,
 )
 from es_flipout.cli.arguments import UsageError
@@ -153,7 +154,7 @@ def _table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
     table = make_table(title, "", *CONTESTANTS, "pool / flipout", "FlipES *", "cpuES *", "ratio *")
     for result in results:
         row = [
-            ("~" if name in POOLS and _is_extrapolated(result) else "") + number(result["medians"][name])
+            ("~" if name in POOLS and is_extrapolated(result) else "") + number(result["medians"][name])
             for name in CONTESTANTS
         ]
         row.append(number(result["median_ratios"][f"{POOL} / {FLIPOUT}"]))
@@ -178,18 +179,13 @@ def _spreads_table(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _is_extrapolated(result: Mapping[str, Any]) -> bool:
-    """Whether the process pools were measured on fewer samples than the others."""
-    return any(f"{name}, {result['pool_samples']} samples" in result["medians"] for name in POOLS)
-
-
 def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
     panels: list[Panel] = []
     for kind, label in SIZES.items():
         own = {result["size"]: result for result in results if result["network"] == kind}
         if not own:
             continue
-        extrapolated = ", extrapolated" if any(map(_is_extrapolated, own.values())) else ""
+        extrapolated = ", extrapolated" if any(map(is_extrapolated, own.values())) else ""
         curves = {
             name + (extrapolated if name in POOLS else ""): Curve(
                 {size: spreads(own[size]["rounds"])[name] for size in sorted(own)}
