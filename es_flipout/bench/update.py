@@ -240,7 +240,7 @@ def _pool_contestant(name: str, pool: PoolUpdate, pool_size: int, settings: Sett
 
 
 def is_extrapolated(result: Mapping[str, Any]) -> bool:
-    """Returns whether the process pools of a result of `measure_network` ran fewer samples than the others."""
+    """Returns whether the process pools of a result of `measure_network` ran fewer samples than the rest."""
     return any(f"{name}, {result['pool_samples']} samples" in result["medians"] for name in POOLS)
 
 
