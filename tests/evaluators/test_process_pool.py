@@ -341,22 +341,27 @@ def test_a_worker_killed_within_an_episode_changes_no_bit_and_is_replaced(make_p
     assert not undisturbed.failures
 
 
-def test_no_worker_is_replaced_if_what_ended_it_stops_this_process_too(make_pool, tmp_path):
-    marker = tmp_path / "marker"
+def test_no_worker_is_replaced_if_what_ended_it_stops_this_process_too(make_pool, monkeypatch):
     policy = pendulum()
-    before = workers()
-    pool = make_pool(policy, lambda: Haunted(gym.make("InvertedPendulum-v5", **PENDULUM), marker))
-    first = workers() - before
-    killer = Killer(marker)
+    population, before = ask(policy), workers()
+    pool = make_pool(policy, "InvertedPendulum-v5", **PENDULUM)
+    expected = pool.evaluate(population, SEEDS)
+    first, receive = workers() - before, pool._receive
+    ended = []
 
-    def stop_after_killing():
-        return bool(killer.killed) or killer()
+    def end_all_first(*arguments):
+        for pid in first - set(ended):
+            os.kill(pid, signal.SIGKILL)
+            ended.append(pid)
+        wait_for_the_end_of(ended)
+        receive(*arguments)
 
+    monkeypatch.setattr(pool, "_receive", end_all_first)
     with pytest.raises(EvaluationStoppedError):
-        pool.evaluate(ask(policy), [13, *range(7)], should_stop=stop_after_killing)
-    wait_for_the_end_of(killer.killed)
-    assert workers() - before <= first
-    assert len(pool.evaluate(ask(policy), range(8)).returns) == 8
+        pool.evaluate(population, SEEDS, should_stop=lambda: bool(ended))
+    assert workers() == before
+    monkeypatch.undo()
+    assert_same(pool.evaluate(population, SEEDS), expected)
 
 
 def test_a_worker_killed_between_two_evaluations_is_replaced(make_pool):
