@@ -15,7 +15,7 @@ Activation = Literal["tanh", "relu", "elu", "silu"]
 Initialization = Literal["orthogonal", "normc"]
 ResetSeeds = Literal["fresh", "common", "fixed"]
 ActionBounds = Literal["rescale", "clip"]
-EngineName = Literal["auto", "batch", "mjdata_pool", "gymnasium", "gymnasium_processes"]
+EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
 Backend = Literal["vectorized", "process_pool"]
 
 
@@ -33,7 +33,19 @@ def _require_not_negative(name: str, value: float) -> None:
 
 
 _NOT_ENV_KWARGS = frozenset(
-    {"env_id", "id", "num_envs", "device", "dtype", "engine", "threads", "info", "wrappers", "render_mode"}
+    {
+        "env_id",
+        "id",
+        "num_envs",
+        "device",
+        "dtype",
+        "engine",
+        "engine_kwargs",
+        "threads",
+        "info",
+        "wrappers",
+        "render_mode",
+    }
 )
 
 
@@ -48,16 +60,19 @@ class EnvConfig:
     num_slots: int = 256
     """Rollouts that run side by side; a slot whose episode ends takes the next one at once."""
     engine: EngineName = "auto"
-    """What runs it: batch or mjdata_pool (native MuJoCo tasks), gymnasium (any environment, one after the
-    other in this process) or gymnasium_processes (any environment, shared out over `threads` processes).
-    auto takes a native engine for a native task, and gymnasium otherwise."""
+    """What runs it: batch or mjdata_pool (native MuJoCo tasks on the CPU), warp (native MuJoCo tasks on
+    `device`, in float32; needs mujoco-warp), gymnasium (any environment, one after the other in this process)
+    or gymnasium_processes (any environment, shared out over `threads` processes). auto takes warp if `device`
+    is a GPU, else another native engine, for a native task; and gymnasium for any other."""
+    engine_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Room that warp has for contacts and constraints a slot, for example {nconmax: 48, njmax: 128}."""
     wrappers: list[str] = field(default_factory=list)
     """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
 
     def __post_init__(self) -> None:
         _require_positive("env.num_slots", self.num_slots)
         _require(
-            not self.wrappers or self.engine not in ("batch", "mjdata_pool"),
+            not self.wrappers or self.engine not in ("batch", "mjdata_pool", "warp"),
             f"env.wrappers need a gymnasium engine, got env.engine {self.engine}",
         )
         for name in self.kwargs:
@@ -314,8 +329,9 @@ class Config:
     """How a population is evaluated: vectorized (all members in one forward, rollouts in env.num_slots slots)
     or process_pool (CPU-parallel evolution strategies: `threads` processes, each with one official Gymnasium
     environment and one member at a time)."""
-    device: str = "cpu"
-    """Torch device of the policy and the perturbations."""
+    device: str = "auto"
+    """Torch device of the policy and the perturbations, and of the physics if env.engine is warp: cpu, cuda,
+    or auto, which takes the GPU if the whole of a generation can run there, and else the CPU."""
     threads: int | None = None
     """Physics threads (processes, for process_pool and for env.engine gymnasium_processes); null takes every
     core. Results do not depend on it."""
@@ -328,7 +344,9 @@ class Config:
         _require_positive("max_env_steps", self.max_env_steps)
         _require_positive("threads", self.threads)
         if self.backend == "process_pool":
-            _require(self.device == "cpu", f"backend process_pool runs on device cpu, got {self.device}")
+            _require(
+                self.device in ("cpu", "auto"), f"backend process_pool runs on device cpu, got {self.device}"
+            )
             _require(
                 self.env.engine in ("auto", "gymnasium"),
                 f"backend process_pool runs Gymnasium's environments: env.engine must be auto or gymnasium, "

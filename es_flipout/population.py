@@ -56,8 +56,12 @@ class MemberRows:
         self.select(members)
 
     @untracked
-    def select(self, members: Tensor) -> None:
+    def select(self, members: Tensor, *, grouped: bool = False) -> None:
         """Makes it a selection of other members, int64 [N], of any number.
+
+        Args:
+            members: their indices.
+            grouped: see `PopulationNoise.rows`.
 
         Raises:
             IndexError: if there is no such member; on a GPU, what happens then is undefined.
@@ -65,7 +69,7 @@ class MemberRows:
         self._check(members)
         noise = self._population.noise
         self.num_rows = len(members)
-        self._noise = noise.rows(members.to(noise.device), self._population.sigma)
+        self._noise = noise.rows(members.to(noise.device), self._population.sigma, grouped=grouped)
         for name, stand_in in self._stand_ins.items():
             stand_in.noise = self._noise[name]
 

@@ -30,6 +30,7 @@ from es_flipout.evaluators import (
     make_evaluator,
     make_probe,
     num_threads,
+    place,
     reset_seeds,
 )
 from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
@@ -46,7 +47,8 @@ class Trainer:
     """A run: its environment, policy and strategy, and how far it has come.
 
     Attributes:
-        config: the resolved configuration.
+        config: the configuration, with `auto` devices and engines decided.
+        placement: one line that says where the run takes place, and why.
         es: the strategy, with the policy and the optimizer.
         episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
         env_steps: live env steps since the run began.
@@ -60,6 +62,7 @@ class Trainer:
         Raises:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
         """
+        config, self.placement = place(config)
         self.config = config
         _check_device(config.device)
         env = make_probe(config)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from es_flipout.envs.batch import BatchEngine
 from es_flipout.envs.engine import Ids, PhysicsEngine
@@ -32,7 +33,7 @@ class PhysicsCalls:
     num_envs: int
     num_substeps: int = 1
     resets: list[list[Reset]] = field(default_factory=list)
-    steps: list[tuple[NDArray[np.floating], Ids | None]] = field(default_factory=list)
+    steps: list[tuple[Tensor, Ids | None]] = field(default_factory=list)
 
     @classmethod
     def record(cls, engine: PhysicsEngine) -> PhysicsCalls:
@@ -45,7 +46,7 @@ class PhysicsCalls:
             pending.append((ids, qpos, qvel))
             reset(ids, qpos, qvel)
 
-        def noting_step(ctrl: NDArray[np.floating], num_substeps: int, ids: Ids | None = None) -> None:
+        def noting_step(ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
             calls.num_substeps = num_substeps
             calls.resets.append(pending.copy())
             calls.steps.append((ctrl, ids))

@@ -63,6 +63,7 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
     for option in ("--config", "--resume"):
         if sum(argument.split("=")[0] == option for argument in arguments) > 1:
             raise UsageError(f"{option} is given more than once")
+    overrides = [re.sub(r"^--engine(?==|$)", "--env.engine", each) for each in overrides]
     path: Path | None
     if known.resume is not None:
         if known.config is not None:
@@ -106,7 +107,8 @@ def _config_parser() -> _Parser:
     parser = _Parser(
         prog="es-train",
         description="Train a policy by evolution strategies.",
-        epilog="A run that was stopped continues exactly with: es-train --resume RUN "
+        epilog="--engine is short for --env.engine. "
+        "A run that was stopped continues exactly with: es-train --resume RUN "
         f"(only these may be changed then: {', '.join(RESUME_OPTIONS)}).",
         allow_abbrev=False,
         default_env=False,

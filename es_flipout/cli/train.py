@@ -41,6 +41,7 @@ def _train(arguments: Sequence[str]) -> int:
         if request.resume:
             run.write_config(request.config)
         action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
+        console.print(trainer.placement)
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
         stop = StopRequest()
         for reporter in (reporters := _reporters(request, trainer, run, console)):

@@ -57,9 +57,9 @@ class BatchEngine(PhysicsEngine):
         self._qvel[ids] = qvel
         self._run(lambda: self._batch.forward(ids))
 
-    def step(self, ctrl: NDArray[np.floating], num_substeps: int, ids: Ids | None = None) -> None:
+    def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
         """See `PhysicsEngine.step`."""
-        self._ctrl[:] = ctrl
+        self._ctrl[:] = ctrl.numpy()
         self._run(lambda: self._batch.step(ids, nstep=num_substeps))
 
     def _run(self, call: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores, warning_text
 
@@ -124,9 +125,9 @@ class MjDataPoolEngine(PhysicsEngine):
         """See `PhysicsEngine.reset`."""
         self._share_out(ids.tolist(), lambda worker, i, k: worker.reset(i, qpos[k], qvel[k]))
 
-    def step(self, ctrl: NDArray[np.floating], num_substeps: int, ids: Ids | None = None) -> None:
+    def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
         """See `PhysicsEngine.step`."""
-        self._ctrl[:] = ctrl
+        self._ctrl[:] = ctrl.numpy()
         simulations = range(self.num_envs) if ids is None else ids.tolist()
         self._share_out(simulations, lambda worker, i, k: worker.step(i, num_substeps))
 

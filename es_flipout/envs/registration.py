@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, get_args
@@ -63,6 +63,7 @@ def make_vec(
     *,
     device: torch.device | str = "cpu",
     engine: EngineName = "auto",
+    engine_kwargs: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
     info: bool = True,
@@ -76,10 +77,11 @@ def make_vec(
             equals the official environment row by row.
         num_envs: number of rows N.
         device: device of the tensors that it returns.
-        engine: "batch" or "mjdata_pool" for native MuJoCo tasks (see `MujocoVectorEnv`); "gymnasium", the
-            environments of `gymnasium.make` in this process, or "gymnasium_processes", shared out over
-            processes (see `GymnasiumVectorEnv`). "auto" takes a native engine if there is one for the task,
-            and "gymnasium" if not.
+        engine: "batch", "mjdata_pool" or "warp" for native MuJoCo tasks (see `MujocoVectorEnv`);
+            "gymnasium", the environments of `gymnasium.make` in this process, or "gymnasium_processes",
+            shared out over processes (see `GymnasiumVectorEnv`). "auto" takes a native engine on the CPU if
+            there is one for the task, and "gymnasium" if not.
+        engine_kwargs: keyword arguments of engine "warp"; see `WarpEngine`.
         dtype: floating dtype of observations and rewards.
         threads: physics threads, or processes of "gymnasium_processes"; every available core if None.
         info: whether native environments return the task's info entries; without, they are faster.
@@ -99,7 +101,17 @@ def make_vec(
         raise ValueError(f"engine must be one of {', '.join(engines)}, got {engine!r}")
     if runs_natively(env_id, engine, wrappers):
         make_native = native_maker(env_id, **kwargs)
-        return make_native(num_envs, device=device, engine=engine, dtype=dtype, threads=threads, info=info)
+        return make_native(
+            num_envs,
+            device=device,
+            engine=engine,
+            engine_kwargs=engine_kwargs,
+            dtype=dtype,
+            threads=threads,
+            info=info,
+        )
+    if engine_kwargs:
+        raise ValueError(f"engine_kwargs are for engine 'warp', got {dict(engine_kwargs)}")
     name = _import_module_of(env_id)
     if engine in ENGINES:
         raise ValueError(
@@ -123,7 +135,8 @@ def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`.
 
     Returns:
-        A function of `num_envs` and, by keyword, device, engine, dtype, threads and info; see `make_vec`.
+        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads and info; see
+        `make_vec`.
     """
     name = _import_module_of(env_id)
     task, limit = _native[_native_name(name)]
@@ -190,6 +203,7 @@ def _make_native(
     max_episode_steps: int | None = None,
     device: torch.device | str = "cpu",
     engine: Any = "auto",
+    engine_kwargs: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
     info: bool = True,
@@ -206,6 +220,7 @@ def _make_native(
         device=device,
         dtype=dtype,
         engine=engine,
+        engine_kwargs=engine_kwargs,
         threads=threads,
         info=info,
     )

@@ -2,6 +2,8 @@
 
 from es_flipout.evaluators.factory import make_evaluator, make_probe, num_threads
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
+from es_flipout.evaluators.on_device import OnDeviceEvaluator
+from es_flipout.evaluators.placement import place
 from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError
 from es_flipout.evaluators.rollout import Episode, GymnasiumRollout, Rollout
@@ -16,6 +18,7 @@ __all__ = [
     "GymnasiumRollout",
     "OfficialEvaluator",
     "OfficialScore",
+    "OnDeviceEvaluator",
     "ProcessPoolEvaluator",
     "Rollout",
     "VectorizedEvaluator",
@@ -25,5 +28,6 @@ __all__ = [
     "make_evaluator",
     "make_probe",
     "num_threads",
+    "place",
     "reset_seeds",
 ]

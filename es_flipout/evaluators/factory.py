@@ -15,6 +15,7 @@ from es_flipout.envs import make_env, make_vec
 from es_flipout.envs.engine import available_cores
 from es_flipout.envs.registration import native_maker, official_id, runs_natively
 from es_flipout.envs.slots import SlotVectorEnv
+from es_flipout.evaluators.on_device import OnDeviceEvaluator
 from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation
 from es_flipout.evaluators.rollout import GymnasiumRollout
@@ -57,21 +58,28 @@ def make_probe(config: Config) -> SlotVectorEnv:
     """
     env = config.env
     native = config.backend == "vectorized" and runs_natively(env.id, env.engine, env.wrappers)
-    engine = env.engine if native else "gymnasium"
     return make_vec(
-        env.id, 1, device=config.device, engine=engine, threads=1, wrappers=env.wrappers, **env.kwargs
+        env.id,
+        1,
+        device=config.device,
+        engine=env.engine if native else "gymnasium",
+        engine_kwargs=env.engine_kwargs,
+        threads=1,
+        wrappers=env.wrappers,
+        **env.kwargs,
     )
 
 
 def make_evaluator(config: Config, policy: nn.Module) -> PopulationEvaluator:
     """Makes the evaluator of a configuration.
 
-    Native tasks are shared out over processes, one a core, with `MIN_SLOTS` slots or more in each. If the
-    policy is on a GPU, all slots are in this process, in two tiles, so that the policy runs for one while the
-    other is in its physics. Other environments would gain nothing from either.
+    Native tasks are shared out over processes, one a core, with `MIN_SLOTS` slots or more in each. On engine
+    "warp" all is on the device. If only the policy is on a GPU, all slots are in this process, in two tiles,
+    so that the policy runs for one while the other is in its physics. Other environments would gain nothing
+    from either.
 
     Args:
-        config: the backend, environment, slots and threads.
+        config: the backend, environment, slots, threads and devices, as `place` returns it.
         policy: the policy whose populations it is to evaluate.
 
     Raises:
@@ -92,12 +100,22 @@ def make_evaluator(config: Config, policy: nn.Module) -> PopulationEvaluator:
                     num_slots,
                     device=config.device,
                     engine=env.engine,
+                    engine_kwargs=env.engine_kwargs,
                     threads=threads,
                     wrappers=env.wrappers,
                     **env.kwargs,
                 )
             )
-        make_native = partial(native_maker(env.id, **env.kwargs), engine=env.engine, info=False)
+        make_native = partial(
+            native_maker(env.id, **env.kwargs),
+            engine=env.engine,
+            engine_kwargs=env.engine_kwargs,
+            info=False,
+        )
+        if env.engine == "warp":
+            num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
+            num_slots = max(num_slots // num_bases, 1) * num_bases  # as many for each base
+            return OnDeviceEvaluator(make_native(num_slots, device=config.device))
         parts = max(min(threads, num_slots // MIN_SLOTS), 1)
         if config.device != "cpu":
             parts = min(parts, 2)

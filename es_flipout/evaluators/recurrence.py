@@ -27,12 +27,14 @@ class RecurrentSlots:
     slots are reset together.
     """
 
-    def __init__(self, policy: nn.Module, num_slots: int) -> None:
+    def __init__(self, policy: nn.Module, num_slots: int, *, in_place: bool = False) -> None:
         """Starts all slots.
 
         Args:
             policy: a recurrent policy.
             num_slots: number of slots N.
+            in_place: whether the state stays where it is in memory, which a CUDA graph needs; the policy must
+                then not keep what it was given.
 
         Raises:
             ValueError: if its initial state is not one of tensors [1, ...], or depends on parameters.
@@ -52,6 +54,7 @@ class RecurrentSlots:
                 )
         # Copies, which a policy may overwrite.
         self._state = [leaf.expand(num_slots, *leaf.shape[1:]).clone() for leaf in self._initial]
+        self._in_place = in_place
 
     def reset(self, slots: Tensor) -> None:
         """Starts new episodes in `slots`, int64 [M]."""
@@ -86,10 +89,28 @@ class RecurrentSlots:
                 f"{_describe(given, self._structure)}, got {_describe(leaves, structure)}"
             )
         if isinstance(slots, slice):
-            self._state = leaves
+            self._replace(leaves)
         else:
             self._put(slots, leaves)
         return actions
+
+    def reset_where(self, mask: Tensor) -> None:
+        """Starts new episodes in the slots of a mask, bool [N]."""
+        self._replace(
+            [
+                torch.where(mask.view(-1, *(1,) * (leaf.ndim - 1)), initial, leaf)
+                for initial, leaf in zip(self._initial, self._state, strict=True)
+            ]
+        )
+
+    def _replace(self, leaves: list[Tensor]) -> None:
+        if not self._in_place:
+            self._state = leaves
+            return
+        # The policy may return what it was given, in another place.
+        copies = [leaf.clone() for leaf in leaves] if len(leaves) > 1 else leaves
+        for state, leaf in zip(self._state, copies, strict=True):
+            state.copy_(leaf)
 
     def _put(self, slots: Tensor, leaves: list[Tensor]) -> None:
         # Into copies: the policy may hold on to what it returned, or return one tensor twice.

@@ -50,7 +50,10 @@ class PopulationNoise(ABC):
         population_size: members P.
         antithetic: whether members come in pairs of opposite noise.
         packs: all that a direction's noise consists of, besides what directions share.
+        num_bases: K, such that each of K equal runs of members shares something of its own; 1 if nothing.
     """
+
+    num_bases: int = 1
 
     def __init__(self, packs: Sequence[Packed], population_size: int, antithetic: bool) -> None:
         self.packs = packs
@@ -70,8 +73,20 @@ class PopulationNoise(ABC):
         """Where the noise is."""
         return self.packs[0].device
 
-    def rows(self, members: Tensor, scale: float) -> NoiseRows:
-        """Returns scale * eps_m, by parameter name, for the members [N] (int64) of N rows."""
+    @property
+    def is_stored(self) -> bool:
+        """Whether all noise is there, so that taking a row of it needs nothing from the host."""
+        return all(pack.is_stored for pack in self.packs)
+
+    def rows(self, members: Tensor, scale: float, *, grouped: bool = False) -> NoiseRows:
+        """Returns scale * eps_m, by parameter name, for the members [N] (int64) of N rows.
+
+        Args:
+            members: their indices.
+            scale: what their noise is multiplied by.
+            grouped: whether the first N / K of them are known to be among the first P / K members, the next
+                among the next, and so on, for the `num_bases` K: then nobody has to look.
+        """
         return NoiseRows(self, members, scale)
 
     def member(self, index: int) -> dict[str, Tensor]:

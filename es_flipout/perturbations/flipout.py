@@ -52,11 +52,20 @@ class BaseGroups:
     One object serves all parameters of a selection.
     """
 
-    def __init__(self, base_of_row: Tensor, num_bases: int) -> None:
-        """Takes the base index of each row, int64 [N]."""
+    def __init__(self, base_of_row: Tensor, num_bases: int, *, grouped: bool = False) -> None:
+        """Takes the base index of each row, int64 [N].
+
+        Args:
+            base_of_row: the indices.
+            num_bases: K.
+            grouped: whether they are known to be in order, each N / K times: then nobody has to look.
+        """
         self.base_of_row = base_of_row
         self._num_bases = num_bases
-        self._sort()
+        self._counts = [len(base_of_row) // num_bases] * num_bases
+        self._order: Tensor | None = None
+        if not grouped:
+            self._sort()
 
     def assign(self, rows: Tensor, bases: Tensor) -> None:
         """Gives `rows` (int64 [M]) other bases (int64 [M])."""
@@ -66,13 +75,15 @@ class BaseGroups:
     def _sort(self) -> None:
         self._order = torch.argsort(self.base_of_row, stable=True)
         self._inverse = torch.argsort(self._order)
-        self._counts: list[int] = torch.bincount(self.base_of_row, minlength=self._num_bases).tolist()
+        self._counts = torch.bincount(self.base_of_row, minlength=self._num_bases).tolist()
 
     def run(self, operation: Callable[..., Tensor], bases: Tensor, *inputs: Tensor) -> Tensor:
         """Returns operation(inputs, base) of all rows, each with its own base, [N, ...]."""
-        parts = zip(*(x[self._order].split_with_sizes(self._counts) for x in inputs), strict=True)
-        results = [operation(*part, base) for part, base in zip(parts, bases, strict=True)]
-        return torch.cat(results)[self._inverse]
+        order = self._order
+        sorted_inputs = inputs if order is None else [x[order] for x in inputs]
+        parts = zip(*(x.split_with_sizes(self._counts) for x in sorted_inputs), strict=True)
+        results = torch.cat([operation(*part, base) for part, base in zip(parts, bases, strict=True)])
+        return results if order is None else results[self._inverse]
 
 
 @dataclass(frozen=True)
@@ -144,9 +155,11 @@ class FlipoutRows(ParameterNoise):
 class FlipoutNoiseRows(NoiseRows):
     """Flipout noise of N rows, and which base each of them uses."""
 
-    def __init__(self, noise: FlipoutNoise, members: Tensor, scale: float) -> None:
+    def __init__(self, noise: FlipoutNoise, members: Tensor, scale: float, *, grouped: bool = False) -> None:
         self._flipout = noise
-        self._groups = BaseGroups(noise.base_of(members), noise.num_bases) if noise.num_bases > 1 else None
+        self._groups: BaseGroups | None = None
+        if noise.num_bases > 1:
+            self._groups = BaseGroups(noise.base_of(members), noise.num_bases, grouped=grouped)
         super().__init__(noise, members, scale)
 
     def _of_parameters(self, values: Sequence[Tensor]) -> dict[str, ParameterNoise]:
@@ -190,9 +203,9 @@ class FlipoutNoise(PopulationNoise):
         """Returns the base index of members [N]."""
         return self.directions(members)[0] // self._directions_per_base
 
-    def rows(self, members: Tensor, scale: float) -> FlipoutNoiseRows:
+    def rows(self, members: Tensor, scale: float, *, grouped: bool = False) -> FlipoutNoiseRows:
         """See `PopulationNoise.rows`."""
-        return FlipoutNoiseRows(self, members, scale)
+        return FlipoutNoiseRows(self, members, scale, grouped=grouped)
 
     def of_parameters(
         self, values: Sequence[Mapping[str, Tensor]], groups: BaseGroups | None = None

@@ -25,6 +25,8 @@ class SeededPack(Packed):
     Those that are asked for together are kept, since they will be again; a single one is not.
     """
 
+    is_stored = False
+
     def __init__(self, seed: int, count: int, shapes: Mapping[str, torch.Size], like: Tensor) -> None:
         """Takes the first of D seeds; values are of the dtype and on the device of `like`."""
         super().__init__(like.new_empty(0, sum(shape.numel() for shape in shapes.values())), shapes)

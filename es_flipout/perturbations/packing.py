@@ -14,7 +14,10 @@ class Packed:
     Attributes:
         values: all of them, flat and side by side, [D, width].
         shapes: shape of each tensor, by name, in the order in which they lie there.
+        is_stored: whether `values` holds them all.
     """
+
+    is_stored = True
 
     def __init__(self, values: Tensor, shapes: Mapping[str, torch.Size]) -> None:
         self.values = values

@@ -214,7 +214,7 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         (["--optimizer.kwargs.beta", "3"], "optimizer Adam:"),
         (["--device", "abacus"], "device 'abacus' is not available"),
         (["--es.sigma", "-1"], "es.sigma must be > 0"),
-        (["--env.engine", "warp"], "env.engine must be one of 'auto', 'batch', 'mjdata_pool', 'gymnasium'"),
+        (["--env.engine", "mjx"], "env.engine must be one of 'auto', 'batch', 'mjdata_pool', 'gymnasium'"),
         (
             ["--env.id", "CartPole-v1", "--env.engine", "batch"],
             "'batch' runs native tasks, and CartPole-v1 is",

@@ -1,10 +1,11 @@
-"""Both physics engines through one contract: a plain loop over MjData is the oracle."""
+"""Both physics engines of the CPU through one contract: a plain loop over MjData is the oracle."""
 
 from __future__ import annotations
 
 import mujoco
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs.batch import BatchEngine
@@ -72,7 +73,7 @@ def random_state(model, count, seed):
 
 
 def random_controls(model, steps, seed, num_envs=SIMULATIONS):
-    return np.random.default_rng(seed).uniform(-0.4, 0.4, (steps, num_envs, model.nu))
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-0.4, 0.4, (steps, num_envs, model.nu)))
 
 
 def ids_of(*ids):
@@ -332,7 +333,7 @@ def test_an_error_in_mujoco_fails_its_simulation_alone(make_engine, balls, threa
     if when == "step":
         assert engine.failures == {}
         for each in (engine, undisturbed):
-            each.step(np.zeros((SIMULATIONS, 0)), 2)
+            each.step(torch.zeros(SIMULATIONS, 0), 2)
     assert_out_of_memory(engine.failures, BROKEN)
     assert_same_rows(engine, undisturbed, SOUND)
     for each in (engine, undisturbed):
@@ -340,6 +341,6 @@ def test_an_error_in_mujoco_fails_its_simulation_alone(make_engine, balls, threa
     assert engine.failures == {}
     for _ in range(5):
         for each in (engine, undisturbed):
-            each.step(np.zeros((SIMULATIONS, 0)), 2)
+            each.step(torch.zeros(SIMULATIONS, 0), 2)
         assert engine.failures == {}
         assert_same_rows(engine, undisturbed)

@@ -53,11 +53,15 @@ class Humanoid(HumanoidBody, HealthyTask):
         self.terminate_when_unhealthy = terminate_when_unhealthy
         self.min_healthy_z, self.max_healthy_z = healthy_z_range
         self.fields = [*self.fields, "xipos"]
-        self._body_weights = torch.from_numpy(self.model.body_mass / self.model.body_mass.sum())
+        self._mass_shares = torch.from_numpy(self.model.body_mass / self.model.body_mass.sum())
+        self._cached_shares = self._mass_shares
 
     def locate(self, fields: Fields) -> Tensor:
         """Returns the centre of mass on the ground, [N, 2]."""
-        return (self._body_weights @ fields["xipos"])[:, :2]
+        xipos = fields["xipos"]
+        if self._cached_shares.device != xipos.device or self._cached_shares.dtype != xipos.dtype:
+            self._cached_shares = self._mass_shares.to(xipos)
+        return (self._cached_shares @ xipos)[:, :2]
 
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor

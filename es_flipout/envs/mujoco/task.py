@@ -1,7 +1,9 @@
 """The contract of a MuJoCo task: observation, reward and termination over batched fields.
 
-A task is written once, in torch, for all N simulations of whichever engine runs it. It names the
-MjData fields that it reads; what they mean, and when they are current, is MjData's own business.
+A task is written once, in torch, for all N simulations of whichever engine runs it, on whichever device. It
+names the MjData fields that it reads; what they mean, and when they are current, is MjData's own business.
+Its methods from `observe` on are recorded as a CUDA graph on a GPU: they must not look at values there (by
+`if`, `item()`, or a mask as an index), nor take constants from the host other than numbers.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import mujoco
 import numpy as np
 import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
+from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
 Fields = Mapping[str, Tensor]
-"""MjData fields by name, float64 [N, ...]: live views, to be read and never written."""
+"""MjData fields by name, [N, ...], float64 or, of engine "warp", float32: live views, to be read and never
+written."""
 
 
 class MujocoTask(ABC):
@@ -82,6 +86,10 @@ class MujocoTask(ABC):
             raise ValueError(f"the model has no body {body!r}")
         return row
 
+    def seeded_state(self, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns qpos [nq] and qvel [nv] that an episode with a reset seed starts from."""
+        return self.initial_state(seeding.np_random(seed)[0])
+
     @abstractmethod
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Draws qpos [nq] and qvel [nv] of a new episode.
@@ -109,6 +117,10 @@ class MujocoTask(ABC):
     def observe(self, fields: Fields) -> Sequence[Tensor]:
         """Returns the parts of the observation, each [N, ...]; flattened and joined they are [N, O]."""
 
+    def observation(self, fields: Fields, dtype: torch.dtype) -> Tensor:
+        """Returns the whole observation, [N, O], in a floating dtype."""
+        return torch.cat([part.to(dtype).flatten(1) for part in self.observe(fields)], dim=1)
+
     def locate(self, fields: Fields) -> Tensor:
         """Returns where each simulation is, [N, ...]; `reward` gets copies from before and after the step."""
         return fields["qpos"][:, :0]
@@ -126,7 +138,7 @@ class MujocoTask(ABC):
             actions: the actions as they were given, [N, A], any floating dtype.
 
         Returns:
-            The reward, float64 [N], and info entries for it, [N] each: its terms, and what it was computed
+            The reward, floating [N], and info entries for it, [N] each: its terms, and what it was computed
             from before and after the step.
         """
 
@@ -140,7 +152,7 @@ class MujocoTask(ABC):
 
     def terminated(self, fields: Fields) -> Tensor:
         """Returns which simulations have ended by the task's own rule, bool [N]."""
-        return torch.zeros(fields["qpos"].shape[0], dtype=torch.bool)
+        return fields["qpos"].new_zeros(fields["qpos"].shape[0], dtype=torch.bool)
 
 
 def squared_norm(actions: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -17,13 +18,20 @@ from es_flipout.envs.engine import Ids, PhysicsEngine
 from es_flipout.envs.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
 from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info, observation_box
+from es_flipout.envs.transfer import to_device, to_host
+from es_flipout.envs.warp import WarpEngine
 
-ENGINES: dict[str, Callable[..., PhysicsEngine]] = {"batch": BatchEngine, "mjdata_pool": MjDataPoolEngine}
+ENGINES = ("batch", "mjdata_pool", "warp")
 """Every physics engine, by name."""
 
 
+def cpu_engine(task: MujocoTask) -> Literal["batch", "mjdata_pool"]:
+    """Returns the fastest engine on the CPU that can run a task."""
+    return "mjdata_pool" if task.needs_contact_forces else "batch"
+
+
 class MujocoVectorEnv(SlotVectorEnv):
-    """A batch of one MuJoCo task, stepped on all cores; see `SlotVectorEnv` for what its rows do."""
+    """A batch of one MuJoCo task, on all cores or on a GPU; see `SlotVectorEnv` for what its rows do."""
 
     def __init__(
         self,
@@ -33,7 +41,8 @@ class MujocoVectorEnv(SlotVectorEnv):
         max_episode_steps: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        engine: Literal["auto", "batch", "mjdata_pool"] = "auto",
+        engine: Literal["auto", "batch", "mjdata_pool", "warp"] = "auto",
+        engine_kwargs: Mapping[str, Any] | None = None,
         threads: int | None = None,
         info: bool = True,
     ) -> None:
@@ -44,9 +53,11 @@ class MujocoVectorEnv(SlotVectorEnv):
             num_envs: number of rows N.
             max_episode_steps: env steps after which an episode is truncated; None for no limit.
             device: device of the tensors that `reset` and `step` return.
-            dtype: floating dtype of observations and rewards; the physics is float64 whatever it is.
-            engine: "batch", "mjdata_pool", or "auto": the latter if the task needs contact forces, which
-                only it provides, else the former, which is faster.
+            dtype: floating dtype of observations and rewards; the physics is float64 whatever it is, but
+                float32 with engine "warp".
+            engine: "batch"; "mjdata_pool"; "auto", which is the latter if the task needs contact forces (on
+                the CPU only it provides them), else the former, which is faster; or "warp", on `device`.
+            engine_kwargs: keyword arguments of `WarpEngine`, such as njmax.
             threads: physics threads; every available core if None.
             info: whether `reset` and `step` return the task's info entries; without, they are faster.
 
@@ -54,9 +65,7 @@ class MujocoVectorEnv(SlotVectorEnv):
             ValueError: if the engine cannot run the task.
         """
         if engine == "auto":
-            engine = "mjdata_pool" if task.needs_contact_forces else "batch"
-        elif engine == "batch" and task.needs_contact_forces:
-            raise ValueError("engine 'batch' has no contact forces (cfrc_ext), which the task reads")
+            engine = cpu_engine(task)
         self.task = task
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
@@ -64,7 +73,9 @@ class MujocoVectorEnv(SlotVectorEnv):
         self.dtype = dtype
         self._with_info = info
         fields = dict.fromkeys(["qpos", *task.fields, *(task.info_fields if info else ())])
-        self.engine: PhysicsEngine = ENGINES[engine](task.model, num_envs, list(fields), threads)
+        self.engine = _make_engine(
+            engine, task, num_envs, list(fields), threads, self.device, dict(engine_kwargs or {})
+        )
 
         low, high = task.model.actuator_ctrlrange.astype(np.float32).T
         self.single_observation_space = observation_box((self._observe(self.engine.fields).shape[1],), dtype)
@@ -111,8 +122,8 @@ class MujocoVectorEnv(SlotVectorEnv):
             self._terminated[ids] = self._truncated[ids] = False
             info = self._end_failed()
             self._update_live()
-            self._look_at(torch.from_numpy(ids).long())
-        return self._observations.to(self.device, copy=True), info | self._info({})
+            self._look_at(torch.from_numpy(ids).long().to(self.engine.device))
+        return self._given(self._observations), info | self._info({})
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advances every row whose episode runs.
@@ -130,13 +141,15 @@ class MujocoVectorEnv(SlotVectorEnv):
         """
         if not self._started:
             raise gym.error.ResetNeeded("call reset before step")
-        actions = torch.as_tensor(actions).detach().to("cpu")
+        actions = torch.as_tensor(actions).detach()
         self._check_actions(actions)
+        on_host = self.engine.device.type == "cpu"
+        actions = to_host(actions) if on_host else actions.to(self.engine.device)
         task, fields, live_ids = self.task, self.engine.fields, self._live_ids
-        self.engine.step(actions.numpy(), task.frame_skip, live_ids)
+        self.engine.step(actions, task.frame_skip, live_ids)
         before, self._located = self._located, task.locate(fields).clone()
         rewards, terms = task.reward(before, self._located, fields, actions)
-        terminated = task.terminated(fields).numpy()
+        terminated = task.terminated(fields).cpu().numpy()
         self._elapsed += 1
         if live_ids is None:
             self._terminated = terminated.copy()
@@ -144,18 +157,18 @@ class MujocoVectorEnv(SlotVectorEnv):
                 self._truncated = self._elapsed >= self.max_episode_steps
         else:
             live = ~(self._terminated | self._truncated)
-            rewards = torch.where(torch.from_numpy(live), rewards, 0.0)
+            rewards = torch.where(torch.from_numpy(live).to(rewards.device), rewards, 0.0)
             self._terminated |= terminated & live
             if self.max_episode_steps is not None:
                 self._truncated |= (self._elapsed >= self.max_episode_steps) & live
         info = self._end_failed()
         if info:
-            rewards = torch.where(torch.from_numpy(info["failed"]), 0.0, rewards)
+            rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
         self._update_live()
         self._observations = self._observe(self.engine.fields)
         return (
-            self._observations.to(self.device, copy=True),
-            rewards.to(self.device, self.dtype),
+            self._given(self._observations),
+            self._given(rewards.to(self.dtype)),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
             info | self._info(terms),
@@ -167,8 +180,14 @@ class MujocoVectorEnv(SlotVectorEnv):
         self._update_live()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Ends the engine's threads."""
+        """Closes the engine."""
         self.engine.close()
+
+    def _given(self, values: Tensor) -> Tensor:
+        """Returns a copy of a tensor of the engine's, where the caller wants it."""
+        if self.engine.device.type == "cpu":
+            return to_device(values, self.device)
+        return values.to(self.device, copy=True)
 
     def _update_live(self) -> None:
         live = np.flatnonzero(~(self._terminated | self._truncated)).astype(np.int32)
@@ -182,8 +201,7 @@ class MujocoVectorEnv(SlotVectorEnv):
         return info
 
     def _observe(self, fields: Fields) -> Tensor:
-        parts = [part.to(self.dtype).flatten(1) for part in self.task.observe(fields)]
-        return torch.cat(parts, dim=1)
+        return self.task.observation(fields, self.dtype)
 
     def _look_at(self, rows: Tensor) -> None:
         """Observes and locates rows that have been reset; those of the others are known."""
@@ -195,7 +213,7 @@ class MujocoVectorEnv(SlotVectorEnv):
         if not self._with_info:
             return {}
         info = self.task.state_info(self.engine.fields) | terms
-        return {name: value.to(self.device) for name, value in info.items()}
+        return {name: self._given(value) for name, value in info.items()}
 
     def _rng(self, row: int, seed: int | None) -> np.random.Generator:
         rng = self._rngs[row]
@@ -203,3 +221,29 @@ class MujocoVectorEnv(SlotVectorEnv):
             rng = seeding.np_random(None if seed is None else int(seed))[0]
             self._rngs[row] = rng
         return rng
+
+
+def _make_engine(
+    name: str,
+    task: MujocoTask,
+    num_envs: int,
+    fields: Sequence[str],
+    threads: int | None,
+    device: torch.device,
+    kwargs: Mapping[str, Any],
+) -> PhysicsEngine:
+    allowed = inspect.signature(WarpEngine).parameters if name == "warp" else {}
+    sizes = [each for each, parameter in allowed.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    for key, value in kwargs.items():
+        if key not in sizes:
+            of = f"allowed: {', '.join(sizes)}" if sizes else "only engine 'warp' has any"
+            raise ValueError(f"engine {name!r} has no keyword argument {key!r} ({of})")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key} of engine {name!r} must be an integer >= 1, got {value!r}")
+    if name == "warp":
+        return WarpEngine(task.model, num_envs, fields, device, **kwargs)
+    if name == "mjdata_pool":
+        return MjDataPoolEngine(task.model, num_envs, fields, threads)
+    if task.needs_contact_forces:
+        raise ValueError("engine 'batch' has no contact forces (cfrc_ext), which the task reads")
+    return BatchEngine(task.model, num_envs, fields, threads)

@@ -1,0 +1,279 @@
+"""Physics through `mujoco_warp`: thousands of simulations on a GPU, in float32.
+
+The steps of an env step are recorded once as a graph, and replayed: on a GPU as a CUDA graph, on the CPU
+(slow: for tests, and to try things without a GPU) as Warp's own. Nothing crosses to the host in between.
+
+It differs from MuJoCo in C in these ways. All numbers are float32. The PGS solver does not exist, so a model
+that asks for it gets Newton. Every simulation is stepped, whoever lives; those that were not to move are put
+back. The contacts of all simulations share one buffer, and constraints have room for so many a simulation;
+when either runs out, contacts are lost, which counts as a failure.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout.envs.engine import Ids, PhysicsEngine
+
+NCONMAX, NJMAX = 24, 64
+"""Room for contacts and for constraints a simulation, enough for Gymnasium's tasks."""
+MIN_ITERATIONS = 100
+"""Iterations that Newton may take where it stands in for PGS; it needs far fewer."""
+MAX_VALUE = 1e10
+"""What MuJoCo takes for a simulation that has blown up (mjMAXVAL)."""
+_STATE = ("time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl")
+"""All of a simulation that a step begins with and changes."""
+
+BAD_QPOS, BAD_QVEL, CONTACTS_FULL, CONSTRAINTS_FULL, CONVEX_FULL = (1 << bit for bit in range(5))
+FAULTS = {
+    BAD_QPOS: "MuJoCo warning BADQPOS",
+    BAD_QVEL: "MuJoCo warning BADQVEL",
+    CONTACTS_FULL: "mujoco_warp has no room for so many contacts: raise nconmax in env.engine_kwargs",
+    CONSTRAINTS_FULL: "mujoco_warp has no room for so many constraints: raise njmax in env.engine_kwargs",
+    CONVEX_FULL: "mujoco_warp has no room for so many convex contacts: raise nccdmax in env.engine_kwargs",
+}
+"""What may go wrong in a simulation, by its bit in `WarpEngine.faults`."""
+
+_compiling = threading.RLock()
+"""Warp's capture is one for the whole process."""
+
+
+def fault_text(faults: int) -> str:
+    """Returns what the bits of `WarpEngine.faults` say."""
+    return " and ".join(text for bit, text in FAULTS.items() if faults & bit)
+
+
+def import_warp() -> tuple[Any, Any]:
+    """Returns the modules warp and mujoco_warp.
+
+    Raises:
+        ValueError: if they are not installed.
+    """
+    try:
+        import warp as wp
+    except ImportError as error:
+        raise ValueError(
+            f"engine 'warp' needs the package mujoco-warp (pip install 'es-flipout[gpu]'): {error}"
+        ) from error
+    if wp.config.log_level == wp.LOG_INFO:
+        wp.config.log_level = wp.LOG_WARNING  # it would name every kernel that it loads
+    try:
+        import mujoco_warp as mjw
+    except ImportError as error:
+        raise ValueError(
+            f"engine 'warp' needs the package mujoco-warp (pip install 'es-flipout[gpu]'): {error}"
+        ) from error
+    return wp, mjw
+
+
+class WarpEngine(PhysicsEngine):
+    """N simulations in one `mujoco_warp.Data`; `fields` are float32 views of it.
+
+    Besides the contract of `PhysicsEngine` it can do without the host: `ctrl`, `advance`, `restart` and
+    `faults` are what a loop on the device is made of, and may be captured in CUDA graphs.
+
+    Attributes:
+        ctrl: controls, to be filled in before `advance`, float32 [N, nu].
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        fields: Sequence[str],
+        device: torch.device | str = "cuda",
+        *,
+        nconmax: int = NCONMAX,
+        njmax: int = NJMAX,
+        nccdmax: int | None = None,
+    ) -> None:
+        """Puts the model and N simulations on the device; kernels are compiled when they are first used.
+
+        Args:
+            model: the MuJoCo model.
+            num_envs: number of simulations N.
+            fields: names of the MjData fields to show.
+            device: "cuda", another CUDA device, or "cpu".
+            nconmax: room for contacts, N times this for all simulations together.
+            njmax: room for constraint rows in each simulation.
+            nccdmax: room for contacts between convex shapes, as for `nconmax`; the same if None.
+
+        Raises:
+            ValueError: if mujoco_warp is not installed, or cannot run the model.
+        """
+        wp, self._mjw = import_warp()
+        self._wp = wp
+        self.model = model
+        self.num_envs = num_envs
+        self.device = torch.empty(0, device=device).device  # with its index
+        wp.init()
+        self._device = wp.device_from_torch(self.device)
+        self._has_contact_forces = "cfrc_ext" in fields
+        try:
+            with wp.ScopedDevice(self._device), self._stream():
+                self._model = self._mjw.put_model(_for_warp(model))
+                self._model.opt.warn_overflow = 0  # `faults` tells
+                self._data = self._mjw.make_data(
+                    model, nworld=num_envs, nconmax=nconmax, njmax=njmax, nccdmax=nccdmax
+                )
+                self._mjw.reset_data(self._model, self._data)
+        except (NotImplementedError, ValueError) as error:
+            raise ValueError(f"engine 'warp' cannot run the model: {error}") from error
+        self._overflow = wp.to_torch(self._data.overflow)
+        self._views = {name: wp.to_torch(getattr(self._data, name)) for name in {*_STATE, *fields}}
+        self._state = [self._views[name] for name in _STATE]
+        self._qpos, self._qvel = self._views["qpos"], self._views["qvel"]
+        self.fields = {name: self._views[name] for name in fields}
+        self.ctrl = wp.to_torch(self._data.ctrl)
+        self.failures: dict[int, str] = {}
+        self._graphs: dict[int, Any] = {}
+        types = self._mjw.OverflowType
+        self._overflows = {
+            CONTACTS_FULL: int(types.BROADPHASE | types.NARROWPHASE),
+            CONSTRAINTS_FULL: int(types.NEFC | types.NJMAX_NNZ),
+            CONVEX_FULL: int(types.CCD | types.EPA_HORIZON),
+        }
+
+    def _stream(self) -> Any:
+        """Returns the context in which Warp works on torch's current stream."""
+        stream = None
+        if self.device.type == "cuda":
+            stream = self._wp.stream_from_torch(torch.cuda.current_stream(self.device))
+        return self._wp.ScopedStream(stream)
+
+    def compile(self, num_substeps: int) -> None:
+        """Records `advance(num_substeps)`, unless that has been done; compiles the kernels that it needs.
+
+        The simulations may be anywhere afterwards: reset them.
+        """
+        if num_substeps in self._graphs:
+            return
+        wp, mjw, on_gpu = self._wp, self._mjw, self.device.type == "cuda"
+
+        def run() -> None:
+            for _ in range(num_substeps):
+                mjw.step(self._model, self._data)
+            if self._has_contact_forces:
+                mjw.rne_postconstraint(self._model, self._data)  # where Gymnasium calls it
+
+        with _compiling, wp.ScopedDevice(self._device):
+            if not on_gpu:
+                with wp.ScopedCapture(device=self._device) as capture:
+                    run()
+            else:
+                stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+                stream.wait_stream(torch.cuda.current_stream(self.device))
+                with torch.cuda.stream(stream), self._stream():
+                    run()  # loads every kernel
+                    with wp.ScopedCapture(stream=wp.stream_from_torch(stream)) as capture:
+                        run()
+                torch.cuda.current_stream(self.device).wait_stream(stream)
+        self._graphs[num_substeps] = capture.graph
+
+    def advance(self, num_substeps: int) -> None:
+        """Steps all simulations under `ctrl`, on torch's current stream, without waiting for the device."""
+        self.compile(num_substeps)
+        with self._stream():
+            self._wp.capture_launch(self._graphs[num_substeps])
+
+    def restart(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
+        """Puts simulations where an episode begins, without computing what follows from it.
+
+        Args:
+            mask: which, bool [N].
+            qpos: positions, float32 [N, nq]; those of the others do not matter.
+            qvel: velocities, float32 [N, nv], as well.
+        """
+        for state in self._state:
+            start = {id(self._qpos): qpos, id(self._qvel): qvel}.get(id(state))
+            rows = mask.view(-1, *(1,) * (state.ndim - 1))
+            state.copy_(torch.where(rows, torch.zeros_like(state) if start is None else start, state))
+        self._overflow.masked_fill_(mask, 0)
+
+    def faults(self) -> Tensor:
+        """Returns what has gone wrong in each simulation, bits of `FAULTS`, int32 [N].
+
+        A buffer that was full is told until the simulation is restarted.
+        """
+        found = torch.zeros_like(self._overflow)
+        for bit, values in ((BAD_QPOS, self._qpos), (BAD_QVEL, self._qvel)):
+            found |= bit * (~(values.abs() < MAX_VALUE).all(dim=1)).int()
+        for bit, overflow in self._overflows.items():
+            found |= bit * (self._overflow & overflow != 0).int()
+        return found
+
+    def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+        """See `PhysicsEngine.reset`."""
+        rows = torch.from_numpy(ids.astype(np.int64)).to(self.device)
+        mask = self._mask(rows)
+
+        def all_rows(values: NDArray[np.float64]) -> Tensor:
+            some = torch.from_numpy(values).to(self.device, torch.float32)
+            return some.new_zeros(self.num_envs, values.shape[1]).index_copy_(0, rows, some)
+
+        kept = self._copies()
+        self.restart(mask, all_rows(qpos), all_rows(qvel))
+        self.forward()
+        self._put_back(~mask, kept)
+        self._note_failures(mask)
+
+    def forward(self) -> None:
+        """Computes what follows from the state of all simulations; contact forces are 0, as after mj_forward.
+
+        The state itself stays.
+        """
+        with _compiling, self._wp.ScopedDevice(self._device), self._stream():
+            self._mjw.forward(self._model, self._data)
+        if self._has_contact_forces:
+            self.fields["cfrc_ext"].zero_()
+
+    def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
+        """See `PhysicsEngine.step`."""
+        self.compile(num_substeps)
+        mask = None if ids is None else self._mask(torch.from_numpy(ids.astype(np.int64)).to(self.device))
+        kept = [] if mask is None else self._copies()
+        self.ctrl.copy_(ctrl)
+        self.advance(num_substeps)
+        if mask is not None:
+            self._put_back(~mask, kept)
+        self._note_failures(mask)
+
+    def _mask(self, rows: Tensor) -> Tensor:
+        mask = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return mask.index_fill_(0, rows, True)
+
+    def _copies(self) -> list[Tensor]:
+        return [self._overflow.clone(), *(view.clone() for view in self._views.values())]
+
+    def _put_back(self, mask: Tensor, kept: list[Tensor]) -> None:
+        for view, copied in zip((self._overflow, *self._views.values()), kept, strict=True):
+            view.copy_(torch.where(mask.view(-1, *(1,) * (view.ndim - 1)), copied, view))
+
+    def _note_failures(self, mask: Tensor | None) -> None:
+        faults = self.faults()
+        if mask is not None:
+            faults = torch.where(mask, faults, 0)
+        faults = faults.cpu()
+        self.failures = {i: fault_text(int(faults[i])) for i in faults.nonzero().flatten().tolist()}
+
+    def close(self) -> None:
+        """Frees the device; the engine cannot be used any more."""
+        self.fields, self._graphs, self._views, self._state = {}, {}, {}, []
+
+
+def _for_warp(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Returns the model with a solver that mujoco_warp has."""
+    if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
+        model = copy.copy(model)
+        model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+        model.opt.iterations = max(model.opt.iterations, MIN_ITERATIONS)
+    return model

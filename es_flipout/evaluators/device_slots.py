@@ -1,0 +1,226 @@
+"""The slots of a generation that never leaves its device: act, judge, hand over, all in tensors.
+
+What `Tile` does for any environment, this does for `WarpEngine` without looking at a single value, so that
+it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N slots. Between two
+steps of the physics there is one call of `between_steps`, always the same operations on the same memory.
+
+Episode e is the (e % E)-th of member e // E. With K bases the slots are K equal groups, each with the
+episodes of the members that share its base, so that every base meets the same rows in every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.warp import WarpEngine
+from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
+from es_flipout.normalization import RunningStatistics
+from es_flipout.population import Population
+
+NOT_FINITE = 1 << 20
+"""Fault of an episode whose return or observations are not finite, beside those of `WarpEngine.faults`."""
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What the episodes of a generation begin with, computed once for each of its U different reset seeds.
+
+    Attributes:
+        of_episode: which of the U each episode starts from, int64 [episodes].
+        qpos: positions, float32 [U, nq].
+        qvel: velocities, float32 [U, nv].
+        observations: [U, O].
+        located: `MujocoTask.locate`, [U, ...].
+    """
+
+    of_episode: Tensor
+    qpos: Tensor
+    qvel: Tensor
+    observations: Tensor
+    located: Tensor
+
+    @classmethod
+    def compute(
+        cls, engine: WarpEngine, task: MujocoTask, seeds: NDArray[np.int64], dtype: torch.dtype
+    ) -> Starts:
+        """Returns the starts of episodes with reset seeds [P, E]; uses all simulations of the engine."""
+        unique, of_episode = np.unique(seeds.ravel(), return_inverse=True)
+        states = [task.seeded_state(seed) for seed in unique.tolist()]
+        qpos, qvel = (np.stack(parts) for parts in zip(*states, strict=True))
+        observations, located = [], []
+        for first in range(0, len(unique), engine.num_envs):
+            chunk = slice(first, first + engine.num_envs)
+            size = len(unique[chunk])
+            engine.reset(np.arange(size, dtype=np.int32), qpos[chunk], qvel[chunk])
+            observations.append(task.observation(engine.fields, dtype)[:size].clone())
+            located.append(task.locate(engine.fields)[:size].clone())
+
+        def on_device(values: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(values).to(engine.device)
+
+        return cls(
+            on_device(of_episode),
+            on_device(qpos).float(),
+            on_device(qvel).float(),
+            torch.cat(observations),
+            torch.cat(located),
+        )
+
+
+class DeviceSlots:
+    """N slots at work on the episodes of a generation.
+
+    Attributes:
+        live: which slots hold an episode, bool [N].
+        returns: sum of rewards of each episode, float64 [episodes + 1]; the last is of none.
+        lengths: their env steps, int64 [episodes + 1].
+        faults: what went wrong in them, int32 [episodes + 1].
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        engine: WarpEngine,
+        task: MujocoTask,
+        population: Population,
+        starts: Starts,
+        limit: int | None,
+    ) -> None:
+        """Has every slot take its first episode, and its member act.
+
+        Args:
+            engine: the physics of the N slots.
+            task: what it simulates.
+            population: the members.
+            starts: of their episodes.
+            limit: env steps after which an episode ends; None for never.
+        """
+        self._engine, self._task, self._starts = engine, task, starts
+        self._population, self._limit = population, limit
+        num_slots, device = engine.num_envs, engine.device
+        num_episodes = len(starts.of_episode)
+        self._none, self._groups = num_episodes, population.noise.num_bases
+        self._episodes_a_group = num_episodes // self._groups
+        self._episodes_a_member = num_episodes // population.size
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        size = starts.observations.shape[1]
+        self.live = zeros(num_slots, dtype=torch.bool)
+        self.returns = zeros(num_episodes + 1)
+        self.lengths = zeros(num_episodes + 1, dtype=torch.int64)
+        self.faults = zeros(num_episodes + 1, dtype=torch.int32)
+        self._queues = zeros(self._groups, dtype=torch.int64)  # episodes that each group has begun
+        self._episode = torch.full_like(self.live, self._none, dtype=torch.int64)
+        group = torch.arange(self._groups, device=device).repeat_interleave(num_slots // self._groups)
+        self._first_of_group = group * self._episodes_a_group
+        self._members = self._first_of_group // self._episodes_a_member
+        self._return, self._length = zeros(num_slots), zeros(num_slots, dtype=torch.int64)
+        self._observations = starts.observations.new_zeros(num_slots, size)
+        self._located = starts.located.new_zeros(num_slots, *starts.located.shape[1:])
+        # Sums of the deviations from this point, and of their squares: of the running episodes, and of all
+        # that have ended. It is in the observations' midst, lest a large constant drown them.
+        self._point = starts.observations.double().mean(dim=0)
+        self._sums, self._total = zeros(2, num_slots, size), zeros(2, size)
+        self._count = zeros(dtype=torch.int64)
+
+        policy = population.policy
+        self._like = policy.get_parameter(population.trained[0])
+        self._rows = population.select(torch.zeros(0, dtype=torch.int64))
+        self._recurrent = RecurrentSlots(policy, num_slots, in_place=True) if is_recurrent(policy) else None
+        self._refill(torch.ones_like(self.live))
+        self._act()
+
+    @torch.no_grad()
+    def between_steps(self) -> None:
+        """Takes in what a step of the physics came to, and prepares the next."""
+        ended = self._judge()
+        self._conclude(ended)
+        self._refill(ended)
+        self._act()
+
+    def _judge(self) -> Tensor:
+        """Counts the step, and returns which episodes it ended, bool [N]."""
+        fields, task = self._engine.fields, self._task
+        before, after = self._located, task.locate(fields)
+        rewards, _ = task.reward(before, after, fields, self._engine.ctrl)
+        self._return += rewards
+        self._length += 1
+        self._faults = self._engine.faults()
+        ended = task.terminated(fields) | (self._faults != 0)
+        if self._limit is not None:
+            ended = ended | (self._length >= self._limit)
+        self._located.copy_(after)
+        self._observations.copy_(task.observation(fields, self._observations.dtype))
+        return ended & self.live
+
+    def _conclude(self, ended: Tensor) -> None:
+        """Writes down what came of the episodes in some slots, bool [N]."""
+        finite = self._return.isfinite() & self._sums.isfinite().all(dim=2).all(dim=0)
+        faults = self._faults | (~finite).int() * NOT_FINITE
+        episode = torch.where(ended, self._episode, self._none)
+        self.returns.scatter_(0, episode, self._return)
+        self.lengths.scatter_(0, episode, self._length)
+        self.faults.scatter_(0, episode, faults)
+        # An episode that broke must not poison the moments of the others.
+        good = ended & (faults == 0)
+        self._count += torch.where(good, self._length, 0).sum()
+        self._total += torch.where(good.unsqueeze(1), self._sums, 0.0).sum(dim=1)
+
+    def _refill(self, free: Tensor) -> None:
+        """Gives free slots, bool [N], the episodes that wait."""
+        starts = self._starts
+        by_group = free.view(self._groups, -1)
+        nth = self._queues.unsqueeze(1) + by_group.cumsum(dim=1) - 1
+        takes = by_group & (nth < self._episodes_a_group)
+        self._queues += takes.sum(dim=1)
+        taking = takes.flatten()
+        self.live.copy_((self.live & ~free) | taking)
+        episode = torch.where(taking, self._first_of_group + nth.flatten(), self._episode)
+        self._episode.copy_(episode)
+        start = starts.of_episode[episode.clamp(max=self._none - 1)]
+        self._members.copy_(torch.where(taking, episode // self._episodes_a_member, self._members))
+        self._engine.restart(taking, starts.qpos[start], starts.qvel[start])
+
+        def begin(values: Tensor, beginning: Tensor) -> None:
+            mask = taking.view(-1, *(1,) * (values.ndim - 1))
+            values.copy_(torch.where(mask, beginning, values))
+
+        begin(self._observations, starts.observations[start])
+        begin(self._located, starts.located[start])
+        self._return.masked_fill_(taking, 0.0)
+        self._length.masked_fill_(taking, 0)
+        self._sums.masked_fill_(taking.unsqueeze(1), 0.0)
+        if self._recurrent is not None:
+            self._recurrent.reset_where(taking)
+
+    def _act(self) -> None:
+        """Has all members act on what they observe."""
+        deviations = self._observations - self._point
+        self._sums[0] += deviations
+        self._sums[1].addcmul_(deviations, deviations)
+        self._rows.select(self._members, grouped=True)
+        observations = self._observations.to(self._like)
+        if self._recurrent is not None:
+            actions = self._recurrent.act(self._rows, observations, slice(None))
+        else:
+            actions = self._rows(observations)
+        self._engine.ctrl.copy_(actions)
+
+    def statistics(self) -> RunningStatistics:
+        """Returns the moments of the observations of all episodes that ended well, on the host."""
+        count = self._count.to(torch.float64).cpu()
+        sums, squares = self._total.cpu()
+        offset = sums / count.clamp(min=1.0)
+        statistics = RunningStatistics(len(sums))
+        statistics.count = count
+        statistics.mean = (self._point.cpu() + offset) * (count > 0)
+        statistics.m2 = (squares - sums * offset).clamp(min=0.0)
+        return statistics

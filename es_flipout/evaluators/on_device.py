@@ -1,0 +1,183 @@
+"""Evaluates a population without leaving its device: physics, policies and bookkeeping.
+
+A step is two graphs, replayed one after the other on one stream: Warp's, of the physics, and torch's, of all
+that is between two steps (`DeviceSlots.between_steps`). They are two because each library records only what
+it allocates itself. The physics is recorded once; the rest once a generation, whose noise lies elsewhere in
+memory. The host stays a few steps ahead and looks, without stopping the device, whether any episode is left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
+from es_flipout.envs.warp import WarpEngine, fault_text
+from es_flipout.evaluators import results
+from es_flipout.evaluators.device_slots import NOT_FINITE, DeviceSlots, Starts
+from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
+from es_flipout.evaluators.vectorized import VectorizedEvaluator
+from es_flipout.population import Population
+
+STEPS_A_LOOK = 4
+"""Env steps between two looks of the host; it is up to twice as many ahead of what it sees."""
+
+
+class OnDeviceEvaluator:
+    """Runs the episodes of a population in the slots of one environment on engine "warp"."""
+
+    def __init__(self, env: MujocoVectorEnv, *, cuda_graphs: bool = True) -> None:
+        """Takes the environment.
+
+        Args:
+            env: on engine "warp".
+            cuda_graphs: whether, on a GPU, what is between the steps of the physics is recorded as a graph.
+
+        Raises:
+            ValueError: if the engine is another.
+        """
+        if not isinstance(env.engine, WarpEngine):
+            raise ValueError("an OnDeviceEvaluator needs an environment on engine 'warp'")
+        self.env = env
+        self._engine = env.engine
+        self._on_gpu = env.engine.device.type == "cuda"
+        self._cuda_graphs = cuda_graphs and self._on_gpu
+        self._stream: torch.cuda.Stream | None = None
+        if self._on_gpu:
+            self._stream = torch.cuda.Stream(env.engine.device)  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._pool = torch.cuda.graph_pool_handle() if self._cuda_graphs else None
+        self._by_host = VectorizedEvaluator(env)
+
+    def evaluate(
+        self,
+        population: Population,
+        reset_seeds: Sequence[int] | Sequence[Sequence[int]],
+        *,
+        episode_limit: int | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Evaluation:
+        """Rolls every member out for its episodes; see `VectorizedEvaluator.evaluate`.
+
+        Independent noise is drawn row by row by the host, which then runs the slots, too.
+
+        Raises:
+            EvaluationStoppedError: if `should_stop`, asked every few steps, said so.
+            ValueError: if there are not as many seeds for each member, the slots cannot be shared out evenly
+                among the bases, or the policy cannot be recorded as a CUDA graph.
+        """
+        if not population.noise.is_stored:
+            return self._by_host.evaluate(
+                population, reset_seeds, episode_limit=episode_limit, should_stop=should_stop
+            )
+        if self.env.num_envs % population.noise.num_bases:
+            raise ValueError(
+                f"{self.env.num_envs} slots cannot be shared out among {population.noise.num_bases} bases: "
+                "their number must be a multiple of it"
+            )
+        seeds = Results.of(reset_seeds, population.size, observation_size=None).seeds
+        limits = [each for each in (self.env.max_episode_steps, episode_limit) if each is not None]
+        with self._own_stream():
+            self._engine.compile(self.env.task.frame_skip)
+            starts = Starts.compute(self._engine, self.env.task, seeds, self.env.dtype)
+            slots = DeviceSlots(
+                self._engine, self.env.task, population, starts, min(limits) if limits else None
+            )
+            steps = self._play(slots, should_stop)
+            return _evaluation(slots, seeds.shape, steps * self.env.num_envs)
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Works on a stream of our own: nothing can be recorded on the one that torch begins with."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._engine.device))
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            self._stream.synchronize()  # what it works on may be freed now
+
+    def _play(self, slots: DeviceSlots, should_stop: Callable[[], bool]) -> int:
+        """Steps until every episode has ended; returns the number of steps."""
+        physics = self.env.task.frame_skip
+        self._engine.advance(physics)
+        slots.between_steps()  # not recorded: this loads and sets up whatever there is to
+        between_steps = self._recorded(slots) if self._cuda_graphs else slots.between_steps
+        steps, looks = 1, [_Look(slots.live)]
+        while looks[0].anyone():
+            if should_stop():
+                raise EvaluationStoppedError
+            for _ in range(STEPS_A_LOOK):
+                self._engine.advance(physics)
+                between_steps()
+            steps += STEPS_A_LOOK
+            looks.append(_Look(slots.live))
+            if len(looks) > (2 if self._on_gpu else 1):
+                looks.pop(0)
+        return steps
+
+    def _recorded(self, slots: DeviceSlots) -> Callable[[], None]:
+        """Returns `slots.between_steps` as a graph."""
+        graph = torch.cuda.CUDAGraph()
+        assert self._stream is not None
+        self._stream.synchronize()
+        try:
+            # Not torch.cuda.graph, which collects garbage and empties torch's caches each time.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                slots.between_steps()
+            finally:
+                graph.capture_end()
+        except RuntimeError as error:
+            raise ValueError(
+                "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at values "
+                f"on the GPU; env.engine batch or mjdata_pool runs them all the same): {error}"
+            ) from error
+        self._graph = graph  # only now is the last one gone: till then its memory was kept for this one
+        return graph.replay
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+
+class _Look:
+    """Whether any slot is live, asked at some point of the stream and answered when that is reached."""
+
+    def __init__(self, live: Tensor) -> None:
+        self._answer = live.any()
+        self._reached: torch.cuda.Event | None = None
+        if live.device.type == "cuda":
+            pinned = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._answer = pinned.copy_(self._answer, non_blocking=True)
+            self._reached = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._reached.record()
+
+    def anyone(self) -> bool:
+        if self._reached is not None:
+            self._reached.synchronize()
+        return bool(self._answer)
+
+
+def _evaluation(slots: DeviceSlots, shape: tuple[int, ...], slot_steps: int) -> Evaluation:
+    returns, lengths, faults = (
+        values[:-1].cpu().view(shape) for values in (slots.returns, slots.lengths, slots.faults)
+    )
+    codes, counts = np.unique(faults.numpy(), return_counts=True)
+    failures = Counter(
+        {
+            fault_text(code & ~NOT_FINITE) or results.NOT_FINITE: count
+            for code, count in sorted(zip(codes.tolist(), counts.tolist(), strict=True), reverse=True)
+            if code
+        }
+    )
+    return Evaluation(
+        torch.where(faults == 0, returns, torch.nan), lengths, slot_steps, slots.statistics(), failures
+    )
