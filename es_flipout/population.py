@@ -61,12 +61,13 @@ class MemberRows:
 
         Args:
             members: their indices.
-            grouped: see `PopulationNoise.rows`.
+            grouped: whether they are known to exist, and to be in groups; see `PopulationNoise.rows`.
 
         Raises:
             IndexError: if there is no such member; on a GPU, what happens then is undefined.
         """
-        self._check(members)
+        if not grouped:
+            self._check(members)
         noise = self._population.noise
         self.num_rows = len(members)
         self._noise = noise.rows(members.to(noise.device), self._population.sigma, grouped=grouped)

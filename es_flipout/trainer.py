@@ -22,6 +22,7 @@ from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.config import Config
 from es_flipout.envs import SlotVectorEnv
 from es_flipout.evaluators import (
+    DeviceError,
     Evaluation,
     EvaluationStoppedError,
     OfficialEvaluator,
@@ -192,7 +193,7 @@ class Trainer:
                 evaluation = self.evaluator.evaluate(
                     population, seeds, episode_limit=self.episode_limit, should_stop=should_stop
                 )
-            except WorkerError as error:
+            except (WorkerError, DeviceError) as error:
                 raise RunError(str(error)) from error
             evaluations.append(evaluation)
             if evaluation.env_steps == 0:

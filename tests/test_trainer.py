@@ -74,7 +74,9 @@ def assert_same_state(a: object, b: object) -> None:
         assert a == b
 
 
-def test_a_stopped_and_resumed_run_is_bit_identical_to_an_undisturbed_one(config):
+@pytest.mark.parametrize("engine", ["auto", "warp"])
+def test_a_stopped_and_resumed_run_is_bit_identical_to_an_undisturbed_one(config, engine):
+    config = replace(config, env=replace(config.env, engine=engine))
     whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
     train(config, whole)
     # The stop after 4 comes while the centre of that generation is scored: it is dropped with its score.
@@ -577,11 +579,14 @@ def test_a_call_may_run_some_generations_only(config):
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
 
 
-def test_inverted_pendulum_is_learnt(config):
-    config = replace(config, env=replace(config.env, num_slots=64, kwargs={"max_episode_steps": 200}))
+@pytest.mark.parametrize("engine", ["auto", "warp"])
+def test_inverted_pendulum_is_learnt(config, engine):
+    kwargs = {"max_episode_steps": 200}
+    config = replace(config, env=replace(config.env, num_slots=64, kwargs=kwargs, engine=engine))
     config = replace(config, es=replace(config.es, population_size=64), generations=20)
     run = RunDirectory.create(config)
     train(config, run)
+    # Scored in the official environment, whatever it was trained in.
     scores = [line["centre_score"] for line in figures(run) if line["centre_score"] is not None]
     assert scores[0] < 150
     assert max(scores) == 200

@@ -1,6 +1,9 @@
-"""Copies between the host and a GPU, through memory that the GPU reaches by itself."""
+"""Between the host and a GPU: copies through memory that the GPU reaches by itself, and streams."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -25,3 +28,30 @@ def to_host(values: Tensor) -> Tensor:
     pinned.copy_(values, non_blocking=True)
     torch.cuda.current_stream(values.device).synchronize()
     return pinned
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Returns a stream of a GPU; None for the CPU, which has none."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+def current_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Returns this thread's current stream of a GPU; None for the CPU."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def working_on(stream: torch.cuda.Stream | None, after: torch.cuda.Stream | None) -> Iterator[None]:
+    """Works on a stream, after all that another has to do till now, and waits for it in the end.
+
+    Memory that the work has used may then be freed. On the CPU, where both are None, it does nothing.
+    """
+    if stream is None or after is None:
+        yield
+        return
+    stream.wait_stream(after)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()

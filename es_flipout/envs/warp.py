@@ -33,10 +33,11 @@ MAX_VALUE = 1e10
 _STATE = ("time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl")
 """All of a simulation that a step begins with and changes."""
 
-BAD_QPOS, BAD_QVEL, CONTACTS_FULL, CONSTRAINTS_FULL, CONVEX_FULL = (1 << bit for bit in range(5))
+BAD_QPOS, BAD_QVEL, BAD_CTRL, CONTACTS_FULL, CONSTRAINTS_FULL, CONVEX_FULL = (1 << bit for bit in range(6))
 FAULTS = {
     BAD_QPOS: "MuJoCo warning BADQPOS",
     BAD_QVEL: "MuJoCo warning BADQVEL",
+    BAD_CTRL: "MuJoCo warning BADCTRL",
     CONTACTS_FULL: "mujoco_warp has no room for so many contacts: raise nconmax in env.engine_kwargs",
     CONSTRAINTS_FULL: "mujoco_warp has no room for so many constraints: raise njmax in env.engine_kwargs",
     CONVEX_FULL: "mujoco_warp has no room for so many convex contacts: raise nccdmax in env.engine_kwargs",
@@ -126,14 +127,16 @@ class WarpEngine(PhysicsEngine):
                     model, nworld=num_envs, nconmax=nconmax, njmax=njmax, nccdmax=nccdmax
                 )
                 self._mjw.reset_data(self._model, self._data)
-        except (NotImplementedError, ValueError) as error:
-            raise ValueError(f"engine 'warp' cannot run the model: {error}") from error
+        except (NotImplementedError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"engine 'warp' cannot run {num_envs} simulations of the model: {error}"
+            ) from error
         self._overflow = wp.to_torch(self._data.overflow)
         self._views = {name: wp.to_torch(getattr(self._data, name)) for name in {*_STATE, *fields}}
         self._state = [self._views[name] for name in _STATE]
         self._qpos, self._qvel = self._views["qpos"], self._views["qvel"]
         self.fields = {name: self._views[name] for name in fields}
-        self.ctrl = wp.to_torch(self._data.ctrl)
+        self.ctrl = self._views["ctrl"]
         self.failures: dict[int, str] = {}
         self._graphs: dict[int, Any] = {}
         types = self._mjw.OverflowType
@@ -205,7 +208,7 @@ class WarpEngine(PhysicsEngine):
         A buffer that was full is told until the simulation is restarted.
         """
         found = torch.zeros_like(self._overflow)
-        for bit, values in ((BAD_QPOS, self._qpos), (BAD_QVEL, self._qvel)):
+        for bit, values in ((BAD_QPOS, self._qpos), (BAD_QVEL, self._qvel), (BAD_CTRL, self.ctrl)):
             found |= bit * (~(values.abs() < MAX_VALUE).all(dim=1)).int()
         for bit, overflow in self._overflows.items():
             found |= bit * (self._overflow & overflow != 0).int()

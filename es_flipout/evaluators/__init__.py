@@ -2,7 +2,7 @@
 
 from es_flipout.evaluators.factory import make_evaluator, make_probe, num_threads
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
-from es_flipout.evaluators.on_device import OnDeviceEvaluator
+from es_flipout.evaluators.on_device import DeviceError, OnDeviceEvaluator
 from es_flipout.evaluators.placement import place
 from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError
@@ -12,6 +12,7 @@ from es_flipout.evaluators.vectorized import VectorizedEvaluator, evaluate
 from es_flipout.evaluators.worker_pool import WorkerError, WorkerPool
 
 __all__ = [
+    "DeviceError",
     "Episode",
     "Evaluation",
     "EvaluationStoppedError",

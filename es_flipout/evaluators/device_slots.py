@@ -141,30 +141,30 @@ class DeviceSlots:
     @torch.no_grad()
     def between_steps(self) -> None:
         """Takes in what a step of the physics came to, and prepares the next."""
-        ended = self._judge()
-        self._conclude(ended)
+        ended, faults = self._judge()
+        self._conclude(ended, faults)
         self._refill(ended)
         self._act()
 
-    def _judge(self) -> Tensor:
-        """Counts the step, and returns which episodes it ended, bool [N]."""
+    def _judge(self) -> tuple[Tensor, Tensor]:
+        """Counts the step; returns which episodes it ended, bool [N], and what went wrong, int32 [N]."""
         fields, task = self._engine.fields, self._task
         before, after = self._located, task.locate(fields)
         rewards, _ = task.reward(before, after, fields, self._engine.ctrl)
         self._return += rewards
         self._length += 1
-        self._faults = self._engine.faults()
-        ended = task.terminated(fields) | (self._faults != 0)
+        faults = self._engine.faults()
+        ended = task.terminated(fields) | (faults != 0)
         if self._limit is not None:
             ended = ended | (self._length >= self._limit)
         self._located.copy_(after)
         self._observations.copy_(task.observation(fields, self._observations.dtype))
-        return ended & self.live
+        return ended & self.live, faults
 
-    def _conclude(self, ended: Tensor) -> None:
+    def _conclude(self, ended: Tensor, faults: Tensor) -> None:
         """Writes down what came of the episodes in some slots, bool [N]."""
         finite = self._return.isfinite() & self._sums.isfinite().all(dim=2).all(dim=0)
-        faults = self._faults | (~finite).int() * NOT_FINITE
+        faults = faults | (~finite).int() * NOT_FINITE
         episode = torch.where(ended, self._episode, self._none)
         self.returns.scatter_(0, episode, self._return)
         self.lengths.scatter_(0, episode, self._length)

@@ -9,14 +9,14 @@ memory. The host stays a few steps ahead and looks, without stopping the device,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
+from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.envs.warp import WarpEngine, fault_text
 from es_flipout.evaluators import results
 from es_flipout.evaluators.device_slots import NOT_FINITE, DeviceSlots, Starts
@@ -26,6 +26,10 @@ from es_flipout.population import Population
 
 STEPS_A_LOOK = 4
 """Env steps between two looks of the host; it is up to twice as many ahead of what it sees."""
+
+
+class DeviceError(RuntimeError):
+    """A generation cannot run on the device; the message is one line and says what can be done."""
 
 
 class OnDeviceEvaluator:
@@ -47,9 +51,7 @@ class OnDeviceEvaluator:
         self._engine = env.engine
         self._on_gpu = env.engine.device.type == "cuda"
         self._cuda_graphs = cuda_graphs and self._on_gpu
-        self._stream: torch.cuda.Stream | None = None
-        if self._on_gpu:
-            self._stream = torch.cuda.Stream(env.engine.device)  # type: ignore[no-untyped-call]
+        self._stream = new_stream(env.engine.device)  # nothing is recorded on the one that torch begins with
         self._graph: torch.cuda.CUDAGraph | None = None
         self._pool = torch.cuda.graph_pool_handle() if self._cuda_graphs else None
         self._by_host = VectorizedEvaluator(env)
@@ -67,9 +69,10 @@ class OnDeviceEvaluator:
         Independent noise is drawn row by row by the host, which then runs the slots, too.
 
         Raises:
+            DeviceError: if the policy cannot be recorded as a CUDA graph, or memory is short.
             EvaluationStoppedError: if `should_stop`, asked every few steps, said so.
-            ValueError: if there are not as many seeds for each member, the slots cannot be shared out evenly
-                among the bases, or the policy cannot be recorded as a CUDA graph.
+            ValueError: if there are not as many seeds for each member, or the slots cannot be shared out
+                evenly among the bases.
         """
         if not population.noise.is_stored:
             return self._by_host.evaluate(
@@ -82,27 +85,19 @@ class OnDeviceEvaluator:
             )
         seeds = Results.of(reset_seeds, population.size, observation_size=None).seeds
         limits = [each for each in (self.env.max_episode_steps, episode_limit) if each is not None]
-        with self._own_stream():
-            self._engine.compile(self.env.task.frame_skip)
-            starts = Starts.compute(self._engine, self.env.task, seeds, self.env.dtype)
-            slots = DeviceSlots(
-                self._engine, self.env.task, population, starts, min(limits) if limits else None
-            )
-            steps = self._play(slots, should_stop)
-            return _evaluation(slots, seeds.shape, steps * self.env.num_envs)
-
-    @contextmanager
-    def _own_stream(self) -> Iterator[None]:
-        """Works on a stream of our own: nothing can be recorded on the one that torch begins with."""
-        if self._stream is None:
-            yield
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._engine.device))
+        engine, task = self._engine, self.env.task
         try:
-            with torch.cuda.stream(self._stream):
-                yield
-        finally:
-            self._stream.synchronize()  # what it works on may be freed now
+            with working_on(self._stream, after=current_stream(engine.device)):
+                engine.compile(task.frame_skip)
+                starts = Starts.compute(engine, task, seeds, self.env.dtype)
+                slots = DeviceSlots(engine, task, population, starts, min(limits) if limits else None)
+                steps = self._play(slots, should_stop)
+                return _evaluation(slots, seeds.shape, steps * self.env.num_envs)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"out of GPU memory with {self.env.num_envs} slots (lower env.num_slots): "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
     def _play(self, slots: DeviceSlots, should_stop: Callable[[], bool]) -> int:
         """Steps until every episode has ended; returns the number of steps."""
@@ -136,7 +131,7 @@ class OnDeviceEvaluator:
             finally:
                 graph.capture_end()
         except RuntimeError as error:
-            raise ValueError(
+            raise DeviceError(
                 "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at values "
                 f"on the GPU; env.engine batch or mjdata_pool runs them all the same): {error}"
             ) from error

@@ -5,8 +5,8 @@ for its environment, so population size and number of slots are independent.
 A member's return does not depend on the slot it ran in, on the number of slots, or on who ran beside it.
 
 Given several environments (tiles of slots), each runs on a thread of its own with its share of the
-episodes: while one is in its physics, the policy runs for another. Who runs where depends on nothing that
-differs from run to run.
+episodes, and on a CUDA stream of its own: while one is in its physics, the policy runs for another. Who runs
+where depends on nothing that differs from run to run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gymnasium.vector import VectorEnv
 
 from es_flipout.envs.foreign import ForeignVectorEnv
 from es_flipout.envs.slots import SlotVectorEnv
+from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
 from es_flipout.evaluators.seeds import reset_seeds as draw_reset_seeds
 from es_flipout.evaluators.tiles import Tile, observation_size
@@ -132,10 +133,12 @@ def evaluate(
 def _run_concurrently(tiles: Sequence[Tile], should_stop: Callable[[], bool]) -> None:
     """Runs each tile on a thread of its own; once one has raised, or this thread has, the others stop."""
     gave_up = threading.Event()
+    before = current_stream(tiles[0].env.device)
 
     def run(tile: Tile) -> None:
         try:
-            tile.run(lambda: should_stop() or gave_up.is_set())
+            with working_on(new_stream(tile.env.device), after=before):
+                tile.run(lambda: should_stop() or gave_up.is_set())
         except BaseException:
             gave_up.set()
             raise

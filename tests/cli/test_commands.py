@@ -187,6 +187,19 @@ def test_eval_scores_a_run_and_films_it(run, finished_run, monkeypatch):
         assert frames in (steps, steps + 1) or (film.endswith("gif") and 1 < frames <= steps + 1)
 
 
+def test_a_population_is_trained_on_warps_cpu_device_from_end_to_end(run, tmp_path):
+    arguments = ["--env.num_slots", 4, "--es.population_size", 8, "--es.num_bases", 2, "--generations", 2]
+    short = ["--env.kwargs.max_episode_steps", 20, "--evaluation.episodes", 2, "--out", tmp_path / "run"]
+    result = run("train", "--engine", "warp", "--device", "cpu", *arguments, *short)
+    assert result.status == 0
+    assert "device cpu, as configured: policies and physics (mujoco_warp) there" in result.stdout
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["env_steps"] for line in lines] == [160, 320]
+    assert lines[-1]["centre_score"] > 50  # officially, of 20 steps on its feet
+    assert "engine: warp" in (tmp_path / "run" / "config.yaml").read_text()
+    assert run("eval", tmp_path / "run", "--episodes", 1).status == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -214,7 +227,7 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         (["--optimizer.kwargs.beta", "3"], "optimizer Adam:"),
         (["--device", "abacus"], "device 'abacus' is not available"),
         (["--es.sigma", "-1"], "es.sigma must be > 0"),
-        (["--env.engine", "mjx"], "env.engine must be one of 'auto', 'batch', 'mjdata_pool', 'gymnasium'"),
+        (["--env.engine", "mjx"], "env.engine must be one of 'auto', 'batch', 'mjdata_pool', 'warp', 'gymn"),
         (
             ["--env.id", "CartPole-v1", "--env.engine", "batch"],
             "'batch' runs native tasks, and CartPole-v1 is",

@@ -1,0 +1,280 @@
+"""Engine warp: the official environments are the oracle, to float32; its contract holds to the last bit."""
+
+from __future__ import annotations
+
+import sys
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.mujoco.mujoco_env import expand_model_path
+
+from es_flipout.envs import make_vec
+from es_flipout.envs.mujoco import TASKS
+from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.envs.warp import WarpEngine, fault_text
+
+ROWS = 4
+TOLERANCE = 1e-4
+"""Of the largest value of a field so far, and at least of 1: float32, and contacts that amplify it."""
+REWARD_TOLERANCE = 1e-3
+"""Velocities in a reward are differences of float32 positions, over 15 ms in Humanoid."""
+ACTIONS = {"Humanoid-v5": 0.4, "HumanoidStandup-v5": 0.4}
+"""How far the random actions go, where that is not 1."""
+SUBSTEPS = 3
+
+
+def elliptic(path, env_id):
+    """Writes the task's model with elliptic friction cones, and returns its name."""
+    name = {"Ant-v5": "ant.xml"}[env_id]
+    with open(expand_model_path(name)) as source:  # noqa: PTH123 - a name, not a path
+        model = source.read()
+    path.write_text(model.replace("</mujoco>", '<option cone="elliptic"/></mujoco>'))
+    return str(path)
+
+
+def assert_parity(device, env_id, steps, **kwargs):
+    """Steps both sides under the same random actions, ended or not."""
+    env = make_vec(env_id, ROWS, engine="warp", device=device, max_episode_steps=-1, **kwargs)
+    with deprecations_silenced():
+        officials = [gym.make(env_id, max_episode_steps=-1, **kwargs).unwrapped for _ in range(ROWS)]
+    env.reset(seed=0)
+    for i, official in enumerate(officials):
+        official.reset(seed=i)
+    largest = dict.fromkeys(env.engine.fields, 1.0)
+
+    def compare_fields():
+        for name, values in env.engine.fields.items():
+            expected = np.stack([getattr(official.data, name) for official in officials])
+            largest[name] = max(largest[name], np.abs(expected).max(initial=0))
+            error = np.abs(values.cpu().numpy() - expected).max(initial=0)
+            assert error <= TOLERANCE * largest[name], f"{name} differs by {error}"
+
+    compare_fields()
+    reach = ACTIONS.get(env_id, 1.0)
+    rng = np.random.default_rng(0)
+    ended = np.zeros(ROWS, bool)
+    for _ in range(steps):
+        actions = rng.uniform(-reach, reach, env.action_space.shape).astype(np.float32)
+        observations, rewards, terminated, _, _ = env.step(torch.from_numpy(actions))
+        env._terminated[:] = False  # an ended row goes on, as officially
+        env._update_live()
+        outcomes = [official.step(row) for official, row in zip(officials, actions, strict=True)]
+        compare_fields()
+        expected = np.stack([outcome[0] for outcome in outcomes])
+        scale = max(1.0, *largest.values())
+        np.testing.assert_allclose(observations.cpu(), expected, rtol=0, atol=TOLERANCE * scale)
+        expected = np.array([outcome[1] for outcome in outcomes])
+        np.testing.assert_allclose(rewards.cpu(), expected, rtol=REWARD_TOLERANCE, atol=REWARD_TOLERANCE)
+        ended |= (expected_ends := np.array([outcome[2] for outcome in outcomes]))
+        np.testing.assert_array_equal(terminated.cpu(), expected_ends)
+    return ended
+
+
+@pytest.mark.parametrize(("env_id", "steps"), [("Humanoid-v5", 20), ("Hopper-v5", 20), ("HalfCheetah-v5", 5)])
+def test_rollout_is_the_official_one(device, env_id, steps):
+    ended = assert_parity(device, env_id, steps)
+    assert ended.any() == (env_id != "HalfCheetah-v5")  # falling was compared, too
+
+
+def test_ant_on_elliptic_cones_is_the_official_one(device, tmp_path):
+    # On the pyramidal cones of its own model, mujoco_warp orders the frames of contacts otherwise.
+    assert_parity(device, "Ant-v5", 6, xml_file=elliptic(tmp_path / "ant.xml", "Ant-v5"))
+
+
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_every_task_starts_and_steps(device, env_id):
+    assert_parity(device, env_id, 2)
+
+
+# --- the contract of an engine -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mujoco.MjModel.from_xml_path(expand_model_path("humanoid.xml"))
+
+
+FIELDS = ["qpos", "qvel", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"]
+
+
+def make_engine(model, device, num_envs=ROWS, **kwargs):
+    return WarpEngine(model, num_envs, FIELDS, device, **kwargs)
+
+
+def random_state(model, count, seed):
+    rng = np.random.default_rng(seed)
+    qpos = model.qpos0 + rng.uniform(-0.1, 0.1, (count, model.nq))
+    return qpos, rng.uniform(-1, 1, (count, model.nv))
+
+
+def random_controls(model, steps, seed, device):
+    values = np.random.default_rng(seed).uniform(-0.4, 0.4, (steps, ROWS, model.nu))
+    return torch.from_numpy(values).float().to(device)
+
+
+def ids_of(*ids):
+    return np.array(ids, np.int32)
+
+
+EVERY_ID = ids_of(*range(ROWS))
+
+
+def started(model, device, **kwargs):
+    """An engine whose humanoids have landed: contacts, and with them the solver's warm start, matter."""
+    engine = make_engine(model, device, **kwargs)
+    engine.reset(EVERY_ID, *random_state(model, ROWS, seed=1))
+    for ctrl in random_controls(model, 25, seed=2, device=device):
+        engine.step(ctrl, SUBSTEPS)
+    return engine
+
+
+def assert_same(engine, other, rows=slice(None)):
+    for name, values in engine.fields.items():
+        assert torch.equal(values[rows], other.fields[name][rows]), name
+
+
+def test_the_same_calls_give_the_same_numbers(model, device):
+    if device == "cuda":
+        pytest.skip("a GPU adds up contacts in any order")
+    assert_same(started(model, device), started(model, device))
+
+
+def test_a_reset_shows_and_changes_its_own_rows_alone(model, device):
+    engine, undisturbed = started(model, device), started(model, device)
+    others = [0, 1, 3]
+    if device == "cuda":
+        before = {name: values.clone() for name, values in engine.fields.items()}
+        engine.reset(ids_of(2), *random_state(model, 1, seed=3))
+        assert all(
+            torch.equal(values[others], before[name][others]) for name, values in engine.fields.items()
+        )
+        return
+    engine.reset(ids_of(2), *random_state(model, 1, seed=3))
+    assert_same(engine, undisturbed, others)
+    for ctrl in random_controls(model, 5, seed=4, device=device):
+        for each in (engine, undisturbed):
+            each.step(ctrl, SUBSTEPS)
+        assert_same(engine, undisturbed, others)
+
+
+def test_a_reset_row_runs_as_if_nothing_had_been_before(model, device):
+    used, fresh = started(model, device), make_engine(model, device)
+    state = random_state(model, ROWS, seed=5)
+    for each in (used, fresh):
+        each.reset(EVERY_ID, *state)
+    assert_same(used, fresh)
+    assert not used.fields["cfrc_ext"].any()
+    assert not used.fields["qfrc_actuator"].any()
+    for ctrl in random_controls(model, 5, seed=6, device=device):
+        for each in (used, fresh):
+            each.step(ctrl, SUBSTEPS)
+        if device == "cpu":
+            assert_same(used, fresh)
+
+
+def test_stepping_some_leaves_the_others_alone(model, device):
+    engine, all_moving = started(model, device), started(model, device)
+    before = {name: values.clone() for name, values in engine.fields.items()}
+    ctrl = random_controls(model, 1, seed=7, device=device)[0]
+    engine.step(ctrl, SUBSTEPS, ids_of(1, 2))
+    for name, values in engine.fields.items():
+        assert torch.equal(values[[0, 3]], before[name][[0, 3]]), name
+    if device == "cpu":
+        all_moving.step(ctrl, SUBSTEPS)
+        assert_same(engine, all_moving, [1, 2])
+
+
+def test_restart_begins_in_some_rows_what_a_reset_would(model, device):
+    qpos, qvel = random_state(model, ROWS, seed=8)
+    engine, by_reset = started(model, device), started(model, device)
+    on_device = [torch.from_numpy(values).float().to(device) for values in (qpos, qvel)]
+    engine.restart(torch.tensor([True, False, True, False], device=device), *on_device)
+    by_reset.reset(ids_of(0, 2), qpos[[0, 2]], qvel[[0, 2]])
+    ctrl = random_controls(model, 1, seed=9, device=device)[0]
+    for each in (engine, by_reset):
+        each.step(ctrl, SUBSTEPS)
+    for name, values in engine.fields.items():
+        torch.testing.assert_close(values, by_reset.fields[name], rtol=0, atol=0 if device == "cpu" else 1e-2)
+
+
+def test_what_blows_up_is_told_of_its_own_rows_and_mends_by_a_reset(model, device):
+    engine = make_engine(model, device)
+    qpos, qvel = random_state(model, ROWS, seed=10)
+    qvel[1, 3], qpos[2, 10] = 1e11, np.nan
+    engine.reset(EVERY_ID, qpos, qvel)
+    assert engine.failures == {1: "MuJoCo warning BADQVEL", 2: "MuJoCo warning BADQPOS"}
+    ctrl = random_controls(model, 1, seed=11, device=device)[0]
+    ctrl[3, 0] = torch.nan
+    engine.step(ctrl, SUBSTEPS)
+    assert sorted(engine.failures) == [1, 2, 3]
+    assert engine.failures[3] == "MuJoCo warning BADCTRL"
+    engine.step(ctrl.nan_to_num(), SUBSTEPS, ids_of(0))
+    assert engine.failures == {}  # of the rows that moved
+    engine.reset(ids_of(1, 2, 3), *random_state(model, 3, seed=12))
+    engine.step(ctrl.nan_to_num(), SUBSTEPS)
+    assert engine.failures == {}
+
+
+@pytest.mark.parametrize(("room", "told"), [({"njmax": 1}, "raise njmax"), ({"nconmax": 1}, "raise nconmax")])
+def test_lost_contacts_are_told_with_the_remedy(model, device, room, told):
+    engine = make_engine(model, device, **room)
+    qpos, qvel = random_state(model, ROWS, seed=13)
+    qpos[:, 2] -= 1.2  # into the ground
+    engine.reset(EVERY_ID, qpos, qvel)
+    engine.step(torch.zeros(ROWS, model.nu, device=device), SUBSTEPS)
+    assert engine.failures
+    assert all(told in text and "env.engine_kwargs" in text for text in engine.failures.values())
+    engine.reset(EVERY_ID, *random_state(model, ROWS, seed=14))
+    assert engine.failures == {}
+
+
+def test_faults_are_told_together():
+    assert fault_text(0) == ""
+    assert fault_text(3) == "MuJoCo warning BADQPOS and MuJoCo warning BADQVEL"
+    assert fault_text(1 << 30) == ""
+
+
+def test_the_callers_model_is_left_as_it_was(model, device):
+    assert model.opt.solver == mujoco.mjtSolver.mjSOL_PGS
+    make_engine(model, device)
+    assert model.opt.solver == mujoco.mjtSolver.mjSOL_PGS
+    assert model.opt.iterations < 100
+
+
+def test_a_model_that_it_cannot_run_is_refused(device):
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><option noslip_iterations="3" integrator="discrete"/></mujoco>'
+    )
+    with pytest.raises(ValueError, match="engine 'warp' cannot run 1 simulations of the model"):
+        WarpEngine(model, 1, ["qpos"], device)
+
+
+@pytest.mark.parametrize("package", ["warp", "mujoco_warp"])
+def test_a_missing_package_is_told_with_the_remedy(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ValueError, match=r"needs the package mujoco-warp \(pip install 'es-flipout\[gpu\]'\)"
+    ):
+        make_vec("Hopper-v5", 1, engine="warp")
+
+
+@pytest.mark.parametrize(
+    ("engine", "kwargs", "message"),
+    [
+        ("warp", {"njmx": 3}, "no keyword argument 'njmx' .allowed: nconmax, njmax, nccdmax"),
+        ("warp", {"njmax": 0}, "njmax of engine 'warp' must be an integer >= 1, got 0"),
+        ("batch", {"njmax": 3}, "engine 'batch' has no keyword argument 'njmax' .only engine 'warp' has any"),
+        ("gymnasium", {"njmax": 3}, "engine_kwargs are for engine 'warp'"),
+    ],
+)
+def test_wrong_engine_kwargs_are_told(engine, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_vec("Hopper-v5", 1, engine=engine, engine_kwargs=kwargs)
+
+
+def test_it_runs_native_tasks_only():
+    with pytest.raises(ValueError, match="engine 'warp' runs native tasks, and CartPole-v1 is none"):
+        make_vec("CartPole-v1", 1, engine="warp")

@@ -1,0 +1,297 @@
+"""OnDeviceEvaluator: what the host finds slot by slot, and what a CUDA graph needs of every operation."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from es_flipout.envs import make_vec, register_task
+from es_flipout.envs.mujoco import TASKS
+from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
+from es_flipout.envs.warp import WarpEngine
+from es_flipout.evaluators import EvaluationStoppedError, OnDeviceEvaluator, VectorizedEvaluator
+from es_flipout.evaluators.device_slots import DeviceSlots, Starts
+from es_flipout.evaluators.results import NOT_FINITE
+from es_flipout.normalization import RunningStatistics
+from es_flipout.perturbations import Flipout, Independent, LowRank
+from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy
+from es_flipout.population import Population
+
+MEMBERS, SLOTS = 16, 6
+TASKS_AT_WORK = ["InvertedPendulum-v5", "Hopper-v5", "Humanoid-v5"]
+SHORT = {"InvertedPendulum-v5": 30, "BrokenPendulum-v0": 30, "Hopper-v5": 60, "Humanoid-v5": 25}
+"""Time limits: episodes end at different times, by both flags."""
+
+
+def make_env(env_id, device, slots=SLOTS, engine="warp", **kwargs):
+    env = make_vec(
+        env_id, slots, engine=engine, device=device, info=False, max_episode_steps=SHORT[env_id], **kwargs
+    )
+    env.task_id = env_id
+    return env
+
+
+def make_population(env, family=Flipout(), *, policy_class=MLPPolicy, sigma=0.3, size=MEMBERS):  # noqa: B008
+    generator = torch.Generator().manual_seed(0)
+    options = {} if policy_class is MLPPolicy else {"recurrent_size": 8}
+    policy = policy_class(
+        env.single_observation_space,
+        env.single_action_space,
+        hidden_sizes=(16,),
+        generator=generator,
+        **options,
+    )
+    # A policy that has seen observations: their moments are part of what must agree.
+    seen = RunningStatistics(env.single_observation_space.shape[0])
+    seen.update(make_env(env.task_id, "cpu", 8, engine="auto").reset(seed=0)[0])
+    policy.normalizer.merge(seen)
+    policy = policy.to(env.device)
+    noise = family.sample(
+        dict(policy.named_parameters()), size, torch.Generator(env.device).manual_seed(1), antithetic=True
+    )
+    return Population(policy, noise, sigma)
+
+
+def make_seeds(episodes=1):
+    return np.random.default_rng(0).integers(0, 10_000, (MEMBERS, episodes)).tolist()
+
+
+def assert_agree(one, other, tolerance=1e-6):
+    torch.testing.assert_close(one.returns, other.returns, rtol=tolerance, atol=tolerance, equal_nan=True)
+    assert torch.equal(one.lengths, other.lengths)
+    assert one.failures == other.failures
+    assert one.observations.count == other.observations.count
+    for name in ("mean", "variance"):
+        mine, theirs = (getattr(each.observations, name) for each in (one, other))
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+FAMILIES = [Flipout(), Flipout(2, "gaussian"), LowRank(2), Independent()]
+
+
+@pytest.mark.parametrize("env_id", TASKS_AT_WORK)
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_it_finds_what_the_host_finds(device, env_id, family):
+    env = make_env(env_id, device)
+    population, seeds = make_population(env, family), make_seeds()
+    expected = VectorizedEvaluator(env).evaluate(population, seeds)
+    assert len(expected.lengths.unique()) > 2  # slots were refilled at different times
+    found = OnDeviceEvaluator(env).evaluate(population, seeds)
+    if device == "cpu":
+        assert_agree(found, expected)
+        return
+    # The order in which a GPU adds up contacts varies: some falls are a step earlier or later.
+    assert (found.lengths == expected.lengths).double().mean() > 0.8
+    torch.testing.assert_close(found.fitness.mean(), expected.fitness.mean(), rtol=0.05, atol=0.5)
+
+
+@pytest.mark.parametrize("policy_class", [GRUPolicy, LSTMPolicy])
+def test_a_recurrent_state_begins_anew_with_each_episode(device, policy_class):
+    env = make_env("InvertedPendulum-v5", device)
+    population, seeds = make_population(env, policy_class=policy_class), make_seeds(episodes=2)
+    expected = VectorizedEvaluator(env).evaluate(population, seeds)
+    assert_agree(OnDeviceEvaluator(env).evaluate(population, seeds), expected)
+
+
+@pytest.mark.parametrize("limit", [None, 3, 1000])
+def test_several_episodes_a_member_and_a_limit(device, limit):
+    env = make_env("InvertedPendulum-v5", device)
+    population, seeds = make_population(env, Flipout(2)), make_seeds(episodes=3)
+    expected = VectorizedEvaluator(env).evaluate(population, seeds, episode_limit=limit)
+    found = OnDeviceEvaluator(env).evaluate(population, seeds, episode_limit=limit)
+    assert_agree(found, expected)
+    assert found.lengths.max() == (3 if limit == 3 else 30)
+    assert found.slot_steps % SLOTS == 0
+    assert found.slot_steps >= found.env_steps
+
+
+@pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(1)], ids=str)
+def test_a_return_depends_neither_on_the_slots_nor_on_the_company(family):
+    results = []
+    for slots in (4, 6, 20):
+        env = make_env("Humanoid-v5", "cpu", slots)
+        results.append(OnDeviceEvaluator(env).evaluate(make_population(env, family), make_seeds()))
+    for other in results[1:]:
+        assert torch.equal(results[0].returns, other.returns)
+        assert torch.equal(results[0].lengths, other.lengths)
+        assert_agree(results[0], other, 1e-12)
+
+
+def test_a_generation_agrees_with_one_on_the_cpu_engine(device):
+    env = make_env("Hopper-v5", device)
+    population, seeds = make_population(env), make_seeds()
+    found = OnDeviceEvaluator(env).evaluate(population, seeds)
+    in_c = make_env("Hopper-v5", device, engine="batch")
+    expected = VectorizedEvaluator(in_c).evaluate(population, seeds)
+    # float32 against float64: in a few episodes a contact makes much of the difference.
+    close = (found.returns - expected.returns).abs() <= 1e-3 * (1 + expected.returns.abs())
+    assert close.double().mean() >= 0.9
+    assert (found.lengths == expected.lengths).double().mean() >= 0.9
+    torch.testing.assert_close(found.fitness.mean(), expected.fitness.mean(), rtol=0.05, atol=0)
+
+
+def test_the_same_start_is_computed_once():
+    env = make_env("Hopper-v5", "cpu")
+    starts = Starts.compute(env.engine, env.task, np.array([[5, 7], [5, 5]]), torch.float32)
+    assert len(starts.qpos) == len(starts.observations) == 2
+    assert starts.of_episode.tolist() == [0, 1, 0, 0]
+    observation = make_env("Hopper-v5", "cpu", 1, engine="batch").reset(seed=7)[0][0]
+    torch.testing.assert_close(starts.observations[1], observation, rtol=0, atol=1e-6)
+
+
+def test_more_starts_than_slots(device):
+    env = make_env("Humanoid-v5", device, 4)
+    seeds = np.arange(10).reshape(5, 2)
+    starts = Starts.compute(env.engine, env.task, seeds, torch.float32)
+    for seed in (0, 3, 4, 9):
+        observation = make_env("Humanoid-v5", "cpu", 1, engine="auto").reset(seed=seed)[0][0]
+        torch.testing.assert_close(starts.observations[seed].cpu(), observation, rtol=1e-5, atol=1e-5)
+
+
+class BrokenPendulum(InvertedPendulum):
+    """Pays NaN, or shows infinity, once the pole leans far to one side or the other."""
+
+    def reward(self, before, after, fields, actions):
+        rewards, info = super().reward(before, after, fields, actions)
+        return torch.where(fields["qpos"][:, 1] > 0.1, torch.nan, rewards), info
+
+    def observe(self, fields):
+        qpos, qvel = super().observe(fields)
+        leans = fields["qpos"][:, 1:] < -0.1
+        return qpos, torch.where(leans, torch.inf, qvel)
+
+
+def test_broken_episodes_rank_worst_are_counted_and_poison_nothing(device):
+    register_task("BrokenPendulum-v0", BrokenPendulum, max_episode_steps=30)
+    env = make_env("BrokenPendulum-v0", device)
+    sound = make_env("InvertedPendulum-v5", device)
+    population, seeds = make_population(sound), make_seeds()
+    expected = VectorizedEvaluator(env).evaluate(population, seeds)
+    found = OnDeviceEvaluator(env).evaluate(population, seeds)
+    assert 0 < found.failures[NOT_FINITE] == int(found.fitness.isnan().sum()) < MEMBERS
+    assert found.observations.m2.isfinite().all()
+    assert_agree(found, expected)
+
+
+def test_physics_that_blows_up_is_told():
+    env = make_env("Hopper-v5", "cpu")
+    population = make_population(env)
+    with torch.no_grad():
+        population.policy.network[0].weight.fill_(torch.nan)
+    found = OnDeviceEvaluator(env).evaluate(population, make_seeds())
+    assert found.failures == {"MuJoCo warning BADCTRL": MEMBERS}
+    assert found.fitness.isnan().all()
+    assert found.lengths.eq(1).all()
+    assert found.observations.count == 0
+    assert found.observations.mean.eq(0).all()
+
+
+def test_a_stopped_evaluation_leaves_nothing_behind(device):
+    env = make_env("InvertedPendulum-v5", device)
+    population, seeds = make_population(env), make_seeds()
+    evaluator = OnDeviceEvaluator(env)
+    expected = evaluator.evaluate(population, seeds)
+    asked = itertools.count()
+    with pytest.raises(EvaluationStoppedError):
+        evaluator.evaluate(population, seeds, should_stop=lambda: next(asked) == 1)
+    assert_agree(evaluator.evaluate(population, seeds), expected)
+
+
+def test_slots_must_suit_the_bases(device):
+    env = make_env("InvertedPendulum-v5", device, 3)
+    with pytest.raises(ValueError, match="3 slots cannot be shared out among 2 bases"):
+        OnDeviceEvaluator(env).evaluate(make_population(env, Flipout(2)), make_seeds())
+
+
+def test_seeds_must_suit_the_members(device):
+    env = make_env("InvertedPendulum-v5", device)
+    with pytest.raises(ValueError, match="reset seeds for 16 members"):
+        OnDeviceEvaluator(env).evaluate(make_population(env), [1, 2, 3])
+
+
+def test_other_engines_are_refused():
+    with pytest.raises(ValueError, match="needs an environment on engine 'warp'"):
+        OnDeviceEvaluator(make_env("Hopper-v5", "cpu", engine="batch"))
+
+
+# --- what a CUDA graph needs -----------------------------------------------------------------------------
+
+
+class Untouched(TorchDispatchMode):
+    """Refuses every operation that has to wait for a value, and so cannot be recorded."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "is_nonzero")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        assert name.removesuffix("2") not in self.WAITING, f"{name} waits for the device"
+        if name == "index":
+            assert all(each is None or each.dtype != torch.bool for each in args[1]), "a mask as an index"
+        return function(*args, **(kwargs or {}))
+
+
+def make_slots(family=Flipout(), policy_class=MLPPolicy, env_id="Humanoid-v5"):  # noqa: B008 - frozen
+    env = make_env(env_id, "cpu")
+    population = make_population(env, family, policy_class=policy_class)
+    starts = Starts.compute(env.engine, env.task, np.array(make_seeds()), torch.float32)
+    return env, DeviceSlots(env.engine, env.task, population, starts, 25)
+
+
+class Convolutional(nn.Module):
+    """Not row-wise: it runs under vmap."""
+
+    def __init__(self, observation_space, action_space, **_):
+        super().__init__()
+        self.normalizer = MLPPolicy(observation_space, action_space).normalizer
+        self.conv = nn.Conv1d(1, 2, 5, stride=5)
+        self.linear = nn.LazyLinear(action_space.shape[0])
+        self.forward(torch.zeros(1, *observation_space.shape))
+
+    def forward(self, observations):
+        return self.linear(self.conv(self.normalizer(observations).unsqueeze(1)).tanh().flatten(1))
+
+
+@pytest.mark.parametrize("policy_class", [MLPPolicy, GRUPolicy, LSTMPolicy, Convolutional])
+@pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(2)], ids=str)
+def test_nothing_between_two_steps_waits_for_a_value_or_moves_in_memory(family, policy_class):
+    env, slots = make_slots(family, policy_class)
+    env.engine.advance(env.task.frame_skip)
+    slots.between_steps()  # whatever is set up once
+
+    def places():
+        kept = {name: value for name, value in vars(slots).items() if isinstance(value, torch.Tensor)}
+        state = slots._recurrent._state if slots._recurrent else []
+        return {name: value.data_ptr() for name, value in [*kept.items(), *enumerate(state)]}
+
+    before = places()
+    for _ in range(3):
+        env.engine.advance(env.task.frame_skip)
+        with Untouched():
+            slots.between_steps()
+    assert places() == before
+    assert len(before) > 10
+
+
+def test_the_check_sees_what_waits():
+    values = torch.arange(3)
+    for look in (lambda: values.sum().item(), lambda: values[values > 1], lambda: bool(values.any())):
+        with pytest.raises(AssertionError), Untouched():
+            look()
+
+
+@pytest.mark.parametrize("env_id", sorted(TASKS))
+def test_no_task_looks_at_values(env_id):
+    task = TASKS[env_id]()
+    engine = WarpEngine(task.model, 3, list(dict.fromkeys(["qpos", *task.fields])), "cpu")
+    fields, actions = engine.fields, engine.ctrl
+    task.locate(fields)
+    with Untouched():
+        here = task.locate(fields)
+        task.reward(here, here, fields, actions)
+        task.terminated(fields)
+        task.observation(fields, torch.float32)
