@@ -107,6 +107,7 @@ def main() -> None:
     silence_mujoco()
     size = arguments.population_size
     config = Config(
+        device="cpu",
         env=EnvConfig(arguments.env, {"max_episode_steps": arguments.max_episode_steps}, num_slots=size),
         policy=PolicyConfig(hidden_sizes=[64, 64]),
         es=ESConfig(population_size=size),

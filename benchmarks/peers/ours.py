@@ -38,6 +38,7 @@ def measure(job: Job) -> Measurement:
     settings = job.settings(BEST)
     size = job.population_size
     config = Config(
+        device="cpu",
         env=EnvConfig(job.task, {"max_episode_steps": MAX_EPISODE_STEPS}, num_slots=size),
         policy=PolicyConfig(hidden_sizes=[HIDDEN, HIDDEN]),
         es=ESConfig(population_size=size, sigma=SIGMA),

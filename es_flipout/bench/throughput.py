@@ -2,7 +2,8 @@
 
 Every contestant is a `Trainer` on the same configuration but for who does the work, and runs generation 0
 again and again: the same members from the same reset seeds. Only whole generations count: ask, rollouts,
-update, statistics; no scoring, no files.
+update, statistics; no scoring, no files. Those on engine warp have numbers of slots of their own, and as many
+times more members as the others; beside each of them its engine is measured by itself.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 
 import torch
 
+from es_flipout.bench.physics_alone import PhysicsAlone
 from es_flipout.bench.report import Figures, Ratio, Watch, interleave
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.config import Config, EvaluationConfig, LoggingConfig
+from es_flipout.envs.registration import cpu_engine_of, runs_natively
 from es_flipout.trainer import Trainer
 
 VECTORIZED = "vectorized"
@@ -26,6 +29,16 @@ VECTORIZED = "vectorized"
 def pool_name(workers: int) -> str:
     """Returns what a process pool of so many workers is called."""
     return "process pool, 1 worker" if workers == 1 else f"process pool, {workers} workers"
+
+
+def warp_name(device: str, slots: int) -> str:
+    """Returns what a contestant that is on a device as a whole is called."""
+    return f"everything on the {'CPU, by mujoco_warp' if device == 'cpu' else 'GPU'}, {slots:,} slots"
+
+
+def alone(name: str) -> str:
+    """Returns what the env steps a second of such a contestant's engine by itself are called."""
+    return f"{name}, physics alone: env steps/s"
 
 
 def env_steps(name: str) -> str:
@@ -59,14 +72,30 @@ class Setup:
         """Whether a GPU takes part."""
         return self.config.device != "cpu"
 
+    @property
+    def on_warp(self) -> bool:
+        """Whether it is on one device as a whole."""
+        return self.config.env.engine == "warp"
 
-def setups(config: Config, workers: Iterable[int], cores: int) -> list[Setup]:
-    """Returns all contestants that this machine can run.
+
+def setups(
+    config: Config,
+    workers: Iterable[int],
+    cores: int,
+    *,
+    gpu: str | None = None,
+    warp_slots: Iterable[int] = (),
+    warp_device: str = "cuda",
+) -> list[Setup]:
+    """Returns all contestants.
 
     Args:
         config: what they have in common.
         workers: sizes of the process pool; a pool of one is always among them, the unit of the others.
         cores: threads of the vectorised ones.
+        gpu: device of a policy whose environments are on the CPU; None for no such contestant.
+        warp_slots: numbers of slots of those on engine warp.
+        warp_device: their device.
     """
     common = replace(
         config,
@@ -78,10 +107,27 @@ def setups(config: Config, workers: Iterable[int], cores: int) -> list[Setup]:
         for size in sorted({1, *workers})
     ]
     found.append(Setup(VECTORIZED, replace(common, threads=cores), cores))
-    if torch.cuda.is_available():
-        name = f"{VECTORIZED}, policy on the GPU"
-        found.append(Setup(name, replace(common, threads=cores, device="cuda"), cores))
+    if gpu is not None:
+        env = config.env
+        engine = cpu_engine_of(env.id, **env.kwargs) if runs_natively(env.id, env.engine) else env.engine
+        beside = replace(common, threads=cores, device=gpu, env=replace(env, engine=engine))
+        found.append(Setup(f"{VECTORIZED}, policy on the GPU", beside, cores))
+    for slots in warp_slots:
+        env = replace(config.env, engine="warp", num_slots=slots)
+        members_a_slot = config.es.population_size // config.env.num_slots
+        es = replace(config.es, population_size=max(slots * members_a_slot, 2))
+        name = warp_name(warp_device, slots)
+        found.append(Setup(name, replace(common, device=warp_device, env=env, es=es), 1))
     return found
+
+
+def memory_in_use() -> int:
+    """Returns the bytes of GPU memory that are in use, by whomever; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    return total - free
 
 
 class FirstGeneration:
@@ -89,6 +135,7 @@ class FirstGeneration:
 
     Attributes:
         env_steps: live env steps of the generation.
+        bytes: GPU memory that it has taken.
     """
 
     def __init__(self, setup: Setup, folder: Path) -> None:
@@ -101,6 +148,7 @@ class FirstGeneration:
         Raises:
             ValueError: if it cannot be run as configured.
         """
+        before = memory_in_use()
         self._name = setup.name
         self._size = setup.config.es.population_size
         self._start, self._run = (_make_run(folder / name) for name in ("start", "run"))
@@ -111,6 +159,7 @@ class FirstGeneration:
             self._generation()
             stack.pop_all()
         self.env_steps = self._trainer.env_steps
+        self.bytes = memory_in_use() - before
 
     def _generation(self) -> float:
         self._trainer.restore(self._start)
@@ -142,7 +191,7 @@ def _make_run(folder: Path) -> RunDirectory:
 
 def measure_throughput(
     contestants: Sequence[Setup], *, seconds: float, rounds: int, watch: Watch
-) -> tuple[list[dict[str, float]], dict[str, int]]:
+) -> tuple[list[dict[str, float]], dict[str, int], dict[str, int]]:
     """Measures all contestants, in alternating rounds.
 
     Args:
@@ -152,8 +201,9 @@ def measure_throughput(
         watch: see `report.Watch`.
 
     Returns:
-        Live env steps/s and members/s of each contestant, by round; and the live env steps of the generation
-        that each of them ran, which agree as far as the back ends round alike.
+        Live env steps/s and members/s of each contestant, by round; the live env steps of the generation that
+        each of them ran, which agree as far as populations are equal and back ends round alike; and the GPU
+        memory that each has taken.
 
     Raises:
         ValueError: if one cannot be run as configured.
@@ -164,28 +214,42 @@ def measure_throughput(
             watch(f"warm-up, {setup.name}", 0.0)
             runs[setup.name] = stack.enter_context(closing(FirstGeneration(setup, Path(folder) / str(index))))
 
-        def contestant(run: FirstGeneration) -> Callable[[int], Figures]:
+        def contestant(run: FirstGeneration | PhysicsAlone) -> Callable[[int], Figures]:
             return lambda index: run.measure(seconds)
 
-        measured = interleave({name: contestant(run) for name, run in runs.items()}, rounds, watch)
-        return measured, {name: run.env_steps for name, run in runs.items()}
+        measures: dict[str, FirstGeneration | PhysicsAlone] = {}
+        for setup in contestants:
+            run = measures[setup.name] = runs[setup.name]
+            if setup.on_warp:
+                length = max(run.env_steps // setup.config.es.population_size, 1)
+                bare = PhysicsAlone(alone(setup.name), setup.config, length)
+                measures[alone(setup.name)] = stack.enter_context(closing(bare))
+        measured = interleave({name: contestant(run) for name, run in measures.items()}, rounds, watch)
+        return (
+            measured,
+            {name: run.env_steps for name, run in runs.items()},
+            {name: run.bytes for name, run in runs.items()},
+        )
 
 
 def throughput_ratios(contestants: Sequence[Setup]) -> dict[str, Ratio]:
     """Returns the ratios of interest.
 
     Scaling efficiency is the rate of w workers over w times that of one. Equivalent CPU cores are the rate of
-    another contestant over that of one worker.
+    another contestant over that of one worker. Of those on engine warp, also the rate over that of the engine
+    by itself.
     """
     one = env_steps(pool_name(1))
 
     def share(name: str, workers: int) -> Ratio:
         return lambda rates: rates[env_steps(name)] / (workers * rates[one])
 
+    def of_physics(name: str) -> Ratio:
+        return lambda rates: rates[env_steps(name)] / rates[alone(name)]
+
     ratios = {efficiency(each): share(each.name, each.workers) for each in contestants if each.workers}
-    return ratios | {
-        equivalent_cores(each): share(each.name, 1) for each in contestants if each.workers is None
-    }
+    ratios |= {equivalent_cores(each): share(each.name, 1) for each in contestants if each.workers is None}
+    return ratios | {share_of_physics(each): of_physics(each.name) for each in contestants if each.on_warp}
 
 
 def efficiency(setup: Setup) -> str:
@@ -196,6 +260,11 @@ def efficiency(setup: Setup) -> str:
 def equivalent_cores(setup: Setup) -> str:
     """Returns what the equivalent CPU cores of a contestant without workers are called."""
     return f"{setup.name} / 1 worker"
+
+
+def share_of_physics(setup: Setup) -> str:
+    """Returns what the rate of a contestant on engine warp over that of its engine is called."""
+    return f"{setup.name} / physics alone"
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ def env_config(parsed: argparse.Namespace, **fields: Any) -> Config:
             es=ESConfig(population_size=size),
             evaluation=EvaluationConfig(interval=0),
             seed=parsed.seed,
+            device="cpu",  # whoever measures a GPU says so
             **fields,
         )
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
+import torch
 from rich.table import Table
 
 from es_flipout.bench.plots import Bars, Curve, Lines, Panel
@@ -12,12 +13,14 @@ from es_flipout.bench.report import Figures, Ratio, Spread, compared, medians, r
 from es_flipout.bench.throughput import (
     Prices,
     Setup,
+    alone,
     efficiency,
     env_steps,
     equivalent_cores,
     measure_throughput,
     members,
     setups,
+    share_of_physics,
     throughput_ratios,
 )
 from es_flipout.bench.timing import torch_threads
@@ -32,6 +35,7 @@ from es_flipout.cli.bench_common import (
 )
 from es_flipout.cli.bench_display import Bar, make_table, number
 from es_flipout.cli.process import silence_mujoco
+from es_flipout.config import Config
 from es_flipout.envs.engine import available_cores
 
 
@@ -45,6 +49,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="sizes of the process pool (default: powers of two, and every core); 1 is always measured",
     )
     parser.add_argument("--threads", type=int, help="of the vectorised contestants (default: every core)")
+    parser.add_argument(
+        "--warp-slots",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also measure engine warp, all on one device, with N slots each and as many times the members",
+    )
+    parser.add_argument("--warp-device", default="cuda", help="device of those (default: %(default)s)")
     for name, what in (
         ("core", "of a CPU core; contestants without a GPU pay for the cores that they use"),
         ("machine", "of the whole machine; for contestants with a GPU, and for all without a price per core"),
@@ -62,6 +75,24 @@ def _workers(parsed: argparse.Namespace) -> list[int]:
     return workers
 
 
+def _setups(parsed: argparse.Namespace, config: Config) -> list[Setup]:
+    workers = _workers(parsed)
+    if parsed.warp_slots and min(parsed.warp_slots) < 1:
+        raise UsageError(f"--warp-slots must be >= 1, got {min(parsed.warp_slots)}")
+    gpu = "cuda" if torch.cuda.is_available() else None
+    try:
+        return setups(
+            config,
+            workers,
+            parsed.threads or available_cores(),
+            gpu=gpu,
+            warp_slots=parsed.warp_slots,
+            warp_device=parsed.warp_device,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def _prices(parsed: argparse.Namespace) -> Prices:
     for name in ("core", "machine"):
         price = getattr(parsed, f"price_per_{name}_hour")
@@ -71,9 +102,8 @@ def _prices(parsed: argparse.Namespace) -> Prices:
 
 
 def _run(parsed: argparse.Namespace) -> Report:
-    workers, prices = _workers(parsed), _prices(parsed)
-    config = env_config(parsed)
-    contestants = setups(config, workers, parsed.threads or available_cores())
+    prices, config = _prices(parsed), env_config(parsed)
+    contestants = _setups(parsed, config)
     silence_mujoco()
     title = (
         f"{parsed.env}, {config.es.population_size} members, {parsed.slots} slots, "
@@ -81,7 +111,7 @@ def _run(parsed: argparse.Namespace) -> Report:
     )
     with torch_threads(1), Bar(title) as bar:  # one thread, as es-train has it
         try:
-            rounds, steps = measure_throughput(
+            rounds, steps, memory = measure_throughput(
                 contestants, seconds=parsed.seconds, rounds=parsed.rounds, watch=bar.subject()
             )
         except ValueError as error:
@@ -94,12 +124,13 @@ def _run(parsed: argparse.Namespace) -> Report:
         "price_per_machine_hour": prices.machine,
         "cores": {each.name: each.cores for each in contestants},
         "env_steps_a_generation": steps,
+        "gpu_memory_bytes": memory,
         "medians": medians(rounds),
         "median_cost_of_1e9_env_steps": medians(costs),
         **compared(rounds, ratios),
     }
     device = next((each.config.device for each in contestants if each.on_gpu), "cpu")
-    table = _table(title, contestants, rounds, ratios, costs)
+    table = _table(title, contestants, rounds, ratios, costs, memory)
     panels = _panels(contestants, rounds)
     return Report(f"throughput_{parsed.env}", body, [table], title, panels, device)
 
@@ -110,8 +141,11 @@ def _table(
     rounds: Sequence[Figures],
     ratios: Mapping[str, Ratio],
     costs: Sequence[Figures],
+    memory: Mapping[str, int],
 ) -> Table:
-    columns = ("env steps/s", "lowest..highest", "members/s", "efficiency", "equivalent cores")
+    columns = ["env steps/s", "lowest..highest", "members/s", "efficiency", "equivalent cores"]
+    if on_warp := any(each.on_warp for each in contestants):
+        columns += ["of physics alone", "GPU memory, GB"]
     table = make_table(title, "contestant", *columns, *(["per 10^9 steps"] if costs[0] else []))
     rates, prices = spreads(rounds), medians(costs)
     shares = {name: Spread.of(values) for name, values in ratios_within(rounds, ratios).items()}
@@ -123,6 +157,9 @@ def _table(
             row += [f"{shares[efficiency(each)].median:.0%}", ""]
         else:
             row += ["", number(shares[equivalent_cores(each)].median)]
+        if on_warp:
+            row.append(f"{shares[share_of_physics(each)].median:.0%}" if each.on_warp else "")
+            row.append(number(memory[each.name] / 1e9) if each.on_gpu else "")
         if each.name in prices:
             row.append(number(prices[each.name]))
         table.add_row(each.name, *row)
@@ -135,12 +172,21 @@ def _panels(contestants: Sequence[Setup], rounds: Sequence[Figures]) -> list[Pan
     one = by_workers[1].median
     linear = {workers: Spread(*[workers * one] * 3) for workers in by_workers}
     curves = {"process pool": Curve(by_workers), "1 worker, times workers": Curve(linear, dashed=True)}
-    levels = {each.name: rates[env_steps(each.name)] for each in contestants if not each.workers}
+    levels = {
+        each.name: rates[env_steps(each.name)]
+        for each in contestants
+        if each.workers is None and not each.on_warp
+    }
     evaluated = {each.name: rates[members(each.name)] for each in contestants}
-    return [
-        Lines("workers of the process pool", "live env steps/s", curves, levels),
-        Bars("members evaluated a second", evaluated),
-    ]
+    panels: list[Panel] = [Lines("workers of the process pool", "live env steps/s", curves, levels)]
+    if on_warp := [each for each in contestants if each.on_warp]:
+        by_slots = {each.config.env.num_slots: each.name for each in on_warp}
+        curves = {
+            "everything on one device": Curve({n: rates[env_steps(name)] for n, name in by_slots.items()}),
+            "its physics alone": Curve({n: rates[alone(name)] for n, name in by_slots.items()}, dashed=True),
+        }
+        panels.append(Lines("slots", "live env steps/s", curves))
+    return [*panels, Bars("members evaluated a second", evaluated)]
 
 
 BENCH = Bench(

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import torch
@@ -17,7 +17,7 @@ from es_flipout.envs.gymnasium import GymnasiumVectorEnv, make_env
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
 from es_flipout.envs.mujoco.task import MujocoTask
-from es_flipout.envs.mujoco.vector_env import ENGINES, MujocoVectorEnv
+from es_flipout.envs.mujoco.vector_env import ENGINES, MujocoVectorEnv, cpu_engine
 from es_flipout.envs.slots import SlotVectorEnv
 
 NAMESPACE = "es_flipout/"
@@ -149,6 +149,13 @@ def runs_natively(env_id: str, engine: EngineName = "auto", wrappers: Sequence[s
     """Returns whether `make_vec`, given the same, makes a `MujocoVectorEnv`."""
     known = _native_name(_import_module_of(env_id)) in _native
     return known and not wrappers and engine in ("auto", *ENGINES)
+
+
+def cpu_engine_of(env_id: str, **kwargs: Any) -> Literal["batch", "mjdata_pool"]:
+    """Returns the fastest engine on the CPU for a task that `runs_natively`, with keyword arguments."""
+    name = _native_name(_import_module_of(env_id))
+    kwargs.pop("max_episode_steps", None)
+    return cpu_engine(_make_task(name, _native[name][0], kwargs))
 
 
 def official_id(env_id: str) -> str:

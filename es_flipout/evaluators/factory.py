@@ -16,6 +16,7 @@ from es_flipout.envs.engine import available_cores
 from es_flipout.envs.registration import native_maker, official_id, runs_natively
 from es_flipout.envs.slots import SlotVectorEnv
 from es_flipout.evaluators.on_device import OnDeviceEvaluator
+from es_flipout.evaluators.placement import place
 from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation
 from es_flipout.evaluators.rollout import GymnasiumRollout
@@ -56,6 +57,7 @@ def make_probe(config: Config) -> SlotVectorEnv:
     Raises:
         ValueError: if it cannot be made as configured.
     """
+    config, _ = place(config)
     env = config.env
     native = config.backend == "vectorized" and runs_natively(env.id, env.engine, env.wrappers)
     return make_vec(
@@ -79,12 +81,13 @@ def make_evaluator(config: Config, policy: nn.Module) -> PopulationEvaluator:
     from either.
 
     Args:
-        config: the backend, environment, slots, threads and devices, as `place` returns it.
+        config: the backend, environment, slots, threads and devices; `place` decides on what is auto.
         policy: the policy whose populations it is to evaluate.
 
     Raises:
         ValueError: if environments cannot be made, or workers cannot start.
     """
+    config, _ = place(config)
     env, threads = config.env, num_threads(config)
     try:
         if config.backend == "process_pool":

@@ -197,6 +197,27 @@ def test_throughput(measure, monkeypatch):
     assert "per 10^9 steps" in result.stdout
 
 
+def test_throughput_of_engine_warp(measure, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    sizes = ("--population-size", 16, "--hidden-sizes", 4, "--workers", 1, "--threads", 1)
+    warp = ("--warp-slots", 2, 4, "--warp-device", "cpu")
+    document = measure("throughput", *TINY_ENV, *FAST, *sizes, *warp).document(
+        "throughput_InvertedPendulum-v5"
+    )
+    rounds, steps = document["rounds"], document["env_steps_a_generation"]
+    slots = document["slots"]
+    for count in (2, 4):
+        name = f"everything on the CPU, by mujoco_warp, {count} slots"
+        members = 16 // slots * count  # as many a slot as the others have
+        assert document["gpu_memory_bytes"][name] == 0
+        for rates, share in zip(rounds, document["ratios"][f"{name} / physics alone"], strict=True):
+            rate = rates[f"{name}: env steps/s"]
+            assert rate / rates[f"{name}: members/s"] == pytest.approx(steps[name] / members)
+            assert share == pytest.approx(rate / rates[f"{name}, physics alone: env steps/s"])
+            assert share > 0
+        assert f"{name} / 1 worker" in document["ratios"]
+
+
 def test_update(measure):
     sizes = ("--hidden-sizes", 32, "--conv-scales", 0.05, "--samples", 16, "--members-per-base", 4)
     result = measure("update", *sizes, *FAST, "--workers", 1, "--threads", 1, "--pool-samples", 9)
@@ -225,7 +246,7 @@ def test_update(measure):
 
 
 def test_prices():
-    config = Config()
+    config = Config(device="cpu")
     pool = Setup("pool", replace(config, backend="process_pool"), cores=4, workers=4)
     gpu = Setup("gpu", replace(config, device="cuda"), cores=4)
     assert [Prices().an_hour(each) for each in (pool, gpu)] == [None, None]
@@ -260,6 +281,12 @@ MISTAKES = [
     (["policy", "--model", "lstm"], "invalid choice: 'lstm'"),
     (["policy", "--device", "abacus"], "device 'abacus' is not available"),
     (["throughput", "--workers", "2", "0"], "--workers must be >= 1, got 0"),
+    (["throughput", "--warp-slots", "8", "0"], "--warp-slots must be >= 1, got 0"),
+    (["throughput", "--warp-slots", "8"], "device 'cuda' is not available"),
+    (
+        ["throughput", "--quick", "--env", "CartPole-v1", "--warp-slots", "8", "--warp-device", "cpu"],
+        "engine 'warp' runs native tasks, and CartPole-v1 is none",
+    ),
     (["throughput", "--price-per-core-hour", "0"], "--price-per-core-hour must be > 0, got 0.0"),
     (["throughput", "--env", "Humanod-v5"], "unknown environment 'Humanod-v5'"),
     (["throughput", "--population-size", "3"], "es.population_size must be even"),

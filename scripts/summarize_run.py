@@ -1,0 +1,81 @@
+"""What a run had come to after each ten minutes: centre score, live env steps, speed.
+
+python -m scripts.summarize_run runs/Humanoid-v5-seed0 --json humanoid.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from es_flipout.bench.machine import describe_machine
+
+
+def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str, Any]]:
+    """Returns the state of a run at the end of each period of its training time, and at its own end.
+
+    Args:
+        lines: of metrics.jsonl.
+        minutes: length of a period.
+    """
+    found = []
+    period: list[dict[str, Any]] = []
+    score = None
+    for line, following in zip(lines, [*lines[1:], None], strict=True):
+        period.append(line)
+        score = line["centre_score"] if line["centre_score"] is not None else score
+        number = line["timing"]["seconds"] // (60 * minutes)
+        if following is None or following["timing"]["seconds"] // (60 * minutes) > number:
+            found.append(
+                {
+                    "minutes": line["timing"]["seconds"] / 60,
+                    "generation": line["generation"],
+                    "env_steps": line["env_steps"],
+                    "last_centre_score": score,
+                    "median_env_steps_per_second": statistics.median(
+                        each["timing"]["env_steps_per_second"] for each in period
+                    ),
+                    "median_live_share": statistics.median(each["live_share"] for each in period),
+                }
+            )
+            period = []
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of a period")
+    parser.add_argument("--device", default="cpu", help="that it ran on, to be named")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    arguments = parser.parse_args()
+    lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text().splitlines()]
+    found = milestones(lines, arguments.minutes)
+    for each in found:
+        score = each["last_centre_score"]
+        print(
+            f"{each['minutes']:7.1f} min  generation {each['generation']:5}  "
+            f"{each['env_steps'] / 1e6:9.2f} M env steps  "
+            f"centre {'-' if score is None else format(score, '.0f'):>6}  "
+            f"{each['median_env_steps_per_second']:10,.0f} env steps/s  live {each['median_live_share']:.0%}"
+        )
+    if arguments.json:
+        document = {
+            "command": shlex.join(["python", "-m", "scripts.summarize_run", *sys.argv[1:]]),
+            "machine": describe_machine(arguments.device),
+            "config": yaml.safe_load((arguments.run / "config.yaml").read_text()),
+            "milestones": found,
+        }
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
