@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from es_flipout.evaluators import (
     EvaluationStoppedError,
     OfficialEvaluator,
     OfficialScore,
+    OnDeviceEvaluator,
     WorkerError,
     make_evaluator,
     make_probe,
@@ -188,11 +190,12 @@ class Trainer:
         env_steps = 0
         while not evaluations or env_steps < self.config.rollout.min_env_steps:
             population = self.es.ask_more() if evaluations else self.es.ask()
-            seeds = self._reset_seeds(block=len(evaluations))
+            seeds = self._reset_seeds(self.es.generation, block=len(evaluations))
+            options: dict[str, Any] = {"episode_limit": self.episode_limit, "should_stop": should_stop}
+            if isinstance(self.evaluator, OnDeviceEvaluator) and not evaluations:
+                options["next_seeds"] = partial(self._reset_seeds, self.es.generation + 1, block=0)
             try:
-                evaluation = self.evaluator.evaluate(
-                    population, seeds, episode_limit=self.episode_limit, should_stop=should_stop
-                )
+                evaluation = self.evaluator.evaluate(population, seeds, **options)
             except (WorkerError, DeviceError) as error:
                 raise RunError(str(error)) from error
             evaluations.append(evaluation)
@@ -202,13 +205,13 @@ class Trainer:
             env_steps += evaluation.env_steps
         return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
 
-    def _reset_seeds(self, block: int) -> list[list[int]]:
+    def _reset_seeds(self, generation: int, block: int) -> list[list[int]]:
         rollout, es = self.config.rollout, self.config.es
         return reset_seeds(
             es.population_size,
             rollout.episodes,
             seed=self.config.seed,
-            generation=self.es.generation,
+            generation=generation,
             block=block,
             kind=rollout.reset_seeds,
             pairs_share=es.antithetic and rollout.antithetic_pairs_share_seeds,

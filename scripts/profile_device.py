@@ -28,7 +28,7 @@ from es_flipout.bench.machine import describe_machine
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 from es_flipout.evaluators import OnDeviceEvaluator, reset_seeds
-from es_flipout.evaluators.device_slots import DeviceSlots, Starts
+from es_flipout.evaluators.device_slots import DeviceSlots, SeededStates, Starts
 from es_flipout.trainer import Trainer
 
 PARTS = ("draw", "starts", "first step and recording", "physics", "between steps", "update")
@@ -64,7 +64,8 @@ def generation(trainer: Trainer, evaluator: OnDeviceEvaluator, clock: Clock) -> 
     seeds = reset_seeds(
         es.population_size, config.rollout.episodes, seed=config.seed, generation=es.generation
     )
-    recorded, compute, advance = OnDeviceEvaluator._recorded, Starts.compute, engine.advance
+    recorded, advance = OnDeviceEvaluator._recorded, engine.advance
+    compute, draw = Starts.compute, SeededStates.draw
     between, first = DeviceSlots.between_steps, [True]
 
     def between_or_first(slots: DeviceSlots) -> None:
@@ -77,13 +78,13 @@ def generation(trainer: Trainer, evaluator: OnDeviceEvaluator, clock: Clock) -> 
         replay = clock.timed("first step and recording", recorded)(evaluator, slots)
         return clock.timed("between steps", replay)
 
-    Starts.compute = clock.timed("starts", compute)
+    Starts.compute, SeededStates.draw = clock.timed("starts", compute), clock.timed("starts", draw)
     engine.advance = clock.timed("physics", advance)
     OnDeviceEvaluator._recorded, DeviceSlots.between_steps = recorded_and_timed, between_or_first
     try:
         evaluation = evaluator.evaluate(population, seeds)
     finally:
-        Starts.compute, engine.advance = compute, advance
+        Starts.compute, SeededStates.draw, engine.advance = compute, draw, advance
         OnDeviceEvaluator._recorded, DeviceSlots.between_steps = recorded, between
     clock.timed("update", es.tell)(evaluation.fitness)
     return evaluation.env_steps

@@ -12,7 +12,7 @@ from es_flipout.bench.report import Figures
 from es_flipout.config import Config
 from es_flipout.envs.registration import native_maker
 from es_flipout.envs.warp import WarpEngine
-from es_flipout.evaluators.device_slots import Starts
+from es_flipout.evaluators.device_slots import SeededStates, Starts
 
 CONTROLS = 16
 """Different controls, taken in turns."""
@@ -46,7 +46,8 @@ class PhysicsAlone:
         self._engine = self._env.engine
         self._engine.compile(self._env.task.frame_skip)
         seeds = np.arange(env.num_slots).reshape(-1, 1)
-        self._starts = Starts.compute(self._engine, self._env.task, seeds, torch.float32)
+        states = SeededStates.draw(self._env.task, seeds)
+        self._starts = Starts.compute(self._engine, self._env.task, states, torch.float32)
         self._everyone = torch.ones(env.num_slots, dtype=torch.bool, device=self._engine.device)
         low, high = torch.from_numpy(self._env.task.model.actuator_ctrlrange).float().unbind(dim=1)
         random = torch.rand(CONTROLS, *self._engine.ctrl.shape, generator=torch.Generator().manual_seed(0))

@@ -28,8 +28,32 @@ NOT_FINITE = 1 << 20
 
 
 @dataclass(frozen=True)
+class SeededStates:
+    """The states that a generation's episodes begin in, drawn by the host once for each of U different seeds.
+
+    Attributes:
+        seeds: reset seed of each episode, int64 [P, E].
+        of_episode: which of the U each episode starts from, int64 [P x E].
+        qpos: positions, float64 [U, nq].
+        qvel: velocities, float64 [U, nv].
+    """
+
+    seeds: NDArray[np.int64]
+    of_episode: NDArray[np.intp]
+    qpos: NDArray[np.float64]
+    qvel: NDArray[np.float64]
+
+    @classmethod
+    def draw(cls, task: MujocoTask, seeds: NDArray[np.int64]) -> SeededStates:
+        """Draws them as a reset of the environment does."""
+        unique, of_episode = np.unique(seeds.ravel(), return_inverse=True)
+        qpos, qvel = zip(*map(task.seeded_state, unique.tolist()), strict=True)
+        return cls(seeds, of_episode, np.stack(qpos), np.stack(qvel))
+
+
+@dataclass(frozen=True)
 class Starts:
-    """What the episodes of a generation begin with, computed once for each of its U different reset seeds.
+    """What the episodes of a generation begin with, on the device.
 
     Attributes:
         of_episode: which of the U each episode starts from, int64 [episodes].
@@ -47,17 +71,14 @@ class Starts:
 
     @classmethod
     def compute(
-        cls, engine: WarpEngine, task: MujocoTask, seeds: NDArray[np.int64], dtype: torch.dtype
+        cls, engine: WarpEngine, task: MujocoTask, states: SeededStates, dtype: torch.dtype
     ) -> Starts:
-        """Returns the starts of episodes with reset seeds [P, E]; uses all simulations of the engine."""
-        unique, of_episode = np.unique(seeds.ravel(), return_inverse=True)
-        states = [task.seeded_state(seed) for seed in unique.tolist()]
-        qpos, qvel = (np.stack(parts) for parts in zip(*states, strict=True))
+        """Computes what follows from the states; uses all simulations of the engine."""
         observations, located = [], []
-        for first in range(0, len(unique), engine.num_envs):
-            chunk = slice(first, first + engine.num_envs)
-            size = len(unique[chunk])
-            engine.reset(np.arange(size, dtype=np.int32), qpos[chunk], qvel[chunk])
+        for first in range(0, len(states.qpos), engine.num_envs):
+            qpos, qvel = (each[first : first + engine.num_envs] for each in (states.qpos, states.qvel))
+            size = len(qpos)
+            engine.reset(np.arange(size, dtype=np.int32), qpos, qvel)
             observations.append(task.observation(engine.fields, dtype)[:size].clone())
             located.append(task.locate(engine.fields)[:size].clone())
 
@@ -65,9 +86,9 @@ class Starts:
             return torch.from_numpy(values).to(engine.device)
 
         return cls(
-            on_device(of_episode),
-            on_device(qpos).float(),
-            on_device(qvel).float(),
+            on_device(states.of_episode),
+            on_device(states.qpos).float(),
+            on_device(states.qvel).float(),
             torch.cat(observations),
             torch.cat(located),
         )

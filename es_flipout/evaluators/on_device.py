@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.envs.warp import WarpEngine, fault_text
 from es_flipout.evaluators import results
-from es_flipout.evaluators.device_slots import NOT_FINITE, DeviceSlots, Starts
+from es_flipout.evaluators.device_slots import NOT_FINITE, DeviceSlots, SeededStates, Starts
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
 from es_flipout.evaluators.vectorized import VectorizedEvaluator
 from es_flipout.population import Population
@@ -55,6 +57,8 @@ class OnDeviceEvaluator:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._pool = torch.cuda.graph_pool_handle() if self._cuda_graphs else None
         self._by_host = VectorizedEvaluator(env)
+        self._beside = ThreadPoolExecutor(1, "states")
+        self._expected: Future[SeededStates] | None = None
 
     def evaluate(
         self,
@@ -63,14 +67,23 @@ class OnDeviceEvaluator:
         *,
         episode_limit: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        next_seeds: Callable[[], Sequence[Sequence[int]]] | None = None,
     ) -> Evaluation:
-        """Rolls every member out for its episodes; see `VectorizedEvaluator.evaluate`.
+        """Rolls every member out for its episodes.
 
         Independent noise is drawn row by row by the host, which then runs the slots, too.
 
+        Args:
+            population: the members.
+            reset_seeds: see `VectorizedEvaluator.evaluate`.
+            episode_limit: as well.
+            should_stop: is asked every few steps.
+            next_seeds: returns the seeds of a later evaluation, whose states the host then draws beside this
+                one. If that never comes, nothing is lost.
+
         Raises:
             DeviceError: if the policy cannot be recorded as a CUDA graph, or memory is short.
-            EvaluationStoppedError: if `should_stop`, asked every few steps, said so.
+            EvaluationStoppedError: if `should_stop` said so.
             ValueError: if there are not as many seeds for each member, or the slots cannot be shared out
                 evenly among the bases.
         """
@@ -85,11 +98,11 @@ class OnDeviceEvaluator:
             )
         seeds = Results.of(reset_seeds, population.size, observation_size=None).seeds
         limits = [each for each in (self.env.max_episode_steps, episode_limit) if each is not None]
-        engine, task = self._engine, self.env.task
+        engine, task, states = self._engine, self.env.task, self._states(seeds, next_seeds)
         try:
             with working_on(self._stream, after=current_stream(engine.device)):
                 engine.compile(task.frame_skip)
-                starts = Starts.compute(engine, task, seeds, self.env.dtype)
+                starts = Starts.compute(engine, task, states, self.env.dtype)
                 slots = DeviceSlots(engine, task, population, starts, min(limits) if limits else None)
                 steps = self._play(slots, should_stop)
                 return _evaluation(slots, seeds.shape, steps * self.env.num_envs)
@@ -98,6 +111,21 @@ class OnDeviceEvaluator:
                 f"out of GPU memory with {self.env.num_envs} slots (lower env.num_slots): "
                 f"{str(error).splitlines()[0]}"
             ) from error
+
+    def _states(
+        self, seeds: NDArray[np.int64], next_seeds: Callable[[], Sequence[Sequence[int]]] | None
+    ) -> SeededStates:
+        """Returns the states that are wanted now, and begins with those that will be."""
+        task, expected = self.env.task, self._expected
+        if expected is not None and np.array_equal(expected.result().seeds, seeds):
+            states = expected.result()
+        else:
+            states = SeededStates.draw(task, seeds)
+        if next_seeds is not None:
+            self._expected = self._beside.submit(
+                lambda: SeededStates.draw(task, np.array(next_seeds(), dtype=np.int64))
+            )
+        return states
 
     def _play(self, slots: DeviceSlots, should_stop: Callable[[], bool]) -> int:
         """Steps until every episode has ended; returns the number of steps."""
@@ -140,6 +168,7 @@ class OnDeviceEvaluator:
 
     def close(self) -> None:
         """Closes the environment."""
+        self._beside.shutdown(cancel_futures=True)
         self.env.close()
 
 

@@ -15,7 +15,7 @@ from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.envs.warp import WarpEngine
 from es_flipout.evaluators import EvaluationStoppedError, OnDeviceEvaluator, VectorizedEvaluator
-from es_flipout.evaluators.device_slots import DeviceSlots, Starts
+from es_flipout.evaluators.device_slots import DeviceSlots, SeededStates, Starts
 from es_flipout.evaluators.results import NOT_FINITE
 from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
@@ -135,9 +135,30 @@ def test_a_generation_agrees_with_one_on_the_cpu_engine(device):
     torch.testing.assert_close(found.fitness.mean(), expected.fitness.mean(), rtol=0.05, atol=0)
 
 
+def starts_of(env, seeds):
+    return Starts.compute(env.engine, env.task, SeededStates.draw(env.task, seeds), torch.float32)
+
+
+def test_states_are_drawn_ahead_and_only_once(device, monkeypatch):
+    env = make_env("InvertedPendulum-v5", device)
+    population, seeds, others = make_population(env), make_seeds(), np.arange(MEMBERS).reshape(-1, 1).tolist()
+    evaluator = OnDeviceEvaluator(env)
+    expected, of_others = (evaluator.evaluate(population, each) for each in (seeds, others))
+    drawn, draw = [], SeededStates.draw
+    monkeypatch.setattr(
+        SeededStates, "draw", lambda task, each: drawn.append(each.tolist()) or draw(task, each)
+    )
+    assert_agree(evaluator.evaluate(population, seeds, next_seeds=lambda: others), expected)
+    assert_agree(evaluator.evaluate(population, seeds), expected)  # not what was expected
+    assert_agree(evaluator.evaluate(population, others, next_seeds=lambda: seeds), of_others)
+    assert_agree(evaluator.evaluate(population, seeds), expected)
+    assert sorted(drawn) == sorted([seeds, others, seeds, seeds])
+    evaluator.close()
+
+
 def test_the_same_start_is_computed_once():
     env = make_env("Hopper-v5", "cpu")
-    starts = Starts.compute(env.engine, env.task, np.array([[5, 7], [5, 5]]), torch.float32)
+    starts = starts_of(env, np.array([[5, 7], [5, 5]]))
     assert len(starts.qpos) == len(starts.observations) == 2
     assert starts.of_episode.tolist() == [0, 1, 0, 0]
     observation = make_env("Hopper-v5", "cpu", 1, engine="batch").reset(seed=7)[0][0]
@@ -147,7 +168,7 @@ def test_the_same_start_is_computed_once():
 def test_more_starts_than_slots(device):
     env = make_env("Humanoid-v5", device, 4)
     seeds = np.arange(10).reshape(5, 2)
-    starts = Starts.compute(env.engine, env.task, seeds, torch.float32)
+    starts = starts_of(env, seeds)
     for seed in (0, 3, 4, 9):
         observation = make_env("Humanoid-v5", "cpu", 1, engine="auto").reset(seed=seed)[0][0]
         torch.testing.assert_close(starts.observations[seed].cpu(), observation, rtol=1e-5, atol=1e-5)
@@ -219,6 +240,22 @@ def test_other_engines_are_refused():
         OnDeviceEvaluator(make_env("Hopper-v5", "cpu", engine="batch"))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(2)], ids=str)
+@pytest.mark.parametrize("policy_class", [MLPPolicy, GRUPolicy])
+def test_a_graph_replays_what_is_done_without_one(family, policy_class):
+    # Of the tasks at work this one has no contacts, whose order varies.
+    env = make_env("InvertedPendulum-v5", "cuda")
+    population, seeds = make_population(env, family, policy_class=policy_class), make_seeds(episodes=3)
+    step_by_step = OnDeviceEvaluator(env, cuda_graphs=False).evaluate(population, seeds)
+    evaluator = OnDeviceEvaluator(env)
+    for _ in range(2):  # recorded anew, in the memory of the first
+        assert_agree(evaluator.evaluate(population, seeds), step_by_step)
+    tiles = [make_env("InvertedPendulum-v5", "cuda", 3, engine="batch") for _ in range(2)]
+    assert_agree(VectorizedEvaluator(*tiles).evaluate(population, seeds), step_by_step, 1e-3)
+
+
 # --- what a CUDA graph needs -----------------------------------------------------------------------------
 
 
@@ -238,7 +275,7 @@ class Untouched(TorchDispatchMode):
 def make_slots(family=Flipout(), policy_class=MLPPolicy, env_id="Humanoid-v5"):  # noqa: B008 - frozen
     env = make_env(env_id, "cpu")
     population = make_population(env, family, policy_class=policy_class)
-    starts = Starts.compute(env.engine, env.task, np.array(make_seeds()), torch.float32)
+    starts = starts_of(env, np.array(make_seeds()))
     return env, DeviceSlots(env.engine, env.task, population, starts, 25)
 
 
