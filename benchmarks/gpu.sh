@@ -13,7 +13,7 @@
 # OUT     folder for JSON, pictures and logs; benchmarks/results if absent.
 #
 # From the environment: PYTHON (python3), ENV (Humanoid-v5), SLOTS (1024 .. 32768), BEST_SLOTS (8192),
-# SECONDS_EACH (5) and ROUNDS (3) of throughput and cores, TRAIN_SECONDS (540), RUN ($OUT/run), TRAIN_ARGS.
+# SECONDS_EACH (5) and ROUNDS (3) of throughput and cores, TRAIN_SECONDS (480), RUN ($OUT/run), TRAIN_ARGS.
 # DEVICE=cpu with small sizes and QUICK=1 rehearses it all without a GPU.
 # Without `pip install -e '.[gpu]'` it needs on PYTHONPATH: this repository, mujoco, mujoco-warp, warp-lang,
 # gymnasium, jsonargparse, docstring-parser, rich, tensorboard, matplotlib, pytest, pytest-timeout, hypothesis.
@@ -89,9 +89,11 @@ stage_train() {
   local what=(--config humanoid_gpu.yaml --device "$device" --engine warp --out "$run" "${train_args[@]}")
   if [ -e "$run/config.yaml" ]; then what=(--resume "$run"); fi
   # An interrupt ends a run as Ctrl-C does: it saves, and can be continued.
-  timeout --signal=INT "${TRAIN_SECONDS:-540}" "$python" -c \
+  timeout --signal=INT "${TRAIN_SECONDS:-480}" "$python" -c \
     'import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))' "${what[@]}" || true
   "$python" -m scripts.summarize_run "$run" --device "$device" --json "$out/train_gpu.json"
+  "$python" -m scripts.compare_engines "$run" --episodes "${EPISODES:-100}" --device "$device" \
+    --json "$out/engines_gpu.json"
 }
 
 case $stage in

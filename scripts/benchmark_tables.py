@@ -1,8 +1,9 @@
-"""The tables of docs/benchmarks.md, made of the raw JSON in benchmarks/results/.
+"""The tables and pictures of docs/benchmarks.md, made of the raw JSON in benchmarks/results/.
 
 python -m scripts.benchmark_tables
 
-There, a table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of TABLES.
+There, a table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of TABLES. What
+needs a GPU says so as long as benchmarks/gpu.sh has not left its JSON.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.run import CONTESTANTS, OURS, PHYSICS, fastest_peer, rates, ratios
 from es_flipout.bench.env import RATIOS
 from es_flipout.bench.memory import PEAK, STEPS
+from es_flipout.bench.plots import draw
 from es_flipout.bench.policy import DENSE, FORWARDS, UNPERTURBED, ask, forward, gradient
 from es_flipout.bench.report import Spread, spreads
-from es_flipout.bench.throughput import env_steps, members
+from es_flipout.bench.throughput import alone, env_steps, members, warp_slots
 from es_flipout.bench.update import (
     FLIPOUT,
     INDEPENDENT_POOL,
@@ -31,22 +33,37 @@ from es_flipout.bench.update import (
     POOLS,
     is_extrapolated,
 )
+from es_flipout.cli.bench import BENCHES
 from es_flipout.cli.bench_display import number
+from scripts.profile_device import PARTS as WARP_PARTS
 from scripts.profile_loop import PARTS
 from scripts.single_forward import TORCH, WORKER
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
+NOT_YET = "*Not measured yet: it needs a GPU.*"
 TASKS = ("HalfCheetah-v5", "Humanoid-v5")
+GPU_TASK = "Humanoid-v5"
 OWN_ENVIRONMENTS = ("evotorch_vec", "evotorch_gym", "sb3_ars")
 """Modules of the peers that bring what runs Gymnasium's environments."""
 Row = Sequence[str]
 
 
+def path_of(name: str) -> Path:
+    """Returns the path of one document of benchmarks/results."""
+    return RESULTS / f"{name}.json"
+
+
 def load(name: str) -> dict[str, Any]:
     """Returns one document of benchmarks/results."""
-    document: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    document: dict[str, Any] = json.loads(path_of(name).read_text())
     return document
+
+
+def once_measured(name: str, table: Callable[[], str]) -> str:
+    """Returns a table of a document, or that there is none yet."""
+    return table() if path_of(name).exists() else NOT_YET
 
 
 def markdown(heads: Row, rows: Sequence[Row]) -> str:
@@ -111,11 +128,15 @@ def peers() -> str:
 
 
 def update() -> str:
+    return _updates("update_cpu")
+
+
+def _updates(document: str) -> str:
     contestants = (FLIPOUT, ONE_BASE, LOW_RANK, POOL, INDEPENDENT_POOL)
     ratio_names = (f"{POOL} / {FLIPOUT}", f"{INDEPENDENT_POOL} / {FLIPOUT}")
     heads = ["", "flipout, N = 40", *contestants[1:], *ratio_names, "FlipES *", "cpuES *", "ratio *"]
     rows = []
-    for result in load("update_cpu")["results"]:
+    for result in load(document)["results"]:
         marks = {name: "~" if name in POOLS and is_extrapolated(result) else "" for name in contestants}
         gpu, cores = result["paper"].values()
         rows.append(
@@ -139,9 +160,13 @@ def _label(point: Mapping[str, Any]) -> str:
 
 
 def forwards() -> str:
+    return _forwards(itertools.chain(*_sweeps()))
+
+
+def _forwards(points: Iterable[Mapping[str, Any]]) -> str:
     others = [name for name in FORWARDS if name != UNPERTURBED]
     rows = []
-    for point in itertools.chain(*_sweeps()):
+    for point in points:
         found = point["median_ratios"]
         row = [_label(point), number(1e3 * point["medians"][forward(UNPERTURBED)])]
         row += [number(found[key]) if (key := f"{name} / {UNPERTURBED}") in found else "-" for name in others]
@@ -226,10 +251,109 @@ def single_forward() -> str:
     return markdown(["", "torch, us", "worker (NumPy), us", "ratio"], rows)
 
 
+def gpu_throughput() -> str:
+    return once_measured(name := f"throughput_gpu_{GPU_TASK}", lambda: _on_warp(name))
+
+
+def gpu_cores() -> str:
+    return once_measured(name := f"throughput_gpu_cores_{GPU_TASK}", lambda: _on_warp(name))
+
+
+def _on_warp(name: str) -> str:
+    document = load(name)
+    found, ratios_found = spreads(document["rounds"]), document["ratios"]
+    rows = []
+    for contestant in document["cores"]:
+        row = [contestant, span(found[env_steps(contestant)]), number(found[members(contestant)].median)]
+        cores = ratios_found.get(f"{contestant} / 1 worker")
+        row.append("" if cores is None else f"**{span(Spread.of(cores))}**")
+        if warp_slots(contestant) is None:
+            row += ["", "", ""]
+        else:
+            share = Spread.of(ratios_found[f"{contestant} / physics alone"])
+            row += [number(found[alone(contestant)].median), span(share, lambda value: f"{value:.2f}")]
+            row.append(number(document["gpu_memory_bytes"][contestant] / 1e9))
+        rows.append(row)
+    heads = ["", "env steps/s", "members/s", "equivalent cores", "physics alone, env steps/s", "ratio"]
+    return markdown([*heads, "GPU memory, GB"], rows)
+
+
+def gpu_update() -> str:
+    return once_measured("update_cuda", lambda: _updates("update_cuda"))
+
+
+def gpu_forwards() -> str:
+    return once_measured("policy_cuda", lambda: _forwards(load("policy_cuda")["results"]))
+
+
+def gpu_profile() -> str:
+    return once_measured(name := f"profile_gpu_{GPU_TASK}", lambda: _profile_on_warp(name))
+
+
+def _profile_on_warp(name: str) -> str:
+    rounds = load(name)["rounds"]
+    rows = []
+    for part in WARP_PARTS:
+        cost = statistics.median(1e6 * seconds[part] / seconds["env_steps"] for seconds in rounds)
+        share = statistics.median(seconds[part] / sum(map(seconds.get, WARP_PARTS)) for seconds in rounds)
+        rows.append([part, number(cost), f"{share:.1%}"])
+    return markdown(["", "microseconds an env step", "share"], rows)
+
+
+def gpu_training() -> str:
+    return once_measured("train_gpu", _training)
+
+
+def _training() -> str:
+    rows = []
+    for each in load("train_gpu")["milestones"]:
+        score = each["last_centre_score"]
+        rows.append(
+            [
+                f"{each['minutes']:.0f} min",
+                str(each["generation"]),
+                number(each["env_steps"]),
+                "-" if score is None else f"{score:,.0f}",
+                number(each["median_env_steps_per_second"]),
+                f"{each['median_live_share']:.0%}",
+            ]
+        )
+    return markdown(["", "generation", "env steps", "centre score", "env steps/s", "live share"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
-    for table in [throughput, single_forward, peers, update, forwards, limits, noise, memory, env, profile]
+    for table in [
+        throughput,
+        single_forward,
+        peers,
+        update,
+        forwards,
+        limits,
+        noise,
+        memory,
+        env,
+        profile,
+        gpu_throughput,
+        gpu_cores,
+        gpu_forwards,
+        gpu_update,
+        gpu_profile,
+        gpu_training,
+    ]
 }
+
+
+def pictures(text: str) -> dict[Path, dict[str, Any]]:
+    """Returns the pictures of results that the page shows, and the document of each."""
+    names = re.findall(r"!\[[^]]*\]\(\.\./benchmarks/results/([^)]+)\.png\)", text)
+    return {RESULTS / f"{name}.png": load(name) for name in names}
+
+
+def redraw(path: Path, document: Mapping[str, Any]) -> None:
+    """Draws the picture of a document of es-bench."""
+    bench = document["command"].split()[1]
+    draw(path, BENCHES[bench].picture(document), document)
 
 
 def with_tables(text: str) -> str:
@@ -247,7 +371,10 @@ def with_tables(text: str) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    PAGE.write_text(with_tables(PAGE.read_text()))
+    text = with_tables(PAGE.read_text())
+    PAGE.write_text(text)
+    for path, document in pictures(text).items():
+        redraw(path, document)
 
 
 if __name__ == "__main__":

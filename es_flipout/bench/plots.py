@@ -5,9 +5,12 @@ Drawn by matplotlib's Agg backend through its objects: no state is shared with a
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,12 +55,30 @@ class Lines:
 Panel = Bars | Lines
 
 
-def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
-    """Draws panels side by side into a PNG file."""
+@dataclass(frozen=True)
+class Picture:
+    """Panels side by side under a title."""
+
+    title: str
+    panels: Sequence[Panel]
+
+
+SOURCE = "Source"
+"""Where a PNG file says, in its text, which document it shows."""
+
+
+def fingerprint(document: Mapping[str, Any]) -> str:
+    """Returns what tells a document from all others."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def draw(path: Path, picture: Picture, document: Mapping[str, Any]) -> None:
+    """Draws a picture of a document into a PNG file, which holds the document's fingerprint."""
+    panels = picture.panels
     width = sum(7.5 if isinstance(panel, Bars) else 5.5 for panel in panels)
     figure = Figure(figsize=(max(width, 7.5), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(picture.title, fontsize=11)
     alike = all(isinstance(panel, Lines) for panel in panels)
     every = figure.subplots(1, len(panels), squeeze=False, sharey=alike)[0]
     for axes, panel in zip(every, panels, strict=True):
@@ -70,7 +91,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
         handles |= {str(name): handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
         figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8)  # type: ignore[call-overload]
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={SOURCE: fingerprint(document)})
 
 
 def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:

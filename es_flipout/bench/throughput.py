@@ -8,6 +8,7 @@ times more members as the others; beside each of them its engine is measured by 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
@@ -34,6 +35,12 @@ def pool_name(workers: int) -> str:
 def warp_name(device: str, slots: int) -> str:
     """Returns what a contestant that is on a device as a whole is called."""
     return f"everything on the {'CPU, by mujoco_warp' if device == 'cpu' else 'GPU'}, {slots:,} slots"
+
+
+def warp_slots(name: str) -> int | None:
+    """Returns the slots of a contestant that is called so; None if it is none on engine warp."""
+    found = re.fullmatch(r"everything on the .*, ([\d,]+) slots", name)
+    return int(found[1].replace(",", "")) if found else None
 
 
 def alone(name: str) -> str:

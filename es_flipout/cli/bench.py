@@ -49,10 +49,11 @@ def _bench(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     if parsed.out is not None:
         make_folder(parsed.out)  # before minutes of measuring
-    report = BENCHES[parsed.bench].run(parsed)
+    bench = BENCHES[parsed.bench]
+    report = bench.run(parsed)
     print_tables(report.tables)
     if parsed.out is not None:
         result = document(shlex.join(["es-bench", *arguments]), report.body, report.device)
-        for path in write(parsed.out, report, result):
+        for path in write(parsed.out, report.stem, result, bench.picture(result)):
             print(path)
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from es_flipout.bench.plots import Panel, draw
+from es_flipout.bench.plots import Picture, draw
 from es_flipout.cli.arguments import UsageError
 from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 
@@ -27,16 +27,12 @@ class Report:
         subject: what was measured, for file names: BENCH_SUBJECT.json and .png.
         body: the JSON document, all but the command and the machine.
         tables: for the terminal.
-        title: of the picture.
-        panels: of the picture.
         device: torch device that took part.
     """
 
     subject: str
     body: dict[str, Any]
     tables: list[Table]
-    title: str
-    panels: list[Panel]
     device: str = "cpu"
 
     @property
@@ -55,6 +51,7 @@ class Bench:
         add_options: adds its own options to a parser.
         quick: its defaults under --quick, by destination.
         run: measures.
+        picture: shows what a document of it, just measured or read again, says.
     """
 
     name: str
@@ -62,6 +59,7 @@ class Bench:
     add_options: Callable[[argparse.ArgumentParser], None]
     quick: Mapping[str, object]
     run: Callable[[argparse.Namespace], Report]
+    picture: Callable[[Mapping[str, Any]], Picture]
 
     def add_to(self, benches: Any) -> argparse.ArgumentParser:
         """Adds its parser, with the options that all benches have, and returns it."""
@@ -163,16 +161,16 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"--out: cannot write to {folder}")
 
 
-def write(folder: Path, report: Report, document: Mapping[str, Any]) -> list[Path]:
-    """Writes the JSON document and the picture; returns their paths.
+def write(folder: Path, stem: str, document: Mapping[str, Any], picture: Picture) -> list[Path]:
+    """Writes the JSON document and its picture; returns their paths.
 
     Raises:
         UsageError: if they cannot be written.
     """
-    data, picture = folder / f"{report.stem}.json", folder / f"{report.stem}.png"
+    data, drawn = folder / f"{stem}.json", folder / f"{stem}.png"
     try:
         data.write_text(json.dumps(document, indent=2) + "\n")
-        draw(picture, report.title, report.panels)
+        draw(drawn, picture, document)
     except OSError as error:
         raise UsageError(f"--out: cannot write to {folder}: {error.strerror}") from error
-    return [data, picture]
+    return [data, drawn]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from es_flipout.bench.env import RATIOS, measure_env
-from es_flipout.bench.plots import Bars
-from es_flipout.bench.report import Spread, compared, ratios_within, spreads
+from es_flipout.bench.plots import Bars, Picture
+from es_flipout.bench.report import Spread, compared, spreads
 from es_flipout.bench.timing import torch_threads
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import (
@@ -30,20 +32,30 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _run(parsed: argparse.Namespace) -> Report:
     config = env_config(parsed, threads=parsed.threads)
     silence_mujoco()
-    title = f"{parsed.env}, {parsed.slots} slots, {parsed.rounds} rounds"
+    title = _title(parsed.env, parsed.slots, parsed.rounds)
     with torch_threads(1), Bar(title) as bar:  # one thread, as es-train has it
         try:
             rounds = measure_env(config, seconds=parsed.seconds, rounds=parsed.rounds, watch=bar.subject())
         except ValueError as error:
             raise UsageError(str(error)) from error
-    ratios = {name: Spread.of(values) for name, values in ratios_within(rounds, RATIOS).items()}
     return Report(
         subject=f"env_{parsed.env}",
         body={**env_settings(parsed, config), **compared(rounds, RATIOS)},
         tables=[figures_table(f"{title}: live env steps/s", rounds), ratios_table(rounds, RATIOS)],
-        title=title,
-        panels=[Bars("live env steps/s", spreads(rounds)), Bars("ratio within a round", ratios)],
     )
+
+
+def _picture(document: Mapping[str, Any]) -> Picture:
+    rounds = document["rounds"]
+    ratios = {name: Spread.of(values) for name, values in document["ratios"].items()}
+    return Picture(
+        _title(document["env"], document["slots"], len(rounds)),
+        [Bars("live env steps/s", spreads(rounds)), Bars("ratio within a round", ratios)],
+    )
+
+
+def _title(env: str, slots: int, rounds: int) -> str:
+    return f"{env}, {slots} slots, {rounds} rounds"
 
 
 BENCH = Bench(
@@ -52,4 +64,5 @@ BENCH = Bench(
     add_options=_add_options,
     quick={"slots": 64, "population_size": 64, "rounds": 2, "seconds": 0.5},
     run=_run,
+    picture=_picture,
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from es_flipout.bench.memory import PEAK, STEPS, measure_memory
-from es_flipout.bench.plots import Bars
+from es_flipout.bench.plots import Bars, Picture
 from es_flipout.bench.policy import Point
 from es_flipout.bench.report import Spread
 from es_flipout.cli.arguments import UsageError
@@ -46,20 +46,30 @@ def run_memory(
         except ValueError as error:
             raise UsageError(str(error)) from error
     name = point.make_model().name
-    title = f"a generation's noise: {name}, {point.population_size:,} members, {device.type}"
+    title = _title(name, point.population_size, device.type)
     table = make_table(title, "noise", *(f"{step}, s" for step in STEPS), "memory, MB")
     for result in results:
         seconds = [number(result["medians"][step]) for step in STEPS]
         table.add_row(result["family"], *seconds, f"{result['medians'][PEAK] / 1e6:,.0f}")
-    megabytes = {
-        result["family"]: Spread.of([figures[PEAK] / 1e6 for figures in result["rounds"]])
-        for result in results
-    }
     return Report(
         subject=f"{policy_subject(point)}_memory_{device.type}",
         body={**settings, "policy": name, "population_size": point.population_size, "results": results},
         tables=[table],
-        title=title,
-        panels=[Bars("peak growth of memory, MB", megabytes, log=True)],
         device=parsed.device,
     )
+
+
+def memory_picture(document: Mapping[str, Any]) -> Picture:
+    """Returns the picture of a document of es-bench policy --memory."""
+    megabytes = {
+        result["family"]: Spread.of([figures[PEAK] / 1e6 for figures in result["rounds"]])
+        for result in document["results"]
+    }
+    return Picture(
+        _title(document["policy"], document["population_size"], document["device"]),
+        [Bars("peak growth of memory, MB", megabytes, log=True)],
+    )
+
+
+def _title(policy: str, members: int, device: str) -> str:
+    return f"a generation's noise: {policy}, {members:,} members, {device}"

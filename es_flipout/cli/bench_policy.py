@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 
 from es_flipout.bench.families import FAMILIES, MULTIPLE
-from es_flipout.bench.plots import Curve, Lines, Panel
+from es_flipout.bench.plots import Curve, Lines, Panel, Picture
 from es_flipout.bench.policy import (
     DENSE,
     FORWARDS,
@@ -28,7 +28,7 @@ from es_flipout.bench.timing import MATMUL, TRIAD, checked_device, torch_threads
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import Bench, Report, add_device_options, add_timing_options
 from es_flipout.cli.bench_display import Bar, make_table, number, spread_of_ms
-from es_flipout.cli.bench_memory import policy_subject, run_memory
+from es_flipout.cli.bench_memory import memory_picture, policy_subject, run_memory
 from es_flipout.envs.engine import available_cores
 
 SWEEPS: dict[str, dict[str, list[int]]] = {
@@ -149,9 +149,6 @@ def _sweep(
             *(make(result) for result in results for make in (_forward_table, _gradient_table)),
             _limits_table(results),
         ],
-        title=f"one forward of a population, {device.type}: base point {results[0]['policy']}, "
-        f"P = {points[0].population_size}",
-        panels=_panels(points, results),
         device=parsed.device,
     )
 
@@ -203,15 +200,18 @@ def _limits_table(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _panels(points: Sequence[Point], results: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def _picture(document: Mapping[str, Any]) -> Picture:
     """Returns seconds of forwards over each size that was varied."""
-    base, panels = points[0], list[Panel]()
+    results: list[dict[str, Any]] = document["results"]
+    base, panels = results[0], list[Panel]()
+    if "family" in base:
+        return memory_picture(document)
     for axis, label in AXES.items():
         others = [name for name in AXES if name != axis]
         along = {
-            getattr(point, axis): spreads(result["rounds"])
-            for point, result in zip(points, results, strict=True)
-            if all(getattr(point, name) == getattr(base, name) for name in others)
+            result[axis]: spreads(result["rounds"])
+            for result in results
+            if all(result[name] == base[name] for name in others)
         }
         if len(along) == 1 and (panels or axis != list(AXES)[-1]):
             continue
@@ -222,7 +222,8 @@ def _panels(points: Sequence[Point], results: Sequence[Mapping[str, Any]]) -> li
             for name in FORWARDS
         }
         panels.append(Lines(label, "ms a forward", curves))
-    return panels
+    where = f"base point {base['policy']}, P = {base['population_size']}"
+    return Picture(f"one forward of a population, {document['device']}: {where}", panels)
 
 
 def _in_ms(seconds: Spread) -> Spread:
@@ -235,4 +236,5 @@ BENCH = Bench(
     add_options=_add_options,
     quick={"seconds": 0.02},
     run=_run,
+    picture=_picture,
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from rich.table import Table
 
-from es_flipout.bench.plots import Bars, Curve, Lines, Panel
+from es_flipout.bench.plots import Bars, Curve, Lines, Panel, Picture
 from es_flipout.bench.report import Figures, Ratio, Spread, compared, medians, ratios_within, spreads
 from es_flipout.bench.throughput import (
     Prices,
@@ -19,9 +20,11 @@ from es_flipout.bench.throughput import (
     equivalent_cores,
     measure_throughput,
     members,
+    pool_name,
     setups,
     share_of_physics,
     throughput_ratios,
+    warp_slots,
 )
 from es_flipout.bench.timing import torch_threads
 from es_flipout.cli.arguments import UsageError
@@ -105,10 +108,7 @@ def _run(parsed: argparse.Namespace) -> Report:
     prices, config = _prices(parsed), env_config(parsed)
     contestants = _setups(parsed, config)
     silence_mujoco()
-    title = (
-        f"{parsed.env}, {config.es.population_size} members, {parsed.slots} slots, "
-        f"MLP {'-'.join(map(str, parsed.hidden_sizes))}, {parsed.rounds} rounds"
-    )
+    title = _title(env_settings(parsed, config), parsed.rounds)
     with torch_threads(1), Bar(title) as bar:  # one thread, as es-train has it
         try:
             rounds, steps, memory = measure_throughput(
@@ -131,8 +131,7 @@ def _run(parsed: argparse.Namespace) -> Report:
     }
     device = next((each.config.device for each in contestants if each.on_gpu), "cpu")
     table = _table(title, contestants, rounds, ratios, costs, memory)
-    panels = _panels(contestants, rounds)
-    return Report(f"throughput_{parsed.env}", body, [table], title, panels, device)
+    return Report(f"throughput_{parsed.env}", body, [table], device)
 
 
 def _table(
@@ -166,27 +165,30 @@ def _table(
     return table
 
 
-def _panels(contestants: Sequence[Setup], rounds: Sequence[Figures]) -> list[Panel]:
+def _picture(document: Mapping[str, Any]) -> Picture:
+    rounds, cores = document["rounds"], document["cores"]
     rates = spreads(rounds)
-    by_workers = {float(each.workers): rates[env_steps(each.name)] for each in contestants if each.workers}
-    one = by_workers[1].median
-    linear = {workers: Spread(*[workers * one] * 3) for workers in by_workers}
+    workers = {name: float(count) for name, count in cores.items() if name == pool_name(count)}
+    slots = {name: count for name in cores if (count := warp_slots(name)) is not None}
+    by_workers = {count: rates[env_steps(name)] for name, count in workers.items()}
+    linear = {count: Spread(*[count * by_workers[1].median] * 3) for count in by_workers}
     curves = {"process pool": Curve(by_workers), "1 worker, times workers": Curve(linear, dashed=True)}
-    levels = {
-        each.name: rates[env_steps(each.name)]
-        for each in contestants
-        if each.workers is None and not each.on_warp
-    }
-    evaluated = {each.name: rates[members(each.name)] for each in contestants}
+    levels = {name: rates[env_steps(name)] for name in cores if name not in {*workers, *slots}}
     panels: list[Panel] = [Lines("workers of the process pool", "live env steps/s", curves, levels)]
-    if on_warp := [each for each in contestants if each.on_warp]:
-        by_slots = {each.config.env.num_slots: each.name for each in on_warp}
+    if slots:
         curves = {
-            "everything on one device": Curve({n: rates[env_steps(name)] for n, name in by_slots.items()}),
-            "its physics alone": Curve({n: rates[alone(name)] for n, name in by_slots.items()}, dashed=True),
+            "everything on one device": Curve({n: rates[env_steps(name)] for name, n in slots.items()}),
+            "its physics alone": Curve({n: rates[alone(name)] for name, n in slots.items()}, dashed=True),
         }
         panels.append(Lines("slots", "live env steps/s", curves))
-    return [*panels, Bars("members evaluated a second", evaluated)]
+    evaluated = {name: rates[members(name)] for name in cores}
+    panels.append(Bars("members evaluated a second", evaluated))
+    return Picture(_title(document, len(rounds)), panels)
+
+
+def _title(settings: Mapping[str, Any], rounds: int) -> str:
+    sizes = f"{settings['population_size']} members, {settings['slots']} slots"
+    return f"{settings['env']}, {sizes}, MLP {'-'.join(map(str, settings['hidden_sizes']))}, {rounds} rounds"
 
 
 BENCH = Bench(
@@ -195,4 +197,5 @@ BENCH = Bench(
     add_options=_add_options,
     quick={"slots": 32, "population_size": 32, "rounds": 2, "seconds": 0.5},
     run=_run,
+    picture=_picture,
 )

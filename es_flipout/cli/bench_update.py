@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from es_flipout.bench.paper import Kind, Network
-from es_flipout.bench.plots import Curve, Lines, Panel
+from es_flipout.bench.plots import Curve, Lines, Panel, Picture
 from es_flipout.bench.report import Spread, spreads
 from es_flipout.bench.timing import checked_device, torch_threads
 from es_flipout.bench.update import (
@@ -143,11 +143,14 @@ def _run(parsed: argparse.Namespace) -> Report:
         "paper_is": "Wen et al. (ICLR 2018), figure 5: seconds an update of 5,000 samples, on other machines",
         "results": results,
     }
-    workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
-    title = f"seconds an update of {settings.samples:,} samples, {device.type}; process pool of {workers}"
-    panels = _panels(results)
-    tables = [_table(title, results), _spreads_table(results)]
-    return Report(f"update_{device.type}", body, tables, title, panels, parsed.device)
+    tables = [_table(_title(body), results), _spreads_table(results)]
+    return Report(f"update_{device.type}", body, tables, parsed.device)
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    workers = f"{document['workers']} worker{'s' if document['workers'] > 1 else ''}"
+    what = f"seconds an update of {document['samples']:,} samples, {document['device']}"
+    return f"{what}; process pool of {workers}"
 
 
 def _table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
@@ -179,8 +182,8 @@ def _spreads_table(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    panels: list[Panel] = []
+def _picture(document: Mapping[str, Any]) -> Picture:
+    results, panels = document["results"], list[Panel]()
     for kind, label in SIZES.items():
         own = {result["size"]: result for result in results if result["network"] == kind}
         if not own:
@@ -197,7 +200,7 @@ def _panels(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
             points = {size: Spread(*[figures[name]] * 3) for size, figures in known.items()}
             curves[f"paper, 5,000 samples: {name}"] = Curve(points, dashed=True)
         panels.append(Lines(label, "seconds an update", curves))
-    return panels
+    return Picture(_title(document), panels)
 
 
 BENCH = Bench(
@@ -206,4 +209,5 @@ BENCH = Bench(
     add_options=_add_options,
     quick={"hidden_sizes": [32, 128], "conv_scales": [0.25], "samples": 400, "rounds": 2, "seconds": 0.1},
     run=_run,
+    picture=_picture,
 )

@@ -1,6 +1,6 @@
 """Evaluators: from a population to the fitness of its members."""
 
-from es_flipout.evaluators.factory import make_evaluator, make_probe, num_threads
+from es_flipout.evaluators.factory import evaluate, make_evaluator, make_probe, num_threads
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
 from es_flipout.evaluators.on_device import DeviceError, OnDeviceEvaluator
 from es_flipout.evaluators.placement import place
@@ -8,7 +8,7 @@ from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError
 from es_flipout.evaluators.rollout import Episode, GymnasiumRollout, Rollout
 from es_flipout.evaluators.seeds import reset_seeds
-from es_flipout.evaluators.vectorized import VectorizedEvaluator, evaluate
+from es_flipout.evaluators.vectorized import VectorizedEvaluator
 from es_flipout.evaluators.worker_pool import WorkerError, WorkerPool
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""From a configuration to the evaluator of its populations."""
+"""From a configuration, or from environments, to the evaluator of populations."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
+from gymnasium.vector import VectorEnv
 from torch import nn
 
 from es_flipout.config import Config
 from es_flipout.envs import make_env, make_vec
 from es_flipout.envs.engine import available_cores
+from es_flipout.envs.mujoco import MujocoVectorEnv
 from es_flipout.envs.registration import native_maker, official_id, runs_natively
 from es_flipout.envs.slots import SlotVectorEnv
+from es_flipout.envs.warp import WarpEngine
 from es_flipout.evaluators.on_device import OnDeviceEvaluator
 from es_flipout.evaluators.placement import place
 from es_flipout.evaluators.process_pool import ProcessPoolEvaluator
 from es_flipout.evaluators.results import Evaluation
 from es_flipout.evaluators.rollout import GymnasiumRollout
+from es_flipout.evaluators.seeds import reset_seeds as draw_reset_seeds
 from es_flipout.evaluators.sharded import ShardedEvaluator
 from es_flipout.evaluators.vectorized import VectorizedEvaluator
 from es_flipout.evaluators.worker_pool import WorkerError
@@ -132,3 +136,49 @@ def make_evaluator(config: Config, policy: nn.Module) -> PopulationEvaluator:
         return VectorizedEvaluator(make_native(num_slots, threads=threads))
     except WorkerError as error:
         raise ValueError(f"{env.id}: {error}") from error
+
+
+def evaluate(
+    population: Population,
+    envs: VectorEnv[Any, Any, Any] | Sequence[VectorEnv[Any, Any, Any]],
+    *,
+    episodes: int = 1,
+    reset_seeds: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    episode_limit: int | None = None,
+) -> Evaluation:
+    """Rolls every member of a population out, in one vector environment or several of the same task.
+
+    A single environment on engine "warp" plays without leaving its device.
+
+    Args:
+        population: the members.
+        envs: see `VectorizedEvaluator`; the number of their rows may be any (on engine "warp" a multiple of
+            the number of bases).
+        episodes: episodes a member.
+        reset_seeds: seed of each episode, [P, E]. None draws fresh ones in every generation, from the
+            strategy's seed; antithetic pairs then start from the same states.
+        episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
+
+    Returns:
+        Among others the fitness, for `FlipoutES.tell`, and the moments of what was observed, for
+        `ObservationNormalizer.merge`.
+
+    Raises:
+        ValueError: as `VectorizedEvaluator.evaluate` does.
+    """
+    if reset_seeds is None:
+        origin = population.origin
+        reset_seeds = draw_reset_seeds(
+            population.size,
+            episodes,
+            seed=origin.seed if origin else 0,
+            generation=origin.generation if origin else 0,
+            block=origin.block if origin else 0,
+            pairs_share=population.noise.antithetic,
+        )
+    evaluator: PopulationEvaluator
+    if isinstance(envs, MujocoVectorEnv) and isinstance(envs.engine, WarpEngine):
+        evaluator = OnDeviceEvaluator(envs)
+    else:
+        evaluator = VectorizedEvaluator(*([envs] if isinstance(envs, VectorEnv) else envs))
+    return evaluator.evaluate(population, reset_seeds, episode_limit=episode_limit)

@@ -71,7 +71,8 @@ class OnDeviceEvaluator:
     ) -> Evaluation:
         """Rolls every member out for its episodes.
 
-        Independent noise is drawn row by row by the host, which then runs the slots, too.
+        Independent noise is drawn row by row by the host, which then runs the slots, too; and so it does for
+        a policy that is on another device than the environment.
 
         Args:
             population: the members.
@@ -87,7 +88,7 @@ class OnDeviceEvaluator:
             ValueError: if there are not as many seeds for each member, or the slots cannot be shared out
                 evenly among the bases.
         """
-        if not population.noise.is_stored:
+        if not population.noise.is_stored or population.noise.device != self._engine.device:
             return self._by_host.evaluate(
                 population, reset_seeds, episode_limit=episode_limit, should_stop=should_stop
             )

@@ -23,7 +23,6 @@ from es_flipout.envs.foreign import ForeignVectorEnv
 from es_flipout.envs.slots import SlotVectorEnv
 from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
-from es_flipout.evaluators.seeds import reset_seeds as draw_reset_seeds
 from es_flipout.evaluators.tiles import Tile, observation_size
 from es_flipout.population import Population
 
@@ -89,45 +88,6 @@ class VectorizedEvaluator:
         """Closes the environments."""
         for env in self.envs:
             env.close()
-
-
-def evaluate(
-    population: Population,
-    envs: VectorEnv[Any, Any, Any] | Sequence[VectorEnv[Any, Any, Any]],
-    *,
-    episodes: int = 1,
-    reset_seeds: Sequence[int] | Sequence[Sequence[int]] | None = None,
-    episode_limit: int | None = None,
-) -> Evaluation:
-    """Rolls every member of a population out, in one vector environment or several of the same task.
-
-    Args:
-        population: the members.
-        envs: see `VectorizedEvaluator`; the number of their rows may be any.
-        episodes: episodes a member.
-        reset_seeds: seed of each episode, [P, E]. None draws fresh ones in every generation, from the
-            strategy's seed; antithetic pairs then start from the same states.
-        episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
-
-    Returns:
-        Among others the fitness, for `FlipoutES.tell`, and the moments of what was observed, for
-        `ObservationNormalizer.merge`.
-
-    Raises:
-        ValueError: as `VectorizedEvaluator.evaluate` does.
-    """
-    if reset_seeds is None:
-        origin = population.origin
-        reset_seeds = draw_reset_seeds(
-            population.size,
-            episodes,
-            seed=origin.seed if origin else 0,
-            generation=origin.generation if origin else 0,
-            block=origin.block if origin else 0,
-            pairs_share=population.noise.antithetic,
-        )
-    evaluator = VectorizedEvaluator(*([envs] if isinstance(envs, VectorEnv) else envs))
-    return evaluator.evaluate(population, reset_seeds, episode_limit=episode_limit)
 
 
 def _run_concurrently(tiles: Sequence[Tile], should_stop: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from es_flipout.envs import make_vec, register_task
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.envs.warp import WarpEngine
-from es_flipout.evaluators import EvaluationStoppedError, OnDeviceEvaluator, VectorizedEvaluator
+from es_flipout.evaluators import EvaluationStoppedError, OnDeviceEvaluator, VectorizedEvaluator, evaluate
 from es_flipout.evaluators.device_slots import DeviceSlots, SeededStates, Starts
 from es_flipout.evaluators.results import NOT_FINITE
 from es_flipout.normalization import RunningStatistics
@@ -88,6 +88,16 @@ def test_it_finds_what_the_host_finds(device, env_id, family):
     # The order in which a GPU adds up contacts varies: some falls are a step earlier or later.
     assert (found.lengths == expected.lengths).double().mean() > 0.8
     torch.testing.assert_close(found.fitness.mean(), expected.fitness.mean(), rtol=0.05, atol=0.5)
+
+
+def test_evaluate_takes_an_environment_on_engine_warp(device):
+    env = make_env("InvertedPendulum-v5", device)
+    population, seeds = make_population(env), make_seeds(episodes=2)
+    expected = OnDeviceEvaluator(env).evaluate(population, seeds, episode_limit=9)
+    assert_agree(evaluate(population, env, reset_seeds=seeds, episode_limit=9), expected)
+    if device == "cuda":  # the policy may be elsewhere
+        on_cpu = make_population(make_env("InvertedPendulum-v5", "cpu"))
+        assert evaluate(on_cpu, env, reset_seeds=seeds).failures == {}
 
 
 @pytest.mark.parametrize("policy_class", [GRUPolicy, LSTMPolicy])

@@ -1,0 +1,114 @@
+"""Scores the policy of a run on engine warp and in the official environment, from the same reset seeds.
+
+python -m scripts.compare_engines runs/Humanoid-v5-seed0 --episodes 100 --device cuda --json engines.json
+
+What float32 and another solver change shows in both means, each given with its standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import statistics
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from es_flipout import checkpoint
+from es_flipout.bench.machine import describe_machine
+from es_flipout.checkpoint import RunDirectory
+from es_flipout.cli.arguments import load_config
+from es_flipout.cli.process import silence_mujoco
+from es_flipout.config import EnvConfig
+from es_flipout.envs import make_vec
+from es_flipout.evaluators import OfficialEvaluator
+from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
+from es_flipout.policies import make_policy
+
+
+@torch.no_grad()
+def returns_on_warp(
+    policy: nn.Module, config: EnvConfig, episodes: int, seed: int, device: str
+) -> list[float]:
+    """Returns the return of one episode from each of `episodes` reset seeds, NaN if the physics failed."""
+    env = make_vec(
+        config.id,
+        episodes,
+        device=device,
+        engine="warp",
+        engine_kwargs=config.engine_kwargs,
+        info=False,
+        **config.kwargs,
+    )
+    with closing(env):
+        observations, _ = env.reset(seed=seed)
+        recurrent = RecurrentSlots(policy, episodes) if is_recurrent(policy) else None
+        total = torch.zeros(episodes, dtype=torch.float64, device=device)
+        ended = torch.zeros(episodes, dtype=torch.bool, device=device)
+        while not ended.all():
+            observations = observations.to(next(policy.parameters()))
+            actions = recurrent.act(policy, observations, slice(None)) if recurrent else policy(observations)
+            observations, rewards, terminated, truncated, info = env.step(actions)
+            total += rewards
+            if "failed" in info:
+                total[torch.from_numpy(info["failed"]).to(device)] = math.nan
+            ended = terminated | truncated
+    return total.tolist()
+
+
+def summary(returns: list[float]) -> dict[str, Any]:
+    sound = [value for value in returns if not math.isnan(value)]
+    return {
+        "mean": statistics.fmean(sound),
+        "standard_error": statistics.stdev(sound) / math.sqrt(len(sound)),
+        "failed": len(returns) - len(sound),
+        "returns": returns,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=2_000_000, help="reset seed of the first episode")
+    parser.add_argument("--device", default="cuda", help="of engine warp")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    silence_mujoco()
+    run = RunDirectory.open(arguments.run)
+    config = load_config(run.config)
+    judge = OfficialEvaluator(config.env, arguments.episodes)
+    policy = make_policy(config.policy, judge.env.observation_space, judge.env.action_space)
+    state = checkpoint.load(run.last)
+    checkpoint.load_policy(policy, state, run.last)
+    with closing(judge):
+        official = judge.score(policy, seed=arguments.seed).returns
+    policy = policy.to(arguments.device)
+    warp = returns_on_warp(policy, config.env, arguments.episodes, arguments.seed, arguments.device)
+    engines = {"official environment": summary(official), "engine warp": summary(warp)}
+    print(f"{config.env.id}, generation {state['generation']}, {arguments.episodes} episodes")
+    for name, result in engines.items():
+        print(
+            f"  {name:22} {result['mean']:10.1f} +- {result['standard_error']:.1f}  failed {result['failed']}"
+        )
+    if arguments.json:
+        document = {
+            "command": shlex.join(["python", "-m", "scripts.compare_engines", *sys.argv[1:]]),
+            "machine": describe_machine(arguments.device),
+            "env": config.env.id,
+            "generation": state["generation"],
+            "env_steps": state["env_steps"],
+            "engines": engines,
+        }
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
