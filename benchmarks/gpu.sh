@@ -36,7 +36,8 @@ if [ -n "${QUICK:-}" ]; then
   profiled=(--rounds 1 --population-size 8 --max-episode-steps 10 --hidden-sizes 8)
 else
   sizes=(--max-gib 16)
-  pool=(--hidden-sizes 256 256 --slots 256 --warp-device "$device" "${timing[@]}")
+  # Sixteen members a slot: the fewer there are, the more slots wait for the last episodes of a generation.
+  pool=(--hidden-sizes 256 256 --slots 256 --warp-device "$device" --warp-members-a-slot 16 "${timing[@]}")
   profiled=(--kernels 40)
 fi
 export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD

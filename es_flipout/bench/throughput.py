@@ -2,8 +2,8 @@
 
 Every contestant is a `Trainer` on the same configuration but for who does the work, and runs generation 0
 again and again: the same members from the same reset seeds. Only whole generations count: ask, rollouts,
-update, statistics; no scoring, no files. Those on engine warp have numbers of slots of their own, and as many
-times more members as the others; beside each of them its engine is measured by itself.
+update, statistics; no scoring, no files. Those on engine warp have numbers of slots and members of their own;
+beside each of them its engine is measured by itself.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def setups(
     *,
     gpu: str | None = None,
     warp_slots: Iterable[int] = (),
+    warp_members_a_slot: int = 4,
     warp_device: str = "cuda",
 ) -> list[Setup]:
     """Returns all contestants.
@@ -102,6 +103,7 @@ def setups(
         cores: threads of the vectorised ones.
         gpu: device of a policy whose environments are on the CPU; None for no such contestant.
         warp_slots: numbers of slots of those on engine warp.
+        warp_members_a_slot: their members, over that.
         warp_device: their device.
     """
     common = replace(
@@ -121,8 +123,7 @@ def setups(
         found.append(Setup(f"{VECTORIZED}, policy on the GPU", beside, cores))
     for slots in warp_slots:
         env = replace(config.env, engine="warp", num_slots=slots)
-        members_a_slot = config.es.population_size // config.env.num_slots
-        es = replace(config.es, population_size=max(slots * members_a_slot, 2))
+        es = replace(config.es, population_size=slots * warp_members_a_slot)
         name = warp_name(warp_device, slots)
         found.append(Setup(name, replace(common, device=warp_device, env=env, es=es), 1))
     return found

@@ -58,7 +58,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="N",
-        help="also measure engine warp, all on one device, with N slots each and as many times the members",
+        help="also measure engine warp, all on one device, with N slots each",
+    )
+    parser.add_argument(
+        "--warp-members-a-slot", type=int, default=4, metavar="N", help="of those (default: %(default)s)"
     )
     parser.add_argument("--warp-device", default="cuda", help="device of those (default: %(default)s)")
     for name, what in (
@@ -82,6 +85,8 @@ def _setups(parsed: argparse.Namespace, config: Config) -> list[Setup]:
     workers = _workers(parsed)
     if parsed.warp_slots and min(parsed.warp_slots) < 1:
         raise UsageError(f"--warp-slots must be >= 1, got {min(parsed.warp_slots)}")
+    if parsed.warp_members_a_slot < 1:
+        raise UsageError(f"--warp-members-a-slot must be >= 1, got {parsed.warp_members_a_slot}")
     gpu = "cuda" if torch.cuda.is_available() else None
     try:
         return setups(
@@ -90,6 +95,7 @@ def _setups(parsed: argparse.Namespace, config: Config) -> list[Setup]:
             parsed.threads or available_cores(),
             gpu=gpu,
             warp_slots=parsed.warp_slots,
+            warp_members_a_slot=parsed.warp_members_a_slot,
             warp_device=parsed.warp_device,
         )
     except ValueError as error:
@@ -125,6 +131,7 @@ def _run(parsed: argparse.Namespace) -> Report:
         "cores": {each.name: each.cores for each in contestants},
         "env_steps_a_generation": steps,
         "gpu_memory_bytes": memory,
+        "warp_members_a_slot": parsed.warp_members_a_slot,
         "medians": medians(rounds),
         "median_cost_of_1e9_env_steps": medians(costs),
         **compared(rounds, ratios),

@@ -200,15 +200,14 @@ def test_throughput(measure, monkeypatch):
 def test_throughput_of_engine_warp(measure, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     sizes = ("--population-size", 16, "--hidden-sizes", 4, "--workers", 1, "--threads", 1)
-    warp = ("--warp-slots", 2, 4, "--warp-device", "cpu")
+    warp = ("--warp-slots", 2, 4, "--warp-members-a-slot", 6, "--warp-device", "cpu")
     document = measure("throughput", *TINY_ENV, *FAST, *sizes, *warp).document(
         "throughput_InvertedPendulum-v5"
     )
     rounds, steps = document["rounds"], document["env_steps_a_generation"]
-    slots = document["slots"]
     for count in (2, 4):
         name = f"everything on the CPU, by mujoco_warp, {count} slots"
-        members = 16 // slots * count  # as many a slot as the others have
+        members = 6 * count
         assert document["gpu_memory_bytes"][name] == 0
         for rates, share in zip(rounds, document["ratios"][f"{name} / physics alone"], strict=True):
             rate = rates[f"{name}: env steps/s"]
@@ -282,6 +281,7 @@ MISTAKES = [
     (["policy", "--device", "abacus"], "device 'abacus' is not available"),
     (["throughput", "--workers", "2", "0"], "--workers must be >= 1, got 0"),
     (["throughput", "--warp-slots", "8", "0"], "--warp-slots must be >= 1, got 0"),
+    (["throughput", "--warp-members-a-slot", "0"], "--warp-members-a-slot must be >= 1, got 0"),
     (["throughput", "--warp-slots", "8"], "device 'cuda' is not available"),
     (
         ["throughput", "--quick", "--env", "CartPole-v1", "--warp-slots", "8", "--warp-device", "cpu"],

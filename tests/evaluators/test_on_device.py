@@ -154,15 +154,17 @@ def test_states_are_drawn_ahead_and_only_once(device, monkeypatch):
     population, seeds, others = make_population(env), make_seeds(), np.arange(MEMBERS).reshape(-1, 1).tolist()
     evaluator = OnDeviceEvaluator(env)
     expected, of_others = (evaluator.evaluate(population, each) for each in (seeds, others))
+    third = np.arange(50, 50 + MEMBERS).reshape(-1, 1).tolist()
     drawn, draw = [], SeededStates.draw
     monkeypatch.setattr(
         SeededStates, "draw", lambda task, each: drawn.append(each.tolist()) or draw(task, each)
     )
     assert_agree(evaluator.evaluate(population, seeds, next_seeds=lambda: others), expected)
-    assert_agree(evaluator.evaluate(population, seeds), expected)  # not what was expected
-    assert_agree(evaluator.evaluate(population, others, next_seeds=lambda: seeds), of_others)
+    assert_agree(evaluator.evaluate(population, seeds), expected)  # once more, and not what was expected
+    assert_agree(evaluator.evaluate(population, others, next_seeds=lambda: third), of_others)
     assert_agree(evaluator.evaluate(population, seeds), expected)
-    assert sorted(drawn) == sorted([seeds, others, seeds, seeds])
+    assert_agree(evaluator.evaluate(population, others), of_others)
+    assert drawn == [seeds, others, third, seeds, others]
     evaluator.close()
 
 
