@@ -118,6 +118,7 @@ class WarpEngine(PhysicsEngine):
         self.device = torch.empty(0, device=device).device  # with its index
         wp.init()
         self._device = wp.device_from_torch(self.device)
+        self._streams: dict[int, Any] = {}
         self._has_contact_forces = "cfrc_ext" in fields
         try:
             with wp.ScopedDevice(self._device), self._stream():
@@ -146,12 +147,18 @@ class WarpEngine(PhysicsEngine):
             CONVEX_FULL: int(types.CCD | types.EPA_HORIZON),
         }
 
+    def _warp_stream(self) -> Any:
+        """Returns torch's current stream as Warp's: the same object each time, for Warp goes by its identity."""
+        if self.device.type != "cuda":
+            return None
+        stream = torch.cuda.current_stream(self.device)
+        if stream.cuda_stream not in self._streams:
+            self._streams[stream.cuda_stream] = self._wp.stream_from_torch(stream)
+        return self._streams[stream.cuda_stream]
+
     def _stream(self) -> Any:
         """Returns the context in which Warp works on torch's current stream."""
-        stream = None
-        if self.device.type == "cuda":
-            stream = self._wp.stream_from_torch(torch.cuda.current_stream(self.device))
-        return self._wp.ScopedStream(stream)
+        return self._wp.ScopedStream(self._warp_stream())
 
     def compile(self, num_substeps: int) -> None:
         """Records `advance(num_substeps)`, unless that has been done; compiles the kernels that it needs.
@@ -177,7 +184,7 @@ class WarpEngine(PhysicsEngine):
                 stream.wait_stream(torch.cuda.current_stream(self.device))
                 with torch.cuda.stream(stream), self._stream():
                     run()  # loads every kernel
-                    with wp.ScopedCapture(stream=wp.stream_from_torch(stream)) as capture:
+                    with wp.ScopedCapture(stream=self._warp_stream()) as capture:
                         run()
                 torch.cuda.current_stream(self.device).wait_stream(stream)
         self._graphs[num_substeps] = capture.graph
@@ -185,8 +192,7 @@ class WarpEngine(PhysicsEngine):
     def advance(self, num_substeps: int) -> None:
         """Steps all simulations under `ctrl`, on torch's current stream, without waiting for the device."""
         self.compile(num_substeps)
-        with self._stream():
-            self._wp.capture_launch(self._graphs[num_substeps])
+        self._wp.capture_launch(self._graphs[num_substeps], stream=self._warp_stream())
 
     def restart(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
         """Puts simulations where an episode begins, without computing what follows from it.
