@@ -148,7 +148,7 @@ class WarpEngine(PhysicsEngine):
         }
 
     def _warp_stream(self) -> Any:
-        """Returns torch's current stream as Warp's: the same object each time, for Warp goes by its identity."""
+        """Returns torch's current stream as Warp's: one object each time, for Warp goes by its identity."""
         if self.device.type != "cuda":
             return None
         stream = torch.cuda.current_stream(self.device)
