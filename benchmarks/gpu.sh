@@ -15,8 +15,8 @@
 # From the environment: PYTHON (python3), ENV (Humanoid-v5), SLOTS (1024 .. 32768), BEST_SLOTS (8192),
 # SECONDS_EACH (5) and ROUNDS (3) of throughput and cores, TRAIN_SECONDS (480), RUN ($OUT/run), TRAIN_ARGS.
 # DEVICE=cpu with small sizes and QUICK=1 rehearses it all without a GPU.
-# Without `pip install -e '.[gpu]'` it needs on PYTHONPATH: this repository, mujoco, mujoco-warp, warp-lang,
-# gymnasium, jsonargparse, docstring-parser, rich, tensorboard, matplotlib, pytest, pytest-timeout, hypothesis.
+# Without `pip install -e '.[gpu]'` it needs on PYTHONPATH: mujoco, mujoco-core, mujoco-warp, warp-lang, gymnasium,
+# jsonargparse, docstring-parser, rich, tensorboard, matplotlib, pytest, pytest-timeout, hypothesis.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,8 +36,8 @@ if [ -n "${QUICK:-}" ]; then
   profiled=(--rounds 1 --population-size 8 --max-episode-steps 10 --hidden-sizes 8)
 else
   sizes=(--max-gib 16)
-  # Sixteen members a slot: the fewer there are, the more slots wait for the last episodes of a generation.
-  pool=(--hidden-sizes 256 256 --slots 256 --warp-device "$device" --warp-members-a-slot 16 "${timing[@]}")
+  # The fewer members a slot, the more slots wait for the last episodes of a generation.
+  pool=(--hidden-sizes 256 256 --slots 256 --warp-device "$device" --warp-members-a-slot 8 "${timing[@]}")
   profiled=(--kernels 40)
 fi
 export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD
@@ -53,12 +53,16 @@ named() { # named NAME: gives the files that a bench has just written to $out/.n
   rmdir "$out/.new"
 }
 
+test_here() { # test_here FILE...: warnings of another machine's packages are no failures, and kernels are compiled
+  "$python" -m pytest -m gpu -q -p no:cacheprovider -W default -o timeout=900 "$@"
+}
+
 stage_tests() {
-  "$python" -m pytest -m gpu --deselect tests/envs/test_warp.py -q -p no:cacheprovider 2>&1 | tee "$out/gpu_tests.txt"
+  test_here tests/test_gpu.py tests/evaluators/test_on_device.py 2>&1 | tee "$out/gpu_tests.txt"
 }
 
 stage_parity() {
-  "$python" -m pytest -m gpu tests/envs/test_warp.py -q -p no:cacheprovider 2>&1 | tee "$out/gpu_parity.txt"
+  test_here tests/envs/test_warp.py 2>&1 | tee "$out/gpu_parity.txt"
 }
 
 stage_throughput() {
@@ -99,7 +103,11 @@ stage_train() {
 
 case $stage in
   tests | parity | throughput | cores | update | policy | profile | train) "stage_$stage" ;;
-  all) for each in tests parity throughput cores update policy profile train; do "stage_$each"; done ;;
+  all)
+    status=0
+    for each in tests parity throughput cores update policy profile train; do benchmarks/gpu.sh "$each" "$out" || status=1; done
+    exit "$status"
+    ;;
   *)
     echo "usage: benchmarks/gpu.sh tests|parity|throughput|cores|update|policy|profile|train|all [OUT]" >&2
     exit 2

@@ -288,6 +288,9 @@ class Population:
         """
         module = copy.deepcopy(self.policy)
         module.load_state_dict(self.member(index))
+        for part in module.modules():
+            if isinstance(part, nn.RNNBase):
+                part.flatten_parameters()  # which a copy's are not; cuDNN wants them so
         return module
 
     @untracked

@@ -103,6 +103,8 @@ class Trainer:
         self.seconds = 0.0
         self.best_score = float("-inf")
         self._saved_generation = -1
+        self._is_last = False  # whether the generation that runs is the last of the call
+        self._seeds: dict[tuple[int, int], list[list[int]]] = {}
 
     @property
     def progress(self) -> float:
@@ -134,6 +136,7 @@ class Trainer:
         """
         last = self.es.generation + max_generations
         while not self.finished and self.es.generation < last and not should_stop():
+            self._is_last = self.es.generation + 1 >= last
             try:
                 self._run_generation(run, reporters, should_stop)
             except EvaluationStoppedError:
@@ -192,7 +195,7 @@ class Trainer:
             population = self.es.ask_more() if evaluations else self.es.ask()
             seeds = self._reset_seeds(self.es.generation, block=len(evaluations))
             options: dict[str, Any] = {"episode_limit": self.episode_limit, "should_stop": should_stop}
-            if isinstance(self.evaluator, OnDeviceEvaluator) and not evaluations:
+            if isinstance(self.evaluator, OnDeviceEvaluator) and not evaluations and not self._is_last:
                 options["next_seeds"] = partial(self._reset_seeds, self.es.generation + 1, block=0)
             try:
                 evaluation = self.evaluator.evaluate(population, seeds, **options)
@@ -206,6 +209,13 @@ class Trainer:
         return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
 
     def _reset_seeds(self, generation: int, block: int) -> list[list[int]]:
+        """Returns the seeds of a population, or those that another thread has found for it before."""
+        key = generation, block
+        if key not in self._seeds:
+            self._seeds = {key: self._find_reset_seeds(generation, block)}
+        return self._seeds[key]
+
+    def _find_reset_seeds(self, generation: int, block: int) -> list[list[int]]:
         rollout, es = self.config.rollout, self.config.es
         return reset_seeds(
             es.population_size,

@@ -97,7 +97,7 @@ def kernels(trainer: Trainer, evaluator: OnDeviceEvaluator, count: int) -> list[
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
         evaluator.evaluate(population, seeds, episode_limit=20)
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
-    total = sum(event.self_device_time_total for event in events)
+    total = sum(event.self_device_time_total for event in events) or 1.0
     return [
         {"name": event.key, "calls": event.count, "share": event.self_device_time_total / total}
         for event in events[:count]

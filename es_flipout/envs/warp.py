@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.engine import Ids, PhysicsEngine
+from es_flipout.envs.transfer import current_stream, new_stream, working_on
 
 NCONMAX, NJMAX = 24, 64
 """Room for contacts and for constraints a simulation, enough for Gymnasium's tasks."""
@@ -45,7 +46,9 @@ FAULTS = {
 """What may go wrong in a simulation, by its bit in `WarpEngine.faults`."""
 
 _compiling = threading.RLock()
-"""Warp's capture is one for the whole process."""
+"""Warp's captures, and what it knows of streams, are one for the whole process."""
+_streams: dict[tuple[int, int], Any] = {}
+"""Warp's object for each stream of torch's, kept for ever: one that is deleted takes the others' with it."""
 
 
 def fault_text(faults: int) -> str:
@@ -118,7 +121,6 @@ class WarpEngine(PhysicsEngine):
         self.device = torch.empty(0, device=device).device  # with its index
         wp.init()
         self._device = wp.device_from_torch(self.device)
-        self._streams: dict[int, Any] = {}
         self._has_contact_forces = "cfrc_ext" in fields
         try:
             with wp.ScopedDevice(self._device), self._stream():
@@ -152,19 +154,18 @@ class WarpEngine(PhysicsEngine):
         if self.device.type != "cuda":
             return None
         stream = torch.cuda.current_stream(self.device)
-        if stream.cuda_stream not in self._streams:
-            self._streams[stream.cuda_stream] = self._wp.stream_from_torch(stream)
-        return self._streams[stream.cuda_stream]
+        key = stream.device_index, stream.cuda_stream
+        with _compiling:
+            if key not in _streams:
+                _streams[key] = self._wp.stream_from_torch(stream)
+            return _streams[key]
 
     def _stream(self) -> Any:
         """Returns the context in which Warp works on torch's current stream."""
         return self._wp.ScopedStream(self._warp_stream())
 
     def compile(self, num_substeps: int) -> None:
-        """Records `advance(num_substeps)`, unless that has been done; compiles the kernels that it needs.
-
-        The simulations may be anywhere afterwards: reset them.
-        """
+        """Records `advance(num_substeps)`, unless that has been done; compiles the kernels that it needs."""
         if num_substeps in self._graphs:
             return
         wp, mjw, on_gpu = self._wp, self._mjw, self.device.type == "cuda"
@@ -180,13 +181,12 @@ class WarpEngine(PhysicsEngine):
                 with wp.ScopedCapture(device=self._device) as capture:
                     run()
             else:
-                stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-                stream.wait_stream(torch.cuda.current_stream(self.device))
-                with torch.cuda.stream(stream), self._stream():
-                    run()  # loads every kernel
+                kept = self._copies()
+                with working_on(new_stream(self.device), current_stream(self.device)), self._stream():
+                    run()  # loads every kernel, which moves the simulations
                     with wp.ScopedCapture(stream=self._warp_stream()) as capture:
                         run()
-                torch.cuda.current_stream(self.device).wait_stream(stream)
+                self._put_back(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), kept)
         self._graphs[num_substeps] = capture.graph
 
     def advance(self, num_substeps: int) -> None:
@@ -242,6 +242,8 @@ class WarpEngine(PhysicsEngine):
         """
         with _compiling, self._wp.ScopedDevice(self._device), self._stream():
             self._mjw.forward(self._model, self._data)
+            if self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()  # before its temporaries are freed
         if self._has_contact_forces:
             self.fields["cfrc_ext"].zero_()
 
@@ -277,6 +279,7 @@ class WarpEngine(PhysicsEngine):
     def close(self) -> None:
         """Frees the device; the engine cannot be used any more."""
         self.fields, self._graphs, self._views, self._state = {}, {}, {}, []
+        del self._data, self._model, self.ctrl, self._qpos, self._qvel, self._overflow
 
 
 def _for_warp(model: mujoco.MjModel) -> mujoco.MjModel:

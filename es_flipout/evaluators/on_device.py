@@ -108,10 +108,12 @@ class OnDeviceEvaluator:
                 slots = DeviceSlots(engine, task, population, starts, min(limits) if limits else None)
                 steps = self._play(slots, should_stop)
                 return _evaluation(slots, seeds.shape, steps * self.env.num_envs)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_of_memory(error):
+                raise
             raise DeviceError(
-                f"out of GPU memory with {self.env.num_envs} slots (lower env.num_slots): "
-                f"{str(error).splitlines()[0]}"
+                f"out of memory with {self.env.num_envs} slots and {population.size} members (lower "
+                f"env.num_slots or es.population_size): {str(error).splitlines()[0]}"
             ) from error
 
     def _states(
@@ -166,6 +168,8 @@ class OnDeviceEvaluator:
             finally:
                 graph.capture_end()
         except RuntimeError as error:
+            if _is_of_memory(error):
+                raise
             raise DeviceError(
                 "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at values "
                 f"on the GPU; env.engine batch or mjdata_pool runs them all the same): {error}"
@@ -177,6 +181,11 @@ class OnDeviceEvaluator:
         """Closes the environment."""
         self._beside.shutdown(cancel_futures=True)
         self.env.close()
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    """Returns whether an error of torch or of Warp says that memory is short."""
+    return isinstance(error, torch.OutOfMemoryError) or "Failed to allocate" in str(error)
 
 
 class _Look:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 
 from es_flipout.envs.foreign import ForeignVectorEnv
@@ -46,6 +47,7 @@ class VectorizedEvaluator:
         self.envs = [env if isinstance(env, SlotVectorEnv) else ForeignVectorEnv(env) for env in envs]
         self._observation_size = observation_size(self.envs[0])
         self._concurrent = concurrent and len(envs) > 1
+        self._streams = [new_stream(env.device) for env in self.envs]
 
     def evaluate(
         self,
@@ -78,7 +80,7 @@ class VectorizedEvaluator:
             for env, share in zip(self.envs, shares, strict=True)
         ]
         if self._concurrent:
-            _run_concurrently(tiles, should_stop)
+            _run_concurrently(tiles, self._streams, should_stop)
         else:
             for tile in tiles:
                 tile.run(should_stop)
@@ -90,21 +92,23 @@ class VectorizedEvaluator:
             env.close()
 
 
-def _run_concurrently(tiles: Sequence[Tile], should_stop: Callable[[], bool]) -> None:
-    """Runs each tile on a thread of its own; once one has raised, or this thread has, the others stop."""
+def _run_concurrently(
+    tiles: Sequence[Tile], streams: Sequence[torch.cuda.Stream | None], should_stop: Callable[[], bool]
+) -> None:
+    """Runs each tile on a thread and a stream of its own; once one, or this thread, has raised, all end."""
     gave_up = threading.Event()
     before = current_stream(tiles[0].env.device)
 
-    def run(tile: Tile) -> None:
+    def run(tile: Tile, stream: torch.cuda.Stream | None) -> None:
         try:
-            with working_on(new_stream(tile.env.device), after=before):
+            with working_on(stream, after=before):
                 tile.run(lambda: should_stop() or gave_up.is_set())
         except BaseException:
             gave_up.set()
             raise
 
     with ThreadPoolExecutor(len(tiles), "tile") as threads:
-        futures = [threads.submit(run, tile) for tile in tiles]
+        futures = [threads.submit(run, *each) for each in zip(tiles, streams, strict=True)]
         try:
             errors = [error for error in (future.exception() for future in futures) if error is not None]
         finally:

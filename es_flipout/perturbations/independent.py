@@ -38,9 +38,10 @@ class SeededPack(Packed):
         """See `Packed.gather`."""
         wanted = directions.tolist()
         if len(wanted) > 1:
-            for direction in wanted:
-                if direction not in self._drawn:
-                    self._drawn[direction] = self._draw(direction)
+            drawn = {each: self._draw(each) for each in dict.fromkeys(wanted) if each not in self._drawn}
+            if drawn and self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()  # others may read it on their streams
+            self._drawn.update(drawn)
         values = self.values.new_empty(len(wanted), self.values.shape[1])
         for row, direction in zip(values, wanted, strict=True):
             row.copy_(self._row(direction))

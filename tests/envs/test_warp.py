@@ -17,8 +17,9 @@ from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.warp import WarpEngine, fault_text
 
 ROWS = 4
-TOLERANCE = 1e-4
-"""Of the largest value of a field so far, and at least of 1: float32, and contacts that amplify it."""
+TOLERANCES = {"cpu": 1e-4, "cuda": 3e-4}
+"""Of the largest value of a field so far, and at least of 1: float32, and contacts that amplify it. A GPU's
+compiler rounds otherwise, and the largest on the CPU is close to its bound."""
 REWARD_TOLERANCE = 1e-3
 """Velocities in a reward are differences of float32 positions, over 15 ms in Humanoid."""
 ACTIONS = {"Humanoid-v5": 0.4, "HumanoidStandup-v5": 0.4}
@@ -43,14 +44,14 @@ def assert_parity(device, env_id, steps, **kwargs):
     env.reset(seed=0)
     for i, official in enumerate(officials):
         official.reset(seed=i)
-    largest = dict.fromkeys(env.engine.fields, 1.0)
+    largest, tolerance = dict.fromkeys(env.engine.fields, 1.0), TOLERANCES[device]
 
     def compare_fields():
         for name, values in env.engine.fields.items():
             expected = np.stack([getattr(official.data, name) for official in officials])
             largest[name] = max(largest[name], np.abs(expected).max(initial=0))
             error = np.abs(values.cpu().numpy() - expected).max(initial=0)
-            assert error <= TOLERANCE * largest[name], f"{name} differs by {error}"
+            assert error <= tolerance * largest[name], f"{name} differs by {error}"
 
     compare_fields()
     reach = ACTIONS.get(env_id, 1.0)
@@ -65,7 +66,7 @@ def assert_parity(device, env_id, steps, **kwargs):
         compare_fields()
         expected = np.stack([outcome[0] for outcome in outcomes])
         scale = max(1.0, *largest.values())
-        np.testing.assert_allclose(observations.cpu(), expected, rtol=0, atol=TOLERANCE * scale)
+        np.testing.assert_allclose(observations.cpu(), expected, rtol=0, atol=tolerance * scale)
         expected = np.array([outcome[1] for outcome in outcomes])
         np.testing.assert_allclose(rewards.cpu(), expected, rtol=REWARD_TOLERANCE, atol=REWARD_TOLERANCE)
         ended |= (expected_ends := np.array([outcome[2] for outcome in outcomes]))
@@ -173,6 +174,13 @@ def test_a_reset_row_runs_as_if_nothing_had_been_before(model, device):
             each.step(ctrl, SUBSTEPS)
         if device == "cpu":
             assert_same(used, fresh)
+
+
+def test_recording_moves_nothing(model, device):
+    engine = started(model, device)
+    before = {name: values.clone() for name, values in engine.fields.items()}
+    engine.compile(SUBSTEPS + 1)
+    assert all(torch.equal(values, before[name]) for name, values in engine.fields.items())
 
 
 def test_stepping_some_leaves_the_others_alone(model, device):
