@@ -359,6 +359,7 @@ def test_no_worker_is_replaced_if_what_ended_it_stops_this_process_too(make_pool
     monkeypatch.setattr(pool, "_receive", end_all_first)
     with pytest.raises(EvaluationStoppedError):
         pool.evaluate(population, SEEDS, should_stop=lambda: bool(ended))
+    wait_until(lambda: not workers() & set(ended))  # the forkserver tells of an end a little later
     assert workers() == before
     monkeypatch.undo()
     assert_same(pool.evaluate(population, SEEDS), expected)
