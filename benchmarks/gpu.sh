@@ -10,7 +10,7 @@
 #         update      the paper's networks        policy      forwards and noise by population
 #         profile     where the time goes         train       Humanoid; continues the run in $RUN, if it is there
 #         all         all of them, one after the other
-# OUT     folder for JSON, pictures and logs; benchmarks/results if absent.
+# OUT     folder for JSON, pictures and logs; benchmarks/results if absent, but for a rehearsal.
 #
 # From the environment: PYTHON (python3), ENV (Humanoid-v5), SLOTS (1024 .. 32768), BEST_SLOTS (8192),
 # SECONDS_EACH (5) and ROUNDS (3) of throughput and cores, TRAIN_SECONDS (480), RUN ($OUT/run), TRAIN_ARGS.
@@ -42,6 +42,19 @@ else
 fi
 export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD
 export MUJOCO_GL=${MUJOCO_GL:-egl}
+case $stage in
+  tests | parity | throughput | cores | update | policy | profile | train | all) ;;
+  *)
+    echo "usage: benchmarks/gpu.sh tests|parity|throughput|cores|update|policy|profile|train|all [OUT]" >&2
+    exit 2
+    ;;
+esac
+if [ "$device" != cpu ]; then
+  "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch sees no CUDA device")'
+elif [ -z "${2:-}" ]; then
+  echo "a rehearsal on the CPU needs a folder of its own: benchmarks/gpu.sh $stage OUT" >&2
+  exit 2
+fi
 mkdir -p "$out"
 
 es() { # es COMMAND ARGUMENT...: es-COMMAND, installed or not
@@ -58,7 +71,7 @@ test_here() { # test_here FILE...: warnings of another machine's packages are no
 }
 
 stage_tests() {
-  test_here tests/test_gpu.py tests/evaluators/test_on_device.py 2>&1 | tee "$out/gpu_tests.txt"
+  test_here tests/test_gpu.py tests/evaluators/test_on_device.py tests/evaluators/test_placement.py 2>&1 | tee "$out/gpu_tests.txt"
 }
 
 stage_parity() {
@@ -94,22 +107,20 @@ stage_train() {
   local what=(--config humanoid_gpu.yaml --device "$device" --engine warp --out "$run" "${train_args[@]}")
   if [ -e "$run/config.yaml" ]; then what=(--resume "$run"); fi
   # An interrupt ends a run as Ctrl-C does: it saves, and can be continued.
+  local status=0
   timeout --signal=INT "${TRAIN_SECONDS:-480}" "$python" -c \
-    'import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))' "${what[@]}" || true
+    'import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))' "${what[@]}" || status=$?
+  if [ "$status" != 0 ] && [ "$status" != 124 ]; then return "$status"; fi
   "$python" -m scripts.summarize_run "$run" --device "$device" --json "$out/train_gpu.json"
   "$python" -m scripts.compare_engines "$run" --episodes "${EPISODES:-100}" --device "$device" \
     --json "$out/engines_gpu.json"
 }
 
-case $stage in
-  tests | parity | throughput | cores | update | policy | profile | train) "stage_$stage" ;;
-  all)
-    status=0
-    for each in tests parity throughput cores update policy profile train; do benchmarks/gpu.sh "$each" "$out" || status=1; done
-    exit "$status"
-    ;;
-  *)
-    echo "usage: benchmarks/gpu.sh tests|parity|throughput|cores|update|policy|profile|train|all [OUT]" >&2
-    exit 2
-    ;;
-esac
+if [ "$stage" = all ]; then
+  status=0
+  for each in tests parity throughput cores update policy profile train; do
+    benchmarks/gpu.sh "$each" "$out" || status=1
+  done
+  exit "$status"
+fi
+"stage_$stage"

@@ -195,7 +195,8 @@ class Trainer:
             population = self.es.ask_more() if evaluations else self.es.ask()
             seeds = self._reset_seeds(self.es.generation, block=len(evaluations))
             options: dict[str, Any] = {"episode_limit": self.episode_limit, "should_stop": should_stop}
-            if isinstance(self.evaluator, OnDeviceEvaluator) and not evaluations and not self._is_last:
+            draws_ahead = not evaluations and not self._is_last and self.config.rollout.reset_seeds != "fixed"
+            if isinstance(self.evaluator, OnDeviceEvaluator) and draws_ahead:
                 options["next_seeds"] = partial(self._reset_seeds, self.es.generation + 1, block=0)
             try:
                 evaluation = self.evaluator.evaluate(population, seeds, **options)
@@ -211,9 +212,11 @@ class Trainer:
     def _reset_seeds(self, generation: int, block: int) -> list[list[int]]:
         """Returns the seeds of a population, or those that another thread has found for it before."""
         key = generation, block
-        if key not in self._seeds:
-            self._seeds = {key: self._find_reset_seeds(generation, block)}
-        return self._seeds[key]
+        seeds = self._seeds.get(key)
+        if seeds is None:
+            seeds = self._find_reset_seeds(generation, block)
+            self._seeds = {key: seeds}
+        return seeds
 
     def _find_reset_seeds(self, generation: int, block: int) -> list[list[int]]:
         rollout, es = self.config.rollout, self.config.es

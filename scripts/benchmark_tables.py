@@ -23,7 +23,7 @@ from es_flipout.bench.memory import PEAK, STEPS
 from es_flipout.bench.plots import draw
 from es_flipout.bench.policy import DENSE, FORWARDS, UNPERTURBED, ask, forward, gradient
 from es_flipout.bench.report import Spread, spreads
-from es_flipout.bench.throughput import alone, env_steps, members, warp_slots
+from es_flipout.bench.throughput import alone, env_steps, members, slots_on_warp
 from es_flipout.bench.update import (
     FLIPOUT,
     INDEPENDENT_POOL,
@@ -267,7 +267,7 @@ def _on_warp(name: str) -> str:
         row = [contestant, span(found[env_steps(contestant)]), number(found[members(contestant)].median)]
         cores = ratios_found.get(f"{contestant} / 1 worker")
         row.append("" if cores is None else f"**{span(Spread.of(cores))}**")
-        if warp_slots(contestant) is None:
+        if slots_on_warp(contestant) is None:
             row += ["", "", ""]
         else:
             share = Spread.of(ratios_found[f"{contestant} / physics alone"])
@@ -275,15 +275,21 @@ def _on_warp(name: str) -> str:
             row.append(number(document["gpu_memory_bytes"][contestant] / 1e9))
         rows.append(row)
     heads = ["", "env steps/s", "members/s", "equivalent cores", "physics alone, env steps/s", "ratio"]
-    return markdown([*heads, "GPU memory, GB"], rows)
+    return f"{markdown([*heads, 'GPU memory, GB'], rows)}\n\n{_picture(name)}"
+
+
+def _picture(name: str) -> str:
+    return f"![{name}](../benchmarks/results/{name}.png)"
 
 
 def gpu_update() -> str:
-    return once_measured("update_cuda", lambda: _updates("update_cuda"))
+    return once_measured("update_cuda", lambda: f"{_updates('update_cuda')}\n\n{_picture('update_cuda')}")
 
 
 def gpu_forwards() -> str:
-    return once_measured("policy_cuda", lambda: _forwards(load("policy_cuda")["results"]))
+    return once_measured(
+        "policy_cuda", lambda: f"{_forwards(load('policy_cuda')['results'])}\n\n{_picture('policy_cuda')}"
+    )
 
 
 def gpu_profile() -> str:

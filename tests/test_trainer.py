@@ -19,7 +19,7 @@ from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import load_config
 from es_flipout.config import Config, EpisodeLimitConfig, ScheduleConfig
-from es_flipout.evaluators import OfficialEvaluator, VectorizedEvaluator
+from es_flipout.evaluators import OfficialEvaluator, OnDeviceEvaluator, VectorizedEvaluator
 from es_flipout.evaluators.sharded import ShardedEvaluator
 from es_flipout.metrics import JsonLines
 from es_flipout.trainer import Trainer
@@ -434,6 +434,23 @@ def test_without_a_limit_none_is_reported(config):
     run = RunDirectory.create(config)
     train(replace(config, generations=1), run)
     assert figures(run)[0]["episode_limit"] is None
+
+
+@pytest.mark.parametrize("kind", ["fresh", "fixed"])
+def test_the_next_generations_states_are_drawn_beside_this_one_on_a_device(config, kind, monkeypatch):
+    config = replace(config, env=replace(config.env, engine="warp"), generations=3)
+    config = replace(config, rollout=replace(config.rollout, reset_seeds=kind))
+    evaluate, calls = OnDeviceEvaluator.evaluate, []
+
+    def noting(self, population, seeds, *, next_seeds=None, **options):
+        calls.append((seeds, next_seeds and next_seeds()))
+        return evaluate(self, population, seeds, **options)
+
+    monkeypatch.setattr(OnDeviceEvaluator, "evaluate", noting)
+    train(config, RunDirectory.create(config))
+    assert len(calls) == 3
+    ahead = [following for _, following in calls]
+    assert ahead[:2] == ([calls[1][0], calls[2][0]] if kind == "fresh" else [None, None])
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "HalfCheetah-v5"])

@@ -37,7 +37,7 @@ def warp_name(device: str, slots: int) -> str:
     return f"everything on the {'CPU, by mujoco_warp' if device == 'cpu' else 'GPU'}, {slots:,} slots"
 
 
-def warp_slots(name: str) -> int | None:
+def slots_on_warp(name: str) -> int | None:
     """Returns the slots of a contestant that is called so; None if it is none on engine warp."""
     found = re.fullmatch(r"everything on the .*, ([\d,]+) slots", name)
     return int(found[1].replace(",", "")) if found else None

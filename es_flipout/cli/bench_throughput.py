@@ -23,8 +23,8 @@ from es_flipout.bench.throughput import (
     pool_name,
     setups,
     share_of_physics,
+    slots_on_warp,
     throughput_ratios,
-    warp_slots,
 )
 from es_flipout.bench.timing import torch_threads
 from es_flipout.cli.arguments import UsageError
@@ -176,7 +176,7 @@ def _picture(document: Mapping[str, Any]) -> Picture:
     rounds, cores = document["rounds"], document["cores"]
     rates = spreads(rounds)
     workers = {name: float(count) for name, count in cores.items() if name == pool_name(count)}
-    slots = {name: count for name in cores if (count := warp_slots(name)) is not None}
+    slots = {name: count for name in cores if (count := slots_on_warp(name)) is not None}
     by_workers = {count: rates[env_steps(name)] for name, count in workers.items()}
     linear = {count: Spread(*[count * by_workers[1].median] * 3) for count in by_workers}
     curves = {"process pool": Curve(by_workers), "1 worker, times workers": Curve(linear, dashed=True)}

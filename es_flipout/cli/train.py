@@ -12,6 +12,7 @@ from rich.console import Console
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.process import StopRequest, run_command, silence_mujoco
+from es_flipout.evaluators import place
 from es_flipout.metrics import JsonLines, Reporter, TensorBoard, Terminal
 from es_flipout.trainer import Trainer
 
@@ -27,19 +28,23 @@ def _train(arguments: Sequence[str]) -> int:
     # results do not depend on the machine's core count.
     torch.set_num_threads(1)
     silence_mujoco()
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
+        if place(request.config)[0].env.engine == "warp":
+            console.print(
+                "mujoco_warp compiles what it has not yet compiled for this device: it may take minutes"
+            )
         trainer = Trainer(request.config)
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
         run = _open_run(request, trainer, stack)
-        console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         name = shlex.quote(str(run.path))
         if trainer.finished:
             console.print(f"{run.path} has used up its budget ({trainer.es.generation} generations)")
             return 0
         if request.resume:
-            run.write_config(request.config)
+            run.write_config(trainer.config)
         action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
         console.print(trainer.placement)
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
@@ -59,7 +64,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _open_run(request: TrainArguments, trainer: Trainer, stack: ExitStack) -> RunDirectory:
     if request.resume is None:
-        run = RunDirectory.create(request.config)
+        run = RunDirectory.create(trainer.config)
         stack.enter_context(run.locked())
         return run
     run = RunDirectory.open(request.resume)

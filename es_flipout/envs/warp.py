@@ -34,7 +34,9 @@ MAX_VALUE = 1e10
 _STATE = ("time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl")
 """All of a simulation that a step begins with and changes."""
 
-BAD_QPOS, BAD_QVEL, BAD_CTRL, CONTACTS_FULL, CONSTRAINTS_FULL, CONVEX_FULL = (1 << bit for bit in range(6))
+BAD_QPOS, BAD_QVEL, BAD_CTRL, CONTACTS_FULL, CONSTRAINTS_FULL, CONVEX_FULL, OTHER_FULL = (
+    1 << bit for bit in range(7)
+)
 FAULTS = {
     BAD_QPOS: "MuJoCo warning BADQPOS",
     BAD_QVEL: "MuJoCo warning BADQVEL",
@@ -42,6 +44,7 @@ FAULTS = {
     CONTACTS_FULL: "mujoco_warp has no room for so many contacts: raise nconmax in env.engine_kwargs",
     CONSTRAINTS_FULL: "mujoco_warp has no room for so many constraints: raise njmax in env.engine_kwargs",
     CONVEX_FULL: "mujoco_warp has no room for so many convex contacts: raise nccdmax in env.engine_kwargs",
+    OTHER_FULL: "a buffer of fixed size in mujoco_warp was too small for the model",
 }
 """What may go wrong in a simulation, by its bit in `WarpEngine.faults`."""
 
@@ -112,7 +115,7 @@ class WarpEngine(PhysicsEngine):
             nccdmax: room for contacts between convex shapes, as for `nconmax`; the same if None.
 
         Raises:
-            ValueError: if mujoco_warp is not installed, or cannot run the model.
+            ValueError: if mujoco_warp is not installed, cannot run the model, or has not a field.
         """
         wp, self._mjw = import_warp()
         self._wp = wp
@@ -135,7 +138,7 @@ class WarpEngine(PhysicsEngine):
                 f"engine 'warp' cannot run {num_envs} simulations of the model: {error}"
             ) from error
         self._overflow = wp.to_torch(self._data.overflow)
-        self._views = {name: wp.to_torch(getattr(self._data, name)) for name in {*_STATE, *fields}}
+        self._views = {name: self._view(name) for name in dict.fromkeys([*_STATE, *fields])}
         self._state = [self._views[name] for name in _STATE]
         self._qpos, self._qvel = self._views["qpos"], self._views["qvel"]
         self.fields = {name: self._views[name] for name in fields}
@@ -146,8 +149,19 @@ class WarpEngine(PhysicsEngine):
         self._overflows = {
             CONTACTS_FULL: int(types.BROADPHASE | types.NARROWPHASE),
             CONSTRAINTS_FULL: int(types.NEFC | types.NJMAX_NNZ),
-            CONVEX_FULL: int(types.CCD | types.EPA_HORIZON),
+            CONVEX_FULL: int(types.CCD),
         }
+        # That an iteration stopped at its limit is no fault, nor one in C.
+        harmless = types.ITERATIONS | types.LS_ITERATIONS
+        self._overflows[OTHER_FULL] = int(types.ALL & ~harmless) & ~sum(self._overflows.values())
+
+    def _view(self, name: str) -> Tensor:
+        """Returns a field as MjData has it: rotation matrices are rows of nine there."""
+        values = getattr(self._data, name, None)
+        if values is None:
+            raise ValueError(f"engine 'warp' has no field {name!r}, which the task reads")
+        view: Tensor = self._wp.to_torch(values)
+        return view.flatten(-2) if view.shape[2:] == (3, 3) else view
 
     def _warp_stream(self) -> Any:
         """Returns torch's current stream as Warp's: one object each time, for Warp goes by its identity."""
@@ -283,7 +297,13 @@ class WarpEngine(PhysicsEngine):
 
 
 def _for_warp(model: mujoco.MjModel) -> mujoco.MjModel:
-    """Returns the model with a solver that mujoco_warp has."""
+    """Returns the model with a solver that mujoco_warp has.
+
+    Raises:
+        ValueError: if simulations have a state that `WarpEngine` does not know how to put back.
+    """
+    if model.nhistory or model.nplastic:
+        raise ValueError("it has delays or plasticity")
     if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
         model = copy.copy(model)
         model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON

@@ -147,8 +147,9 @@ class DeviceSlots:
         self._observations = starts.observations.new_zeros(num_slots, size)
         self._located = starts.located.new_zeros(num_slots, *starts.located.shape[1:])
         # Sums of the deviations from this point, and of their squares: of the running episodes, and of all
-        # that have ended. It is in the observations' midst, lest a large constant drown them.
-        self._point = starts.observations.double().mean(dim=0)
+        # that have ended. It is in the observations' midst, lest a large constant drown them; a start that is
+        # not sound does not move it.
+        self._point = starts.observations.double().nanmedian(dim=0).values.nan_to_num(0.0, 0.0, 0.0)
         self._sums, self._total = zeros(2, num_slots, size), zeros(2, size)
         self._count = zeros(dtype=torch.int64)
 
@@ -233,6 +234,8 @@ class DeviceSlots:
             actions = self._recurrent.act(self._rows, observations, slice(None))
         else:
             actions = self._rows(observations)
+        if actions.shape != self._engine.ctrl.shape:  # copy_ would broadcast
+            raise ValueError(f"actions must be {list(self._engine.ctrl.shape)}, got {list(actions.shape)}")
         self._engine.ctrl.copy_(actions)
 
     def statistics(self) -> RunningStatistics:
@@ -242,6 +245,6 @@ class DeviceSlots:
         offset = sums / count.clamp(min=1.0)
         statistics = RunningStatistics(len(sums))
         statistics.count = count
-        statistics.mean = (self._point.cpu() + offset) * (count > 0)
+        statistics.mean = torch.where(count > 0, self._point.cpu() + offset, 0.0)
         statistics.m2 = (squares - sums * offset).clamp(min=0.0)
         return statistics

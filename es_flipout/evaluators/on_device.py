@@ -210,14 +210,9 @@ def _evaluation(slots: DeviceSlots, shape: tuple[int, ...], slot_steps: int) -> 
     returns, lengths, faults = (
         values[:-1].cpu().view(shape) for values in (slots.returns, slots.lengths, slots.faults)
     )
-    codes, counts = np.unique(faults.numpy(), return_counts=True)
-    failures = Counter(
-        {
-            fault_text(code & ~NOT_FINITE) or results.NOT_FINITE: count
-            for code, count in sorted(zip(codes.tolist(), counts.tolist(), strict=True), reverse=True)
-            if code
-        }
-    )
+    failures: Counter[str] = Counter()
+    for code, count in Counter(faults[faults != 0].tolist()).items():
+        failures[fault_text(code & ~NOT_FINITE) or results.NOT_FINITE] += count
     return Evaluation(
         torch.where(faults == 0, returns, torch.nan), lengths, slot_steps, slots.statistics(), failures
     )

@@ -29,10 +29,7 @@ def place(config: Config) -> tuple[Config, str]:
     on_gpu = config.device.startswith("cuda")
     if config.env.engine == "warp" or (config.env.engine == "auto" and on_gpu and obstacle is None):
         config = replace(config, env=replace(config.env, engine="warp"))
-        return config, (
-            f"{asked}: policies and physics (mujoco_warp) there; kernels are compiled when they are first "
-            "used, which may take minutes, and kept"
-        )
+        return config, f"{asked}: policies and physics (mujoco_warp) there"
     if config.env.engine == "auto":  # room for contacts and constraints is for warp alone
         config = replace(config, env=replace(config.env, engine_kwargs={}))
     if on_gpu:

@@ -247,9 +247,22 @@ def test_faults_are_told_together():
 
 def test_the_callers_model_is_left_as_it_was(model, device):
     assert model.opt.solver == mujoco.mjtSolver.mjSOL_PGS
-    make_engine(model, device)
+    options = make_engine(model, device)._model.opt
+    assert (options.solver, options.iterations) == (mujoco.mjtSolver.mjSOL_NEWTON, 100)
     assert model.opt.solver == mujoco.mjtSolver.mjSOL_PGS
     assert model.opt.iterations < 100
+
+
+def test_fields_have_the_shapes_of_mjdata(model, device):
+    names = [*FIELDS, "xmat", "ximat", "geom_xmat", "xquat", "xanchor", "ctrl", "qacc", "ten_length"]
+    engine, data = WarpEngine(model, 2, names, device), mujoco.MjData(model)
+    for name, values in engine.fields.items():
+        assert values.shape[1:] == getattr(data, name).shape, name
+
+
+def test_a_field_that_it_lacks_is_told(model, device):
+    with pytest.raises(ValueError, match="engine 'warp' has no field 'xiquat', which the task reads"):
+        WarpEngine(model, 1, ["qpos", "xiquat"], device)
 
 
 def test_a_model_that_it_cannot_run_is_refused(device):
@@ -273,6 +286,7 @@ def test_a_missing_package_is_told_with_the_remedy(monkeypatch, package):
     ("engine", "kwargs", "message"),
     [
         ("warp", {"njmx": 3}, "no keyword argument 'njmx' .allowed: nconmax, njmax, nccdmax"),
+        ("warp", {"njmax": True}, "njmax of engine 'warp' must be an integer >= 1, got True"),
         ("warp", {"njmax": 0}, "njmax of engine 'warp' must be an integer >= 1, got 0"),
         ("batch", {"njmax": 3}, "engine 'batch' has no keyword argument 'njmax' .only engine 'warp' has any"),
         ("gymnasium", {"njmax": 3}, "engine_kwargs are for engine 'warp'"),

@@ -60,6 +60,12 @@ def test_auto_takes_the_cpu_and_says_why(machine, gpu, warp, wanted, reason):
     assert placed(**wanted) == ("cpu", engine, f"device cpu, picked because {reason}")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_picked():
+    assert placed()[:2] == ("cuda", "warp")
+
+
 def test_what_is_configured_is_done(machine):
     machine(gpu=True, warp=True)
     assert placed("cpu") == ("cpu", "auto", "device cpu, as configured")

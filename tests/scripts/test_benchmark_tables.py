@@ -80,7 +80,17 @@ def test_tables_of_a_gpu_are_made_of_what_gpu_sh_writes(tmp_path, monkeypatch):
         "median_live_share": 0.875,
     }
     (tmp_path / "train_gpu.json").write_text(json.dumps({"milestones": [milestone]}))
-    rows = {name: TABLES[name]().splitlines()[2:] for name in tables}
+    texts = {name: TABLES[name]() for name in tables}
+    rows = {name: [line for line in text.splitlines() if line[:1] == "|"][2:] for name, text in texts.items()}
+    assert list(pictures("".join(texts.values()))) == [
+        tmp_path / f"{name}.png"
+        for name in (
+            "throughput_gpu_Humanoid-v5",
+            "throughput_gpu_cores_Humanoid-v5",
+            "policy_cuda",
+            "update_cuda",
+        )
+    ]
     assert rows["gpu_throughput"] == rows["gpu_cores"]
     assert rows["gpu_throughput"][1] == (
         "| everything on the GPU, 1,024 slots | 300,000 (300,000 to 300,000) | 10,000 "

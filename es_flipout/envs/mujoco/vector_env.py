@@ -238,7 +238,7 @@ def _make_engine(
         if key not in sizes:
             of = f"allowed: {', '.join(sizes)}" if sizes else "only engine 'warp' has any"
             raise ValueError(f"engine {name!r} has no keyword argument {key!r} ({of})")
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ValueError(f"{key} of engine {name!r} must be an integer >= 1, got {value!r}")
     if name == "warp":
         return WarpEngine(task.model, num_envs, fields, device, **kwargs)
