@@ -50,7 +50,7 @@ FAULTS = {
 
 _compiling = threading.RLock()
 """Warp's captures, and what it knows of streams, are one for the whole process."""
-_streams: dict[tuple[int, int], Any] = {}
+_streams: dict[tuple[int | None, int], Any] = {}
 """Warp's object for each stream of torch's, kept for ever: one that is deleted takes the others' with it."""
 
 
@@ -168,7 +168,7 @@ class WarpEngine(PhysicsEngine):
         if self.device.type != "cuda":
             return None
         stream = torch.cuda.current_stream(self.device)
-        key = stream.device_index, stream.cuda_stream
+        key = self.device.index, stream.cuda_stream
         with _compiling:
             if key not in _streams:
                 _streams[key] = self._wp.stream_from_torch(stream)
