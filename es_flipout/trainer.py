@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -51,7 +51,6 @@ class Trainer:
 
     Attributes:
         config: the configuration, with `auto` devices and engines decided.
-        placement: one line that says where the run takes place, and why.
         es: the strategy, with the policy and the optimizer.
         episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
         env_steps: live env steps since the run began.
@@ -65,8 +64,7 @@ class Trainer:
         Raises:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
         """
-        config, self.placement = place(config)
-        self.config = config
+        self.config = config = place(config)[0]
         _check_device(config.device)
         env = make_probe(config)
         self.policy = make_policy(
@@ -104,7 +102,8 @@ class Trainer:
         self.best_score = float("-inf")
         self._saved_generation = -1
         self._is_last = False  # whether the generation that runs is the last of the call
-        self._seeds: dict[tuple[int, int], list[list[int]]] = {}
+        # Those of the next generation are found by another thread, beside this one.
+        self._reset_seeds = lru_cache(maxsize=2)(self._find_reset_seeds)
 
     @property
     def progress(self) -> float:
@@ -208,15 +207,6 @@ class Trainer:
                 raise RunError(f"no episode of generation {self.es.generation + 1} could begin: {reason}")
             env_steps += evaluation.env_steps
         return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
-
-    def _reset_seeds(self, generation: int, block: int) -> list[list[int]]:
-        """Returns the seeds of a population, or those that another thread has found for it before."""
-        key = generation, block
-        seeds = self._seeds.get(key)
-        if seeds is None:
-            seeds = self._find_reset_seeds(generation, block)
-            self._seeds = {key: seeds}
-        return seeds
 
     def _find_reset_seeds(self, generation: int, block: int) -> list[list[int]]:
         rollout, es = self.config.rollout, self.config.es

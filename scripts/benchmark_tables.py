@@ -36,7 +36,7 @@ from es_flipout.bench.update import (
 from es_flipout.cli.bench import BENCHES
 from es_flipout.cli.bench_display import number
 from scripts.profile_device import PARTS as WARP_PARTS
-from scripts.profile_loop import PARTS
+from scripts.profile_loop import PARTS, costs
 from scripts.single_forward import TORCH, WORKER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,15 +230,11 @@ def env() -> str:
 
 def profile() -> str:
     cases = [(task, slots) for task in TASKS for slots in (32, 128)]
-    rounds = [load(f"profile_{task}_{slots}")["rounds"] for task, slots in cases]
-    rows = []
-    for part in PARTS:
-        row = [part]
-        for each in rounds:
-            cost = statistics.median(1e6 * seconds[part] / seconds["env_steps"] for seconds in each)
-            share = statistics.median(seconds[part] / sum(map(seconds.get, PARTS)) for seconds in each)
-            row.append(f"{number(cost)}, {share:.1%}")
-        rows.append(row)
+    found = [costs(load(f"profile_{task}_{slots}")["rounds"], PARTS) for task, slots in cases]
+    rows = [
+        [part, *(f"{number(cost)}, {share:.1%}" for cost, share in (each[part] for each in found))]
+        for part in PARTS
+    ]
     return markdown(["", *(f"{task}, {slots} slots" for task, slots in cases)], rows)
 
 
@@ -297,12 +293,8 @@ def gpu_profile() -> str:
 
 
 def _profile_on_warp(name: str) -> str:
-    rounds = load(name)["rounds"]
-    rows = []
-    for part in WARP_PARTS:
-        cost = statistics.median(1e6 * seconds[part] / seconds["env_steps"] for seconds in rounds)
-        share = statistics.median(seconds[part] / sum(map(seconds.get, WARP_PARTS)) for seconds in rounds)
-        rows.append([part, number(cost), f"{share:.1%}"])
+    found = costs(load(name)["rounds"], WARP_PARTS)
+    rows = [[part, number(cost), f"{share:.1%}"] for part, (cost, share) in found.items()]
     return markdown(["", "microseconds an env step", "share"], rows)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import statistics
 import sys
 import time
 from collections import defaultdict
@@ -30,6 +29,7 @@ from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, Pol
 from es_flipout.evaluators import OnDeviceEvaluator, reset_seeds
 from es_flipout.evaluators.device_slots import DeviceSlots, SeededStates, Starts
 from es_flipout.trainer import Trainer
+from scripts.profile_loop import costs
 
 PARTS = ("draw", "starts", "first step and recording", "physics", "between steps", "update")
 
@@ -141,9 +141,7 @@ def main() -> None:
             rounds.append({**{part: clock.seconds[part] for part in PARTS}, "env_steps": steps})
         dearest = kernels(trainer, evaluator, arguments.kernels) if arguments.kernels else []
     print(f"{arguments.env}, {arguments.num_slots:,} slots: microseconds a live env step, share of all")
-    for part in PARTS:
-        cost = statistics.median(each[part] / each["env_steps"] * 1e6 for each in rounds)
-        share = statistics.median(each[part] / sum(each[name] for name in PARTS) for each in rounds)
+    for part, (cost, share) in costs(rounds, PARTS).items():
         print(f"  {part:26} {cost:10.2f} {share:7.1%}")
     for kernel in dearest:
         print(f"  {kernel['share']:6.1%} {kernel['calls']:8} x {kernel['name'][:90]}")

@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,17 @@ from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, Pol
 from es_flipout.evaluators.tiles import Tile
 
 PARTS = ("physics", "environment", "policy", "slots", "noise and update", "report and checkpoint")
+
+
+def costs(rounds: Sequence[Mapping[str, float]], parts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Returns the microseconds a live env step of each part, and its share of all: medians over rounds."""
+
+    def of(part: str) -> tuple[float, float]:
+        shares = (seconds[part] / sum(map(seconds.__getitem__, parts)) for seconds in rounds)
+        each = (1e6 * seconds[part] / seconds["env_steps"] for seconds in rounds)
+        return statistics.median(each), statistics.median(shares)
+
+    return {part: of(part) for part in parts}
 
 
 class Clock:
@@ -118,9 +129,7 @@ def main() -> None:
     print(
         f"{arguments.env}, {size} members and slots, one core: CPU microseconds a live env step, share of all"
     )
-    for part in PARTS:
-        cost = statistics.median(each[part] / each["env_steps"] * 1e6 for each in rounds)
-        share = statistics.median(each[part] / sum(each[name] for name in PARTS) for each in rounds)
+    for part, (cost, share) in costs(rounds, PARTS).items():
         print(f"  {part:22} {cost:8.1f} {share:7.1%}")
     if arguments.json:
         document = {

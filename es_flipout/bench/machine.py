@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
@@ -22,6 +24,7 @@ def describe_machine(device: str = "cpu") -> dict[str, object]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    warp = {name: version(name) for name in ("mujoco-warp", "warp-lang") if "mujoco_warp" in sys.modules}
     gpu = {"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}
     return {
         "processor": models[0] if models else platform.machine(),
@@ -30,6 +33,7 @@ def describe_machine(device: str = "cpu") -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "mujoco": mujoco.__version__,
+        **warp,
         "gymnasium": gymnasium.__version__,
         "numpy": np.__version__,
     }

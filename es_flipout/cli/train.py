@@ -30,11 +30,10 @@ def _train(arguments: Sequence[str]) -> int:
     silence_mujoco()
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
-        if place(request.config)[0].env.engine == "warp":
-            console.print(
-                "mujoco_warp compiles what it has not yet compiled for this device: it may take minutes"
-            )
-        trainer = Trainer(request.config)
+        config, placement = place(request.config)
+        if config.env.engine == "warp":
+            console.print("mujoco_warp compiles what it has not compiled before, which may take minutes")
+        trainer = Trainer(config)
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
@@ -46,7 +45,7 @@ def _train(arguments: Sequence[str]) -> int:
         if request.resume:
             run.write_config(trainer.config)
         action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
-        console.print(trainer.placement)
+        console.print(placement)
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
         stop = StopRequest()
         for reporter in (reporters := _reporters(request, trainer, run, console)):

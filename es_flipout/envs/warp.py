@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.engine import Ids, PhysicsEngine
+from es_flipout.envs.masks import where_rows
 from es_flipout.envs.transfer import current_stream, new_stream, working_on
 
 NCONMAX, NJMAX = 24, 64
@@ -48,7 +49,7 @@ FAULTS = {
 }
 """What may go wrong in a simulation, by its bit in `WarpEngine.faults`."""
 
-_compiling = threading.RLock()
+_lock = threading.RLock()
 """Warp's captures, and what it knows of streams, are one for the whole process."""
 _streams: dict[tuple[int | None, int], Any] = {}
 """Warp's object for each stream of torch's, kept for ever: one that is deleted takes the others' with it."""
@@ -67,13 +68,9 @@ def import_warp() -> tuple[Any, Any]:
     """
     try:
         import warp as wp
-    except ImportError as error:
-        raise ValueError(
-            f"engine 'warp' needs the package mujoco-warp (pip install 'es-flipout[gpu]'): {error}"
-        ) from error
-    if wp.config.log_level == wp.LOG_INFO:
-        wp.config.log_level = wp.LOG_WARNING  # it would name every kernel that it loads
-    try:
+
+        if wp.config.log_level == wp.LOG_INFO:
+            wp.config.log_level = wp.LOG_WARNING  # it would name every kernel that it loads
         import mujoco_warp as mjw
     except ImportError as error:
         raise ValueError(
@@ -139,7 +136,6 @@ class WarpEngine(PhysicsEngine):
             ) from error
         self._overflow = wp.to_torch(self._data.overflow)
         self._views = {name: self._view(name) for name in dict.fromkeys([*_STATE, *fields])}
-        self._state = [self._views[name] for name in _STATE]
         self._qpos, self._qvel = self._views["qpos"], self._views["qvel"]
         self.fields = {name: self._views[name] for name in fields}
         self.ctrl = self._views["ctrl"]
@@ -169,7 +165,7 @@ class WarpEngine(PhysicsEngine):
             return None
         stream = torch.cuda.current_stream(self.device)
         key = self.device.index, stream.cuda_stream
-        with _compiling:
+        with _lock:
             if key not in _streams:
                 _streams[key] = self._wp.stream_from_torch(stream)
             return _streams[key]
@@ -190,7 +186,7 @@ class WarpEngine(PhysicsEngine):
             if self._has_contact_forces:
                 mjw.rne_postconstraint(self._model, self._data)  # where Gymnasium calls it
 
-        with _compiling, wp.ScopedDevice(self._device):
+        with _lock, wp.ScopedDevice(self._device):
             if not on_gpu:
                 with wp.ScopedCapture(device=self._device) as capture:
                     run()
@@ -216,10 +212,10 @@ class WarpEngine(PhysicsEngine):
             qpos: positions, float32 [N, nq]; those of the others do not matter.
             qvel: velocities, float32 [N, nv], as well.
         """
-        for state in self._state:
-            start = {id(self._qpos): qpos, id(self._qvel): qvel}.get(id(state))
-            rows = mask.view(-1, *(1,) * (state.ndim - 1))
-            state.copy_(torch.where(rows, torch.zeros_like(state) if start is None else start, state))
+        starts = {"qpos": qpos, "qvel": qvel}
+        for name in _STATE:
+            state = self._views[name]
+            state.copy_(where_rows(mask, starts.get(name, torch.zeros_like(state)), state))
         self._overflow.masked_fill_(mask, 0)
 
     def faults(self) -> Tensor:
@@ -236,7 +232,7 @@ class WarpEngine(PhysicsEngine):
 
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         """See `PhysicsEngine.reset`."""
-        rows = torch.from_numpy(ids.astype(np.int64)).to(self.device)
+        rows = self._rows(ids)
         mask = self._mask(rows)
 
         def all_rows(values: NDArray[np.float64]) -> Tensor:
@@ -254,7 +250,7 @@ class WarpEngine(PhysicsEngine):
 
         The state itself stays.
         """
-        with _compiling, self._wp.ScopedDevice(self._device), self._stream():
+        with _lock, self._wp.ScopedDevice(self._device), self._stream():
             self._mjw.forward(self._model, self._data)
             if self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()  # before its temporaries are freed
@@ -264,13 +260,16 @@ class WarpEngine(PhysicsEngine):
     def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
         """See `PhysicsEngine.step`."""
         self.compile(num_substeps)
-        mask = None if ids is None else self._mask(torch.from_numpy(ids.astype(np.int64)).to(self.device))
+        mask = None if ids is None else self._mask(self._rows(ids))
         kept = [] if mask is None else self._copies()
         self.ctrl.copy_(ctrl)
         self.advance(num_substeps)
         if mask is not None:
             self._put_back(~mask, kept)
         self._note_failures(mask)
+
+    def _rows(self, ids: Ids) -> Tensor:
+        return torch.from_numpy(ids.astype(np.int64)).to(self.device)
 
     def _mask(self, rows: Tensor) -> Tensor:
         mask = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
@@ -281,7 +280,7 @@ class WarpEngine(PhysicsEngine):
 
     def _put_back(self, mask: Tensor, kept: list[Tensor]) -> None:
         for view, copied in zip((self._overflow, *self._views.values()), kept, strict=True):
-            view.copy_(torch.where(mask.view(-1, *(1,) * (view.ndim - 1)), copied, view))
+            view.copy_(where_rows(mask, copied, view))
 
     def _note_failures(self, mask: Tensor | None) -> None:
         faults = self.faults()
@@ -292,7 +291,7 @@ class WarpEngine(PhysicsEngine):
 
     def close(self) -> None:
         """Frees the device; the engine cannot be used any more."""
-        self.fields, self._graphs, self._views, self._state = {}, {}, {}, []
+        self.fields, self._graphs, self._views = {}, {}, {}
         del self._data, self._model, self.ctrl, self._qpos, self._qvel, self._overflow
 
 

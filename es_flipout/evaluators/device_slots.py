@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.masks import where_rows
 from es_flipout.envs.mujoco.task import MujocoTask
 from es_flipout.envs.warp import WarpEngine
 from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
@@ -123,7 +124,7 @@ class DeviceSlots:
             limit: env steps after which an episode ends; None for never.
         """
         self._engine, self._task, self._starts = engine, task, starts
-        self._population, self._limit = population, limit
+        self._limit = limit
         num_slots, device = engine.num_envs, engine.device
         num_episodes = len(starts.of_episode)
         self._none, self._groups = num_episodes, population.noise.num_bases
@@ -212,8 +213,7 @@ class DeviceSlots:
         self._engine.restart(taking, starts.qpos[start], starts.qvel[start])
 
         def begin(values: Tensor, beginning: Tensor) -> None:
-            mask = taking.view(-1, *(1,) * (values.ndim - 1))
-            values.copy_(torch.where(mask, beginning, values))
+            values.copy_(where_rows(taking, beginning, values))
 
         begin(self._observations, starts.observations[start])
         begin(self._located, starts.located[start])

@@ -138,8 +138,8 @@ class OnDeviceEvaluator:
 
     def _play(self, slots: DeviceSlots, should_stop: Callable[[], bool]) -> int:
         """Steps until every episode has ended; returns the number of steps."""
-        physics = self.env.task.frame_skip
-        self._engine.advance(physics)
+        num_substeps = self.env.task.frame_skip
+        self._engine.advance(num_substeps)
         slots.between_steps()  # not recorded: this loads and sets up whatever there is to
         between_steps = self._recorded(slots) if self._cuda_graphs else slots.between_steps
         steps, looks = 1, [_Look(slots.live)]
@@ -147,7 +147,7 @@ class OnDeviceEvaluator:
             if should_stop():
                 raise EvaluationStoppedError
             for _ in range(STEPS_A_LOOK):
-                self._engine.advance(physics)
+                self._engine.advance(num_substeps)
                 between_steps()
             steps += STEPS_A_LOOK
             looks.append(_Look(slots.live))

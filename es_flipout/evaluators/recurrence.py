@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from es_flipout.envs.masks import where_rows
+
 
 def is_recurrent(policy: nn.Module) -> bool:
     """Returns whether a policy keeps a state."""
@@ -96,12 +98,7 @@ class RecurrentSlots:
 
     def reset_where(self, mask: Tensor) -> None:
         """Starts new episodes in the slots of a mask, bool [N]."""
-        self._replace(
-            [
-                torch.where(mask.view(-1, *(1,) * (leaf.ndim - 1)), initial, leaf)
-                for initial, leaf in zip(self._initial, self._state, strict=True)
-            ]
-        )
+        self._replace([where_rows(mask, *leaves) for leaves in zip(self._initial, self._state, strict=True)])
 
     def _replace(self, leaves: list[Tensor]) -> None:
         if not self._in_place:
