@@ -238,9 +238,14 @@ class RolloutConfig:
     drawn and evaluated, and all of them make one update."""
     episode_limit: EpisodeLimitConfig = field(default_factory=EpisodeLimitConfig)
     """An adaptive limit on the length of training episodes."""
+    alive_bonus: float = 0.0
+    """What the environment pays for each env step survived, to be taken out of the fitness: 1 for Hopper,
+    Walker2d and Ant, 5 for Humanoid. Members then compete by what they do, not by how long they stand.
+    Scores always include it."""
 
     def __post_init__(self) -> None:
         _require_positive("rollout.episodes", self.episodes)
+        _require_not_negative("rollout.alive_bonus", self.alive_bonus)
         _require_not_negative("rollout.min_env_steps", self.min_env_steps)
 
 

@@ -154,7 +154,8 @@ class Trainer:
         self._apply_schedules()
         evaluation = self._evaluate(should_stop)
         before = copy.deepcopy(self.state_dict())
-        update = self.es.tell(evaluation.fitness, signal_to_noise=self.config.logging.signal_to_noise)
+        fitness = evaluation.fitness_without(self.config.rollout.alive_bonus)
+        update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
         normalizer = getattr(self.policy, "normalizer", None)
         if normalizer is not None:
             normalizer.merge(evaluation.observations)
@@ -172,9 +173,9 @@ class Trainer:
                 raise
         # From here on nothing is interrupted before the generation is whole.
         self.seconds += time.perf_counter() - started
-        metrics = self._metrics(evaluation, update, official, limit, elapsed)
+        metrics = self._metrics(evaluation, fitness, update, official, limit, elapsed)
         histograms = (
-            self._histograms(evaluation) if self._is_due(self.config.logging.histogram_interval) else {}
+            self._histograms(evaluation, fitness) if self._is_due(self.config.logging.histogram_interval) else {}
         )
         for reporter in reporters:
             reporter.report(metrics, histograms, self.progress)
@@ -232,13 +233,14 @@ class Trainer:
     def _metrics(
         self,
         evaluation: Evaluation,
+        fitness: Tensor,
         update: Update,
         official: OfficialScore | None,
         episode_limit: int | None,
         elapsed: float,
     ) -> GenerationMetrics:
-        bad = failed(evaluation.fitness)
-        fitness = evaluation.fitness[~bad] if not bad.all() else evaluation.fitness
+        bad = failed(fitness)
+        fitness = fitness[~bad] if not bad.all() else fitness
         return GenerationMetrics(
             generation=self.es.generation,
             env_steps=self.env_steps,
@@ -260,8 +262,8 @@ class Trainer:
             timing=Timing(evaluation.env_steps / elapsed, self.seconds),
         )
 
-    def _histograms(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        histograms = {"fitness": evaluation.fitness, "episode_length": evaluation.lengths.flatten()}
+    def _histograms(self, evaluation: Evaluation, fitness: Tensor) -> dict[str, Tensor]:
+        histograms = {"fitness": fitness, "episode_length": evaluation.lengths.flatten()}
         for name, value in self.policy.named_parameters():
             histograms[f"parameters/{name}"] = value.detach()
         return histograms

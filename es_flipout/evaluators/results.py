@@ -47,6 +47,13 @@ class Evaluation:
         """Mean return of each member, float64 [P]; NaN if one of its episodes failed."""
         return self.returns.mean(dim=1)
 
+    def fitness_without(self, alive_bonus: float) -> Tensor:
+        """Returns the fitness less what an environment pays for each env step survived, float64 [P].
+
+        The step that ends an episode counts as survived, as in ARS (Mania et al., 2018, arXiv 1803.07055).
+        """
+        return (self.returns - alive_bonus * self.lengths).mean(dim=1)
+
     @property
     def env_steps(self) -> int:
         """Live env steps: every one advanced the episode of a member."""
