@@ -1,0 +1,103 @@
+"""The table and the learning curves of a suite, made of the JSON that `scripts.train_suite` leaves.
+
+python -m scripts.suite_report benchmarks/results/train_*.json --plot curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+from matplotlib import pyplot as plt
+from scipy import stats
+
+CONFIDENCE = 0.95
+Document = Mapping[str, Any]
+
+
+def scores(document: Document) -> list[float]:
+    """Returns the score of every seed."""
+    return [run["score"] for run in document["runs"]]
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Returns half the width of the confidence interval of a mean, by Student's t; NaN for one value."""
+    if len(values) < 2:
+        return float("nan")
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error)
+
+
+def table(documents: Sequence[Document]) -> str:
+    """Returns a table in Markdown, a row a configuration."""
+    heads = ["", "env steps", "minutes a run", "seeds", "score", "95 % interval", "each seed", "published"]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 2), "---"]]
+    for document in documents:
+        runs, found = document["runs"], scores(document)
+        steps = statistics.fmean(run["env_steps"] for run in runs) / 1e6
+        unfinished = "" if all(run["finished"] for run in runs) else " (unfinished)"
+        lines.append(
+            [
+                f"{document['name']}, {document['config']['env']['id']}",
+                f"{steps:.2f} M{unfinished}",
+                f"{statistics.fmean(run['seconds'] for run in runs) / 60:.1f}",
+                str(len(runs)),
+                f"**{statistics.fmean(found):.1f}**",
+                "-" if len(found) < 2 else f"± {half_width(found):.1f}",
+                ", ".join(f"{score:.1f}" for score in found),
+                document["published"] or "-",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(documents: Sequence[Document], path: Path) -> None:
+    """Draws the centre score over live env steps and over training time, a row a task, a line a seed."""
+    by_task: dict[str, list[Document]] = {}
+    for document in documents:
+        by_task.setdefault(document["config"]["env"]["id"], []).append(document)
+    figure, grid = plt.subplots(
+        len(by_task), 2, figsize=(10, 2.8 * len(by_task)), squeeze=False, layout="constrained"
+    )
+    for (task, drawn), axes in zip(by_task.items(), grid, strict=True):
+        for axis, key, unit in zip(axes, ("env_steps", "seconds"), (1e6, 60), strict=True):
+            for index, document in enumerate(drawn):
+                for number, run in enumerate(document["runs"]):
+                    curve = run["curve"]
+                    axis.plot(
+                        [value / unit for value in curve[key]],
+                        curve["centre_score"],
+                        color=f"C{index}",
+                        alpha=0.7,
+                        label=document["name"] if number == 0 else None,
+                    )
+            axis.grid(alpha=0.3)
+        axes[0].set(title=task, ylabel="centre score")
+        axes[0].legend(fontsize="small")
+    grid[-1][0].set(xlabel="million live env steps")
+    grid[-1][1].set(xlabel="minutes of training")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("documents", nargs="+", type=Path, metavar="JSON")
+    parser.add_argument("--plot", type=Path, help="file for the learning curves")
+    arguments = parser.parse_args(words)
+    documents = [json.loads(path.read_text()) for path in arguments.documents]
+    print(table(documents))
+    if arguments.plot:
+        plot(documents, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Trains several configurations with several seeds each, and scores what came of them.
+
+python -m scripts.train_suite scripts/suites/published.yaml --only hopper swimmer --seeds 0 1 2 --jobs 2
+
+A suite is a YAML file: for each name the arguments of es-train and, if there is one, a published score.
+Every run is a run directory OUT/NAME/seedSEED. A suite that was stopped, by Ctrl-C or a crash, goes on where
+it was when it is called again. A run's score is the mean return of its last policy, the centre, over episodes
+in the official environment from reset seeds that training never saw; a run that has not used up its budget is
+scored, too, and listed with the env steps it has had.
+
+What is found goes to RESULTS/train_NAME.json, with the learning curves; `scripts.suite_report` makes the
+table and the plot of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from es_flipout import checkpoint
+from es_flipout.bench.machine import describe_machine
+from es_flipout.checkpoint import RunDirectory
+from es_flipout.cli.arguments import load_config, parse_train
+from es_flipout.cli.process import silence_mujoco
+from es_flipout.config import Config
+from es_flipout.envs.engine import available_cores
+from es_flipout.evaluators import OfficialEvaluator, place
+from es_flipout.policies import make_policy
+from scripts.suite_report import plot, table
+
+SCORE_SEED = 3_000_000
+"""Reset seed of the first episode of a score; neither training nor the scores during it use any of them."""
+NOT_THE_RUN = ("threads", "logging")
+"""Settings that may differ when a run goes on: nothing that is learned depends on them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A configuration of a suite.
+
+    Attributes:
+        name: what it is called.
+        arguments: of es-train.
+        published: what others have reached; empty if there is nothing.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    published: str
+
+
+def read_suite(path: Path) -> list[Entry]:
+    """Returns the configurations of a suite."""
+    suite = yaml.safe_load(path.read_text())
+    return [
+        Entry(name, shlex.split(entry["arguments"]), entry.get("published", ""))
+        for name, entry in suite.items()
+    ]
+
+
+def train_arguments(entry: Entry, seed: int, out: Path, threads: int) -> list[str]:
+    """Returns the arguments of es-train that begin a run, or go on with it.
+
+    Raises:
+        ValueError: if the run in `out` is of another configuration.
+    """
+    speed = [f"--threads={threads}"]
+    begin = [*entry.arguments, f"--seed={seed}", f"--out={out}", *speed]
+    if not (out / "config.yaml").exists():
+        return begin
+    stored, wanted = load_config(out / "config.yaml"), place(parse_train(begin).config)[0]
+    if (differ := _first_difference(asdict(stored), asdict(wanted))) is not None:
+        raise ValueError(f"{out} was begun with another {differ}; remove it, or choose another --out")
+    return [f"--resume={out}", *speed]
+
+
+def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    return next((key for key in wanted if key not in NOT_THE_RUN and stored.get(key) != wanted[key]), None)
+
+
+def train(entry: Entry, seed: int, out: Path, threads: int) -> None:
+    """Runs es-train in a process of its own until the budget is used up or it is stopped."""
+    arguments = train_arguments(entry, seed, out, threads)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = "import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))"
+    with out.with_suffix(".log").open("a") as log:
+        ended = subprocess.run([sys.executable, "-c", command, *arguments], stdout=log, stderr=log)
+    print(f"{out}: exit status {ended.returncode}", flush=True)
+
+
+def run_all(
+    entries: Sequence[Entry], seeds: Sequence[int], runs: Mapping[tuple[str, int], Path], jobs: int
+) -> None:
+    """Trains whatever has not used up its budget, one seed of all configurations after the other."""
+    threads = max(available_cores() // jobs, 1)
+    with ThreadPoolExecutor(jobs) as pool:
+        begun = [
+            pool.submit(train, entry, seed, runs[entry.name, seed], threads)
+            for seed in seeds
+            for entry in entries
+        ]
+        try:
+            for future in begun:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)  # es-train saves when it is stopped
+            raise
+
+
+def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
+    """Returns the returns of a run's last policy, and how far it was trained; kept in RUN/score.json."""
+    state = checkpoint.load(run.last)
+    kept = run.path / "score.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        if found["generation"] == state["generation"] and len(found["returns"]) == episodes:
+            return found
+    with closing(OfficialEvaluator(config.env, episodes)) as judge:
+        policy = make_policy(config.policy, judge.env.observation_space, judge.env.action_space)
+        checkpoint.load_policy(policy, state, run.last)
+        official = judge.score(policy, seed=SCORE_SEED)
+    found = {
+        "generation": state["generation"],
+        "env_steps": state["env_steps"],
+        "seconds": state["seconds"],
+        "finished": config.progress(state["generation"], state["env_steps"]) >= 1,
+        "score": official.mean,
+        "score_std": official.std,
+        "failed": official.failed,
+        "returns": official.returns,
+    }
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def curve(run: RunDirectory) -> dict[str, list[float]]:
+    """Returns a run's learning curve: what the centre had reached whenever training scored it."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    scored = [line for line in lines if line["centre_score"] is not None]
+    return {
+        "env_steps": [line["env_steps"] for line in scored],
+        "seconds": [round(line["timing"]["seconds"], 1) for line in scored],
+        "centre_score": [round(line["centre_score"], 2) for line in scored],
+    }
+
+
+def document(entry: Entry, runs: Mapping[int, RunDirectory], episodes: int, command: str) -> dict[str, Any]:
+    """Returns what came of all seeds of a configuration."""
+    configs = {seed: load_config(run.config) for seed, run in runs.items()}
+    settings = asdict(next(iter(configs.values())))
+    return {
+        "command": command,
+        "name": entry.name,
+        "arguments": shlex.join(entry.arguments),
+        "published": entry.published,
+        "config": {key: value for key, value in settings.items() if key not in ("seed", "out")},
+        "episodes": episodes,
+        "score_seed": SCORE_SEED,
+        "runs": [
+            {"seed": seed, **score(run, configs[seed], episodes), "curve": curve(run)}
+            for seed, run in runs.items()
+        ],
+        "machine": describe_machine(),
+    }
+
+
+def export(run: RunDirectory, path: Path) -> None:
+    """Copies what es-eval needs of a run: its configuration and its last policy."""
+    config, state = load_config(run.config), checkpoint.load(run.last)
+    (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+    small = RunDirectory(path)
+    small.write_config(dataclasses.replace(config, out=None, threads=None))
+    checkpoint.save(small.last, {key: state[key] for key in ("generation", "env_steps", "policy")})
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suite", type=Path, help="a YAML file, see scripts/suites/")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of its configurations")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the cores")
+    parser.add_argument("--episodes", type=int, default=100, help="of a score (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/suite/NAME of the suite)")
+    parser.add_argument("--results", type=Path, help="folder for train_NAME.json and train.png")
+    parser.add_argument("--pretrained", type=Path, help="folder for the last policy of the first seed")
+    parser.add_argument("--report", action="store_true", help="train nothing: score what there is")
+    arguments = parser.parse_args(words)
+    entries = read_suite(arguments.suite)
+    if arguments.only:
+        if unknown := set(arguments.only) - {entry.name for entry in entries}:
+            parser.error(f"{arguments.suite} has no {', '.join(sorted(unknown))}")
+        entries = [entry for entry in entries if entry.name in arguments.only]
+    out = arguments.out or Path("runs") / "suite" / arguments.suite.stem
+    runs = {(e.name, seed): out / e.name / f"seed{seed}" for e in entries for seed in arguments.seeds}
+    if not arguments.report:
+        run_all(entries, arguments.seeds, runs, arguments.jobs)
+    torch.set_num_threads(1)
+    silence_mujoco()
+    command = shlex.join(["python", "-m", "scripts.train_suite", *(words or sys.argv[1:])])
+    documents = []
+    for entry in entries:
+        opened = {seed: RunDirectory(runs[entry.name, seed]) for seed in arguments.seeds}
+        opened = {seed: run for seed, run in opened.items() if run.last.exists()}
+        if not opened:
+            continue
+        documents.append(document(entry, opened, arguments.episodes, command))
+        if arguments.pretrained:
+            export(next(iter(opened.values())), arguments.pretrained / entry.name)
+    print(table(documents))
+    if arguments.results:
+        for each in documents:
+            (arguments.results / f"train_{each['name']}.json").write_text(json.dumps(each, indent=1) + "\n")
+        plot(documents, arguments.results / f"train_{arguments.suite.stem}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Searches for a configuration: random and model-guided trials, the worse ones stopped early.
+
+python -m scripts.tune --config hopper --space scripts/spaces/hopper.yaml --env-steps 2000000 --jobs 2
+
+A space names settings as es-train does, and for each the values to choose from: a list, or a range
+`{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. All else is as in the configuration. Trials
+are judged by the centre score in the official environment when they have used 1/9, 1/3 and all of the env
+steps; only the best third of those that have come so far goes on (asynchronous successive halving: Li et al.,
+2020, arXiv 1810.05934). Every trial has a training seed of its own.
+
+A search that was stopped goes on: trials that had ended count, those that had not are begun anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from es_flipout.bench.machine import describe_machine
+from es_flipout.checkpoint import RunDirectory, RunError
+from es_flipout.cli.arguments import parse_train
+from es_flipout.cli.process import silence_mujoco
+from es_flipout.config import Config
+from es_flipout.metrics import JsonLines
+from es_flipout.trainer import Trainer
+
+REDUCTION = 3
+RUNGS = (1, 3, 9)
+"""Ninths of the env steps after which trials are compared."""
+SCORE_SEED = 2_000_000
+"""Reset seed of the first episode of a score: others than any final score has."""
+
+
+def read_space(path: Path) -> dict[str, BaseDistribution]:
+    """Returns what may be chosen, by the name of the setting."""
+    space: dict[str, BaseDistribution] = {}
+    for name, values in yaml.safe_load(path.read_text()).items():
+        if isinstance(values, list):
+            # As text: a choice may be a list or a mapping, such as the widths of hidden layers.
+            space[name] = CategoricalDistribution([json.dumps(value) for value in values])
+        else:
+            space[name] = FloatDistribution(float(values["low"]), float(values["high"]), log=True)
+    return space
+
+
+def chosen(params: Mapping[str, Any]) -> list[str]:
+    """Returns the arguments of es-train that make the choice."""
+    return [f"--{name}={json.loads(v) if _is_word(v) else v}" for name, v in params.items()]
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith('"')
+
+
+def config_of(asked: argparse.Namespace, params: Mapping[str, Any], out: Path, seed: int) -> Config:
+    """Returns the configuration of a trial; one core trains it."""
+    fixed = {
+        "out": out,
+        "seed": seed,
+        "max_env_steps": asked.env_steps,
+        "threads": 1,
+        "device": "cpu",
+        "evaluation.interval": 0,
+        "evaluation.episodes": asked.episodes,
+        "logging.tensorboard": "false",
+        "logging.checkpoint_interval": 1_000_000,
+    }
+    arguments = [f"--{name}={value}" for name, value in fixed.items()]
+    return parse_train(["--config", asked.config, *chosen(params), *arguments]).config
+
+
+def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
+    """Trains one configuration, as far as it is worth it, and reports its scores.
+
+    Raises:
+        TrialPruned: if it is not worth going on.
+    """
+    out = arguments.out / f"trial{trial.number:03}"
+    try:
+        config = config_of(arguments, trial.params, out, trial.number)
+        trainer = Trainer(config)
+    except ValueError as error:
+        trial.set_user_attr("error", str(error))
+        raise optuna.TrialPruned from error
+    run = RunDirectory.create(config)
+    with closing(trainer), closing(JsonLines(run.metrics)) as lines:
+        for rung in RUNGS:
+            target = arguments.env_steps * rung // RUNGS[-1]
+            try:
+                trainer.train(run, [lines], lambda target=target: trainer.env_steps >= target)
+            except RunError as error:
+                trial.set_user_attr("error", str(error))
+                raise optuna.TrialPruned from error
+            trial.report(trainer.judge.score(trainer.policy, seed=SCORE_SEED).mean, rung)
+            trial.set_user_attr("env_steps", trainer.env_steps)
+            trial.set_user_attr("seconds", trainer.seconds)
+            if rung < RUNGS[-1] and trial.should_prune():
+                raise optuna.TrialPruned
+
+
+def open_study(out: Path) -> optuna.Study:
+    """Returns the study in `out`, a new one if there is none."""
+    return optuna.create_study(
+        study_name="tune",
+        storage=JournalStorage(JournalFileBackend(str(out / "study.log"))),
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, n_startup_trials=12),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
+    )
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Runs trials until there are enough."""
+    torch.set_num_threads(1)
+    silence_mujoco()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, study = read_space(arguments.space), open_study(arguments.out)
+    # Those that other processes have begun count, too.
+    while sum(trial.state != TrialState.FAIL for trial in study.trials) < arguments.trials:
+        trial = study.ask(space)
+        try:
+            run_trial(trial, arguments)
+            study.tell(trial, study.trials[trial.number].intermediate_values[RUNGS[-1]])
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        print(line_of(study.trials[trial.number]), flush=True)
+
+
+def line_of(trial: FrozenTrial) -> str:
+    """Returns one trial as a line of text."""
+    scores = ", ".join(f"{score:.0f}" for _, score in sorted(trial.intermediate_values.items()))
+    what = " ".join(chosen(trial.params))
+    return f"trial {trial.number}: {scores or trial.user_attrs.get('error', 'none')}   {what}"
+
+
+def results(study: optuna.Study) -> list[dict[str, Any]]:
+    """Returns every trial that has ended, the best first: those that came furthest, by their score there."""
+
+    def merit(trial: FrozenTrial) -> tuple[int, float]:
+        rung = trial.last_step or 0
+        score = trial.intermediate_values.get(rung, float("-inf"))
+        return rung, score if score == score else float("-inf")
+
+    ended = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    return [
+        {
+            "trial": trial.number,
+            "settings": {
+                name: json.loads(value) if isinstance(value, str) else value
+                for name, value in trial.params.items()
+            },
+            "scores": {
+                f"{rung}/{RUNGS[-1]}": score for rung, score in sorted(trial.intermediate_values.items())
+            },
+            **trial.user_attrs,
+        }
+        for trial in sorted(ended, key=merit, reverse=True)
+    ]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--config", required=True, help="what es-train --config takes: all that is not searched"
+    )
+    parser.add_argument("--space", type=Path, required=True, help="what is searched, a YAML file")
+    parser.add_argument(
+        "--env-steps", type=int, required=True, help="live env steps of a trial that is not stopped"
+    )
+    parser.add_argument("--trials", type=int, default=30, help="how many (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at the same time, a core each")
+    parser.add_argument("--episodes", type=int, default=16, help="of a score (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the search (default: runs/tune/NAME of the space)"
+    )
+    parser.add_argument("--json", type=Path, help="file for the results")
+    arguments = parser.parse_args(words)
+    arguments.out = arguments.out or Path("runs") / "tune" / arguments.space.stem
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    study = open_study(arguments.out)
+    for trial in study.get_trials(states=[TrialState.RUNNING]):  # of a search that was stopped
+        study.tell(trial.number, state=TrialState.FAIL)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(arguments,)) for _ in range(arguments.jobs)]
+    for worker in workers:
+        worker.start()
+    with suppress(KeyboardInterrupt):
+        for worker in workers:
+            worker.join()
+    found = results(study)
+    for each in found[:5]:
+        print(each)
+    if arguments.json:
+        document = {
+            "command": shlex.join(["python", "-m", "scripts.tune", *(words or sys.argv[1:])]),
+            "space": yaml.safe_load(arguments.space.read_text()),
+            "trials": found,
+            "machine": describe_machine(),
+        }
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
