@@ -26,13 +26,13 @@ class GenerationMetrics:
     env_steps: int
     """Live env steps since the run began."""
     fitness_mean: float
-    """Mean return of the members (failed ones left out)."""
+    """Mean fitness of the members (failed ones left out): the return, less rollout.alive_bonus a step."""
     fitness_best: float
-    """Highest return."""
+    """Highest fitness."""
     fitness_worst: float
-    """Lowest return."""
+    """Lowest fitness."""
     fitness_std: float
-    """Standard deviation of the returns."""
+    """Standard deviation of the fitness."""
     failed_members: int
     """Members without a usable return; they rank worst."""
     failures: dict[str, int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -19,9 +20,10 @@ from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import load_config
 from es_flipout.config import Config, EpisodeLimitConfig, ScheduleConfig
-from es_flipout.evaluators import OfficialEvaluator, OnDeviceEvaluator, VectorizedEvaluator
+from es_flipout.evaluators import Evaluation, OfficialEvaluator, OnDeviceEvaluator, VectorizedEvaluator
 from es_flipout.evaluators.sharded import ShardedEvaluator
 from es_flipout.metrics import JsonLines
+from es_flipout.normalization import RunningStatistics
 from es_flipout.trainer import Trainer
 
 
@@ -120,6 +122,26 @@ def test_env_steps_count_live_steps_and_fitness_is_the_return(config):
         assert after - before == pytest.approx(line["episode_length"] * population)
         assert line["episode_length"] - 1 <= line["fitness_mean"] <= line["episode_length"]
         assert 0 < line["live_share"] <= 1
+
+
+def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
+    # InvertedPendulum pays 1 for every step but the one in which the pole falls, and nothing else.
+    config = replace(config, rollout=replace(config.rollout, alive_bonus=1.0), generations=2)
+    run = RunDirectory.create(config)
+    train(config, run)
+    for line in figures(run):
+        assert line["episode_length"] > 2
+        assert -1 <= line["fitness_worst"] <= line["fitness_best"] <= 0
+    assert figures(run)[-1]["centre_score"] > 2
+
+
+def test_of_several_episodes_each_loses_its_own_bonus():
+    returns, lengths = torch.tensor([[10.0, 4.0], [torch.nan, 1.0]]), torch.tensor([[4, 2], [1, 1]])
+    evaluation = Evaluation(returns, lengths, 8, RunningStatistics(1), Counter())
+    found = evaluation.fitness_without(0.5)
+    assert found[0] == (8 + 3) / 2
+    assert found[1].isnan()
+    assert torch.equal(evaluation.fitness_without(0)[:1], evaluation.fitness[:1])
 
 
 def test_the_centre_is_scored_officially_at_every_interval_and_at_the_end(config):

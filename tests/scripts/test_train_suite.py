@@ -1,4 +1,4 @@
-"""scripts/train_suite: real runs, stopped and continued; scores of their last policies; a policy to take away."""
+"""scripts/train_suite: real runs, stopped and continued, scored by their last policies, and taken away."""
 
 from __future__ import annotations
 
