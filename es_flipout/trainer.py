@@ -174,9 +174,9 @@ class Trainer:
         # From here on nothing is interrupted before the generation is whole.
         self.seconds += time.perf_counter() - started
         metrics = self._metrics(evaluation, fitness, update, official, limit, elapsed)
-        histograms = (
-            self._histograms(evaluation, fitness) if self._is_due(self.config.logging.histogram_interval) else {}
-        )
+        histograms = {}
+        if self._is_due(self.config.logging.histogram_interval):
+            histograms = self._histograms(evaluation, fitness)
         for reporter in reporters:
             reporter.report(metrics, histograms, self.progress)
         self._save(run, official)

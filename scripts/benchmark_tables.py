@@ -354,15 +354,15 @@ def redraw(path: Path, document: Mapping[str, Any]) -> None:
     draw(path, BENCHES[bench].picture(document), document)
 
 
-def with_tables(text: str) -> str:
-    """Returns the text of the page with every table made anew.
+def with_tables(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
+    """Returns the text of a page with every table made anew.
 
     Raises:
         KeyError: if it asks for a table that does not exist.
     """
 
     def replace(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end -->"
+        return f"<!-- table: {match[1]} -->\n\n{tables[match[1]]()}\n\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)
 

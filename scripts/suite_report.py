@@ -1,6 +1,8 @@
-"""The table and the learning curves of a suite, made of the JSON that `scripts.train_suite` leaves.
+"""The tables and learning curves of docs/results.md, made of the JSON that `scripts.train_suite` has left.
 
-python -m scripts.suite_report benchmarks/results/train_*.json --plot curves.png
+python -m scripts.suite_report
+
+There, a table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; NAME is a suite's.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,24 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from scipy import stats
 
+from es_flipout.bench.plots import SOURCE, fingerprint
+from scripts.benchmark_tables import RESULTS, ROOT, markdown, with_tables
+
+PAGE = ROOT / "docs" / "results.md"
+SUITES = ROOT / "scripts" / "suites"
 CONFIDENCE = 0.95
 Document = Mapping[str, Any]
+
+
+def documents_of(suite: str) -> list[Document]:
+    """Returns what came of the configurations of a suite, as far as there is anything."""
+    documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("train_*.json"))]
+    return [document for document in documents if document.get("suite") == suite]
+
+
+def picture_of(suite: str) -> Path:
+    """Returns the path of the learning curves of a suite."""
+    return RESULTS / f"suite_{suite}.png"
 
 
 def scores(document: Document) -> list[float]:
@@ -39,12 +58,12 @@ def half_width(values: Sequence[float]) -> float:
 def table(documents: Sequence[Document]) -> str:
     """Returns a table in Markdown, a row a configuration."""
     heads = ["", "env steps", "minutes a run", "seeds", "score", "95 % interval", "each seed", "published"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 2), "---"]]
+    rows = []
     for document in documents:
         runs, found = document["runs"], scores(document)
         steps = statistics.fmean(run["env_steps"] for run in runs) / 1e6
         unfinished = "" if all(run["finished"] for run in runs) else " (unfinished)"
-        lines.append(
+        rows.append(
             [
                 f"{document['name']}, {document['config']['env']['id']}",
                 f"{steps:.2f} M{unfinished}",
@@ -56,7 +75,7 @@ def table(documents: Sequence[Document]) -> str:
                 document["published"] or "-",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(heads, rows)
 
 
 def plot(documents: Sequence[Document], path: Path) -> None:
@@ -84,19 +103,22 @@ def plot(documents: Sequence[Document], path: Path) -> None:
         axes[0].legend(fontsize="small")
     grid[-1][0].set(xlabel="million live env steps")
     grid[-1][1].set(xlabel="minutes of training")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, metadata={SOURCE: fingerprint({"documents": documents})})
     plt.close(figure)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("documents", nargs="+", type=Path, metavar="JSON")
-    parser.add_argument("--plot", type=Path, help="file for the learning curves")
-    arguments = parser.parse_args(words)
-    documents = [json.loads(path.read_text()) for path in arguments.documents]
-    print(table(documents))
-    if arguments.plot:
-        plot(documents, arguments.plot)
+TABLES = {
+    path.stem: partial(lambda suite: table(documents_of(suite)), path.stem) for path in SUITES.glob("*.yaml")
+}
+"""What makes the table of each suite."""
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    PAGE.write_text(with_tables(PAGE.read_text(), TABLES))
+    for suite in TABLES:
+        if documents := documents_of(suite):
+            plot(documents, picture_of(suite))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ it was when it is called again. A run's score is the mean return of its last pol
 in the official environment from reset seeds that training never saw; a run that has not used up its budget is
 scored, too, and listed with the env steps it has had.
 
-What is found goes to RESULTS/train_NAME.json, with the learning curves; `scripts.suite_report` makes the
-table and the plot of these.
+What is found, learning curves included, goes to RESULTS/train_NAME.json; `scripts.suite_report` makes the
+tables and plots of docs/results.md of these.
 """
 
 from __future__ import annotations
@@ -157,12 +157,15 @@ def curve(run: RunDirectory) -> dict[str, list[float]]:
     }
 
 
-def document(entry: Entry, runs: Mapping[int, RunDirectory], episodes: int, command: str) -> dict[str, Any]:
+def document(
+    suite: str, entry: Entry, runs: Mapping[int, RunDirectory], episodes: int, command: str
+) -> dict[str, Any]:
     """Returns what came of all seeds of a configuration."""
     configs = {seed: load_config(run.config) for seed, run in runs.items()}
     settings = asdict(next(iter(configs.values())))
     return {
         "command": command,
+        "suite": suite,
         "name": entry.name,
         "arguments": shlex.join(entry.arguments),
         "published": entry.published,
@@ -194,7 +197,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the cores")
     parser.add_argument("--episodes", type=int, default=100, help="of a score (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/suite/NAME of the suite)")
-    parser.add_argument("--results", type=Path, help="folder for train_NAME.json and train.png")
+    parser.add_argument("--results", type=Path, help="folder for train_NAME.json")
+    parser.add_argument("--plot", type=Path, help="file for the learning curves")
     parser.add_argument("--pretrained", type=Path, help="folder for the last policy of the first seed")
     parser.add_argument("--report", action="store_true", help="train nothing: score what there is")
     arguments = parser.parse_args(words)
@@ -216,14 +220,15 @@ def main(words: Sequence[str] | None = None) -> None:
         opened = {seed: run for seed, run in opened.items() if run.last.exists()}
         if not opened:
             continue
-        documents.append(document(entry, opened, arguments.episodes, command))
+        documents.append(document(arguments.suite.stem, entry, opened, arguments.episodes, command))
         if arguments.pretrained:
             export(next(iter(opened.values())), arguments.pretrained / entry.name)
     print(table(documents))
     if arguments.results:
         for each in documents:
             (arguments.results / f"train_{each['name']}.json").write_text(json.dumps(each, indent=1) + "\n")
-        plot(documents, arguments.results / f"train_{arguments.suite.stem}.png")
+    if arguments.plot:
+        plot(documents, arguments.plot)
 
 
 if __name__ == "__main__":
