@@ -107,18 +107,20 @@ def plot(documents: Sequence[Document], path: Path) -> None:
     plt.close(figure)
 
 
-TABLES = {
-    path.stem: partial(lambda suite: table(documents_of(suite)), path.stem) for path in SUITES.glob("*.yaml")
-}
-"""What makes the table of each suite."""
+def _table_of(suite: str) -> str:
+    return table(documents_of(suite))
+
+
+RUN = [path.stem for path in sorted(SUITES.glob("*.yaml")) if documents_of(path.stem)]
+"""The suites of which something has been run."""
+TABLES = {suite: partial(_table_of, suite) for suite in RUN}
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     PAGE.write_text(with_tables(PAGE.read_text(), TABLES))
-    for suite in TABLES:
-        if documents := documents_of(suite):
-            plot(documents, picture_of(suite))
+    for suite in RUN:
+        plot(documents_of(suite), picture_of(suite))
 
 
 if __name__ == "__main__":
