@@ -43,7 +43,7 @@ from scripts.suite_report import plot, table
 
 SCORE_SEED = 3_000_000
 """Reset seed of the first episode of a score; neither training nor the scores during it use any of them."""
-NOT_THE_RUN = ("threads", "logging")
+NOT_THE_RUN = ("out", "threads", "logging")
 """Settings that may differ when a run goes on: nothing that is learned depends on them."""
 
 
@@ -91,9 +91,8 @@ def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> s
     return next((key for key in wanted if key not in NOT_THE_RUN and stored.get(key) != wanted[key]), None)
 
 
-def train(entry: Entry, seed: int, out: Path, threads: int) -> None:
+def train(arguments: Sequence[str], out: Path) -> None:
     """Runs es-train in a process of its own until the budget is used up or it is stopped."""
-    arguments = train_arguments(entry, seed, out, threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     command = "import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))"
     with out.with_suffix(".log").open("a") as log:
@@ -106,12 +105,10 @@ def run_all(
 ) -> None:
     """Trains whatever has not used up its budget, one seed of all configurations after the other."""
     threads = max(available_cores() // jobs, 1)
+    outs = {runs[entry.name, seed]: (entry, seed) for seed in seeds for entry in entries}
+    arguments = {out: train_arguments(*which, out, threads) for out, which in outs.items()}
     with ThreadPoolExecutor(jobs) as pool:
-        begun = [
-            pool.submit(train, entry, seed, runs[entry.name, seed], threads)
-            for seed in seeds
-            for entry in entries
-        ]
+        begun = [pool.submit(train, words, out) for out, words in arguments.items()]
         try:
             for future in begun:
                 future.result()
