@@ -183,7 +183,7 @@ def export(run: RunDirectory, path: Path) -> None:
     (path / "checkpoints").mkdir(parents=True, exist_ok=True)
     small = RunDirectory(path)
     small.write_config(dataclasses.replace(config, out=None, threads=None))
-    checkpoint.save(small.last, {key: state[key] for key in ("generation", "env_steps", "policy")})
+    checkpoint.save(small.last, {key: state[key] for key in ("generation", "env_steps", "seconds", "policy")})
 
 
 def main(words: Sequence[str] | None = None) -> None:
