@@ -31,7 +31,7 @@ import torch
 import yaml
 
 from es_flipout import checkpoint
-from es_flipout.bench.machine import describe_machine
+from es_flipout.bench.report import document
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
@@ -154,14 +154,13 @@ def curve(run: RunDirectory) -> dict[str, list[float]]:
     }
 
 
-def document(
+def summary(
     suite: str, entry: Entry, runs: Mapping[int, RunDirectory], episodes: int, command: str
 ) -> dict[str, Any]:
     """Returns what came of all seeds of a configuration."""
     configs = {seed: load_config(run.config) for seed, run in runs.items()}
     settings = asdict(next(iter(configs.values())))
-    return {
-        "command": command,
+    body = {
         "suite": suite,
         "name": entry.name,
         "arguments": shlex.join(entry.arguments),
@@ -173,8 +172,8 @@ def document(
             {"seed": seed, **score(run, configs[seed], episodes), "curve": curve(run)}
             for seed, run in runs.items()
         ],
-        "machine": describe_machine(),
     }
+    return document(command, body)
 
 
 def export(run: RunDirectory, path: Path) -> None:
@@ -217,7 +216,7 @@ def main(words: Sequence[str] | None = None) -> None:
         opened = {seed: run for seed, run in opened.items() if run.last.exists()}
         if not opened:
             continue
-        documents.append(document(arguments.suite.stem, entry, opened, arguments.episodes, command))
+        documents.append(summary(arguments.suite.stem, entry, opened, arguments.episodes, command))
         if arguments.pretrained:
             export(next(iter(opened.values())), arguments.pretrained / entry.name)
     print(table(documents))

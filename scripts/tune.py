@@ -6,7 +6,7 @@ A space names settings as es-train does, and for each the values to choose from:
 `{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. All else is as in the configuration. Trials
 are judged by the centre score in the official environment when they have used 1/9, 1/3 and all of the env
 steps; only the best third of those that have come so far goes on (asynchronous successive halving: Li et al.,
-2020, arXiv 1810.05934). Every trial has a training seed of its own.
+2020, arXiv 1810.05934). The training seed of a trial is its number.
 
 A search that was stopped goes on: trials that had ended count, those that had not are begun anew.
 """
@@ -31,7 +31,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from es_flipout.bench.machine import describe_machine
+from es_flipout.bench.report import document
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
@@ -207,13 +207,9 @@ def main(words: Sequence[str] | None = None) -> None:
     for each in found[:5]:
         print(each)
     if arguments.json:
-        document = {
-            "command": shlex.join(["python", "-m", "scripts.tune", *(words or sys.argv[1:])]),
-            "space": yaml.safe_load(arguments.space.read_text()),
-            "trials": found,
-            "machine": describe_machine(),
-        }
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+        command = shlex.join(["python", "-m", "scripts.tune", *(words or sys.argv[1:])])
+        body = {"space": yaml.safe_load(arguments.space.read_text()), "trials": found}
+        arguments.json.write_text(json.dumps(document(command, body), indent=2) + "\n")
 
 
 if __name__ == "__main__":

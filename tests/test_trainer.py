@@ -132,6 +132,7 @@ def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
     for line in figures(run):
         assert line["episode_length"] > 2
         assert -1 <= line["fitness_worst"] <= line["fitness_best"] <= 0
+    assert figures(run)[0]["tied_fraction"] == 1  # what the update was made of: all have fallen
     assert figures(run)[-1]["centre_score"] > 2
 
 
