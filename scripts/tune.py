@@ -6,7 +6,7 @@ A space names settings as es-train does, and for each the values to choose from:
 `{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. All else is as in the configuration. Trials
 are judged by the centre score in the official environment when they have used 1/9, 1/3 and all of the env
 steps; only the best third of those that have come so far goes on (asynchronous successive halving: Li et al.,
-2020, arXiv 1810.05934). The training seed of a trial is its number.
+2020, arXiv 1810.05934). The training seed of a trial is 1000 + its number: no seed of a published score is one of them.
 
 A search that was stopped goes on: trials that had ended count, those that had not are begun anew.
 """
@@ -44,6 +44,7 @@ RUNGS = (1, 3, 9)
 """Ninths of the env steps after which trials are compared."""
 SCORE_SEED = 2_000_000
 """Reset seed of the first episode of a score: others than any final score has."""
+FIRST_TRAINING_SEED = 1000
 
 
 def read_space(path: Path) -> dict[str, BaseDistribution]:
@@ -92,7 +93,7 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
     """
     out = arguments.out / f"trial{trial.number:03}"
     try:
-        config = config_of(arguments, trial.params, out, trial.number)
+        config = config_of(arguments, trial.params, out, FIRST_TRAINING_SEED + trial.number)
         trainer = Trainer(config)
     except ValueError as error:
         trial.set_user_attr("error", str(error))
