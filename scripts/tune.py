@@ -6,7 +6,7 @@ A space names settings as es-train does, and for each the values to choose from:
 `{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. All else is as in the configuration. Trials
 are judged by the centre score in the official environment when they have used 1/9, 1/3 and all of the env
 steps; only the best third of those that have come so far goes on (asynchronous successive halving: Li et al.,
-2020, arXiv 1810.05934). The training seed of a trial is 1000 + its number: no seed of a published score is one of them.
+2020, arXiv 1810.05934). The training seed of a trial is 1000 + its number, so that no published score has it.
 
 A search that was stopped goes on: trials that had ended count, those that had not are begun anew.
 """

@@ -64,7 +64,7 @@ def test_what_is_chosen_is_what_is_trained(search, tmp_path):
         for part in name.split("."):
             section = section[part]
         assert section == value
-    assert config["seed"] == 0
+    assert config["seed"] == 1000
     assert config["env"]["id"] == "InvertedPendulum-v5"
 
 
