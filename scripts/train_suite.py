@@ -97,7 +97,9 @@ def train(arguments: Sequence[str], out: Path) -> None:
     command = "import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))"
     with out.with_suffix(".log").open("a") as log:
         ended = subprocess.run([sys.executable, "-c", command, *arguments], stdout=log, stderr=log)
-    print(f"{out}: exit status {ended.returncode}", flush=True)
+    said = out.with_suffix(".log").read_text().splitlines()
+    why = f", {said[-1]}" if ended.returncode and said else ""
+    print(f"{out}: exit status {ended.returncode}{why}", flush=True)
 
 
 def run_all(
@@ -206,7 +208,10 @@ def main(words: Sequence[str] | None = None) -> None:
     out = arguments.out or Path("runs") / "suite" / arguments.suite.stem
     runs = {(e.name, seed): out / e.name / f"seed{seed}" for e in entries for seed in arguments.seeds}
     if not arguments.report:
-        run_all(entries, arguments.seeds, runs, arguments.jobs)
+        try:
+            run_all(entries, arguments.seeds, runs, arguments.jobs)
+        except ValueError as error:
+            parser.error(str(error))
     torch.set_num_threads(1)
     silence_mujoco()
     command = shlex.join(["python", "-m", "scripts.train_suite", *(words or sys.argv[1:])])

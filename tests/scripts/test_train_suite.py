@@ -69,15 +69,21 @@ def test_every_seed_of_every_configuration_is_trained_and_scored(train, tmp_path
     assert f"return  mean {run['score']:.1f} " in capsys.readouterr().out
 
 
-def test_a_suite_that_has_been_trained_is_not_trained_again(train, tmp_path):
+def test_a_run_is_trained_once_and_not_continued_with_another_configuration(suite, train, tmp_path, capsys):
     train("--seeds", 0, "--only", "short")
     run = tmp_path / "runs" / "short" / "seed0"
     checkpoint, before = run / "checkpoints" / "last.pt", results(tmp_path, "short")
     written = checkpoint.stat().st_mtime_ns
     train("--seeds", 0, "--only", "short")
     assert checkpoint.stat().st_mtime_ns == written
-    assert results(tmp_path, "short") == before | {"command": results(tmp_path, "short")["command"]}
+    assert results(tmp_path, "short") == before
     assert not (tmp_path / "train_other.json").exists()
+    changed = yaml.safe_load(suite.read_text())
+    changed["short"]["arguments"] += " --optimizer.lr 0.1"
+    suite.write_text(yaml.safe_dump(changed))
+    with pytest.raises(SystemExit, match="2"):
+        train("--seeds", 0, "--only", "short")
+    assert "seed0 was begun with another optimizer; remove it" in capsys.readouterr().err
 
 
 def test_a_suite_that_was_stopped_goes_on(suite, train, tmp_path):
@@ -104,12 +110,3 @@ def test_a_suite_that_was_stopped_goes_on(suite, train, tmp_path):
     assert unfinished["generation"] == stopped
     assert not unfinished["finished"]
     assert "(unfinished)" in suite_report.table([results(tmp_path, "short")])
-
-
-def test_a_run_of_another_configuration_is_not_continued(suite, train, tmp_path):
-    train("--seeds", 0, "--only", "short")
-    changed = yaml.safe_load(suite.read_text())
-    changed["short"]["arguments"] += " --optimizer.lr 0.1"
-    suite.write_text(yaml.safe_dump(changed))
-    with pytest.raises(ValueError, match=r"seed0 was begun with another optimizer; remove it"):
-        train("--seeds", 0, "--only", "short")
