@@ -79,7 +79,10 @@ def table(documents: Sequence[Document]) -> str:
 
 
 def plot(documents: Sequence[Document], path: Path) -> None:
-    """Draws the centre score over live env steps and over training time, a row a task, a line a seed."""
+    """Draws the centre score over live env steps and over training time, a row a task.
+
+    A line is a seed; where configurations of one task are compared, it is the mean of their seeds.
+    """
     by_task: dict[str, list[Document]] = {}
     for document in documents:
         by_task.setdefault(document["config"]["env"]["id"], []).append(document)
@@ -89,12 +92,12 @@ def plot(documents: Sequence[Document], path: Path) -> None:
     for (task, drawn), axes in zip(by_task.items(), grid, strict=True):
         for axis, key, unit in zip(axes, ("env_steps", "seconds"), (1e6, 60), strict=True):
             for index, document in enumerate(drawn):
-                for number, run in enumerate(document["runs"]):
-                    curve = run["curve"]
+                lines = [run["curve"] for run in document["runs"]]
+                for number, line in enumerate(lines if len(drawn) == 1 else [_mean(lines)]):
                     axis.plot(
-                        [value / unit for value in curve[key]],
-                        curve["centre_score"],
-                        color=f"C{index}",
+                        [value / unit for value in line[key]],
+                        line["centre_score"],
+                        color=plt.get_cmap("tab20")(index),
                         alpha=0.7,
                         label=document["name"] if number == 0 else None,
                     )
@@ -105,6 +108,14 @@ def plot(documents: Sequence[Document], path: Path) -> None:
     grid[-1][1].set(xlabel="minutes of training")
     figure.savefig(path, dpi=100, metadata={SOURCE: fingerprint({"documents": documents})})
     plt.close(figure)
+
+
+def _mean(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """Returns the mean curve of runs that were scored in the same generations, as far as all of them came."""
+    return {
+        key: [statistics.fmean(values) for values in zip(*(curve[key] for curve in curves), strict=False)]
+        for key in curves[0]
+    }
 
 
 def _table_of(suite: str) -> str:
