@@ -87,7 +87,7 @@ def plot(documents: Sequence[Document], path: Path) -> None:
     for document in documents:
         by_task.setdefault(document["config"]["env"]["id"], []).append(document)
     figure, grid = plt.subplots(
-        len(by_task), 2, figsize=(10, 2.8 * len(by_task)), squeeze=False, layout="constrained"
+        len(by_task), 2, figsize=(12, 3 * len(by_task)), squeeze=False, layout="constrained"
     )
     for (task, drawn), axes in zip(by_task.items(), grid, strict=True):
         for axis, key, unit in zip(axes, ("env_steps", "seconds"), (1e6, 60), strict=True):
@@ -103,7 +103,7 @@ def plot(documents: Sequence[Document], path: Path) -> None:
                     )
             axis.grid(alpha=0.3)
         axes[0].set(title=task, ylabel="centre score")
-        axes[0].legend(fontsize="small")
+        axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     grid[-1][0].set(xlabel="million live env steps")
     grid[-1][1].set(xlabel="minutes of training")
     figure.savefig(path, dpi=100, metadata={SOURCE: fingerprint({"documents": documents})})
