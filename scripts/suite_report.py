@@ -93,7 +93,7 @@ def plot(documents: Sequence[Document], path: Path) -> None:
         for axis, key, unit in zip(axes, ("env_steps", "seconds"), (1e6, 60), strict=True):
             for index, document in enumerate(drawn):
                 lines = [run["curve"] for run in document["runs"]]
-                for number, line in enumerate(lines if len(drawn) == 1 else [_mean(lines)]):
+                for number, line in enumerate(lines if len(drawn) == 1 else [mean_curve(lines)]):
                     axis.plot(
                         [value / unit for value in line[key]],
                         line["centre_score"],
@@ -110,7 +110,7 @@ def plot(documents: Sequence[Document], path: Path) -> None:
     plt.close(figure)
 
 
-def _mean(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+def mean_curve(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
     """Returns the mean curve of runs that were scored in the same generations, as far as all of them came."""
     return {
         key: [statistics.fmean(values) for values in zip(*(curve[key] for curve in curves), strict=False)]

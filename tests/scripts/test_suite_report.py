@@ -12,7 +12,7 @@ from es_flipout.bench.plots import SOURCE, fingerprint
 from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import load_config
 from scripts.benchmark_tables import ROOT, with_tables
-from scripts.suite_report import PAGE, RUN, TABLES, documents_of, half_width, picture_of
+from scripts.suite_report import PAGE, RUN, TABLES, documents_of, half_width, mean_curve, picture_of
 from scripts.train_suite import score
 
 PRETRAINED = sorted(path.name for path in (ROOT / "pretrained").iterdir())
@@ -33,6 +33,14 @@ def test_a_picture_shows_the_documents_of_its_suite(suite):
 def test_the_interval_is_that_of_students_t():
     # scipy.stats.t.interval(0.95, 2, mean, sem) of 1, 2, 3: 2 -+ 2.4841
     assert half_width([1.0, 2.0, 3.0]) == pytest.approx(2.4841, abs=1e-4)
+
+
+def test_a_mean_curve_ends_where_the_shortest_does():
+    curves = [
+        {"centre_score": [1.0, 5.0, 9.0], "seconds": [2, 4, 6]},
+        {"centre_score": [3.0, 6.0], "seconds": [4, 8]},
+    ]
+    assert mean_curve(curves) == {"centre_score": [2.0, 5.5], "seconds": [3.0, 6.0]}
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
