@@ -1,6 +1,6 @@
 """Draws the learning curves of runs: the official centre score over env steps and over time.
 
-python scripts/plot_curve.py runs/Humanoid-v5-seed0 --out docs/humanoid.png --title Humanoid-v5
+python scripts/plot_curve.py runs/suite/published/ant/seed? --out docs/ant.png --title Ant-v5
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--title", default="")
     arguments = parser.parse_args()
-    figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
+    figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for run in arguments.runs:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         scored = [line for line in lines if line["centre_score"] is not None]
@@ -44,7 +44,8 @@ def main() -> None:
             )
     by_steps.set(xlabel="million live env steps", ylabel="return", title=arguments.title)
     by_time.set(xlabel="minutes")
-    by_steps.legend(fontsize="small")
+    handles, labels = by_steps.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
     for axis in (by_steps, by_time):
         axis.grid(alpha=0.3)
     figure.savefig(arguments.out, dpi=120)

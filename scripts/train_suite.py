@@ -226,6 +226,7 @@ def main(words: Sequence[str] | None = None) -> None:
             export(next(iter(opened.values())), arguments.pretrained / entry.name)
     print(table(documents))
     if arguments.results:
+        arguments.results.mkdir(parents=True, exist_ok=True)
         for each in documents:
             (arguments.results / f"train_{each['name']}.json").write_text(json.dumps(each, indent=1) + "\n")
     if arguments.plot:

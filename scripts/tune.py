@@ -210,6 +210,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.json:
         command = shlex.join(["python", "-m", "scripts.tune", *(words or sys.argv[1:])])
         body = {"space": yaml.safe_load(arguments.space.read_text()), "trials": found}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(document(command, body), indent=2) + "\n")
 
 

@@ -37,14 +37,14 @@ def suite(tiny_config, tmp_path):
 @pytest.fixture
 def train(suite, tmp_path):
     def run(*words):
-        options = ["--out", tmp_path / "runs", "--results", tmp_path, "--episodes", 3, *words]
+        options = ["--out", tmp_path / "runs", "--results", tmp_path / "results", "--episodes", 3, *words]
         train_suite.main([str(word) for word in [suite, *options]])
 
     return run
 
 
 def results(tmp_path, name):
-    return json.loads((tmp_path / f"train_{name}.json").read_text())
+    return json.loads((tmp_path / "results" / f"train_{name}.json").read_text())
 
 
 def test_every_seed_of_every_configuration_is_trained_and_scored(train, tmp_path, capsys):
