@@ -22,7 +22,7 @@ def search(tiny_config, tmp_path):
     config = yaml.safe_load(tiny_config.read_text())
     del config["generations"]
     tiny_config.write_text(yaml.safe_dump(config))
-    space, result = tmp_path / "space.yaml", tmp_path / "tune.json"
+    space, result = tmp_path / "space.yaml", tmp_path / "results" / "tune.json"
 
     def run(trials, space_=SPACE, jobs=1):
         space.write_text(yaml.safe_dump(space_))
