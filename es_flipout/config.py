@@ -65,7 +65,8 @@ class EnvConfig:
     or gymnasium_processes (any environment, shared out over `threads` processes). auto takes warp if `device`
     is a GPU, else another native engine, for a native task; and gymnasium for any other."""
     engine_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Room that warp has for contacts and constraints a slot, for example {nconmax: 48, njmax: 128}."""
+    """For warp: room for contacts and constraints per slot, for example {nconmax: 48, njmax: 128}; and with
+    {deterministic: true}, which is slower, simulations that a GPU repeats to the last bit."""
     wrappers: list[str] = field(default_factory=list)
     """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
 

@@ -2,6 +2,10 @@
 
 A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
 a run that is interrupted anywhere continues as if it had not been.
+
+The center is scored beside the next generation. Until its score is there, a generation is saved but not
+reported: its figures wait in the checkpoint. They are reported when the next generation has been evaluated,
+before that makes its update.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,11 +27,10 @@ from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.config import Config
 from es_flipout.envs import SlotVectorEnv
 from es_flipout.evaluators import (
+    BackgroundJudge,
     DeviceError,
     Evaluation,
     EvaluationStoppedError,
-    OfficialEvaluator,
-    OfficialScore,
     OnDeviceEvaluator,
     WorkerError,
     make_evaluator,
@@ -44,6 +47,31 @@ from es_flipout.perturbations import make_perturbation
 from es_flipout.policies import make_policy
 from es_flipout.seeding import torch_generator
 from es_flipout.strategy import FlipoutES, Update
+
+
+@dataclass(frozen=True)
+class _Unscored:
+    """A generation whose center has no score yet.
+
+    Attributes:
+        state: of the run after it.
+        metrics: what is to be reported, without the score.
+        histograms: as well, without those of the parameters, which are in `state`.
+    """
+
+    state: dict[str, Any]
+    metrics: GenerationMetrics
+    histograms: dict[str, Tensor]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds of it, besides the run's state."""
+        return {"metrics": asdict(self.metrics), "histograms": self.histograms}
+
+    @classmethod
+    def of(cls, state: dict[str, Any], saved: Mapping[str, Any]) -> _Unscored:
+        """Returns it from the run's state and from what `state_dict` has returned."""
+        metrics = {**saved["metrics"], "timing": Timing(**saved["metrics"]["timing"])}
+        return cls(state, GenerationMetrics(**metrics), saved["histograms"])
 
 
 class Trainer:
@@ -89,8 +117,9 @@ class Trainer:
             observations, info = env.reset(seed=0)
             if "failed" in info and info["failed"].all():
                 raise ValueError(info["failures"][0])
-            processes = num_threads(config) if config.env.engine == "gymnasium_processes" else 0
-            self.judge = OfficialEvaluator(config.env, config.evaluation.episodes, processes=processes)
+            self.judge = BackgroundJudge(
+                config.env, config.evaluation.episodes, processes=_judge_processes(config)
+            )
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
         _try_policy(self.es, env, observations[:1])
@@ -100,6 +129,7 @@ class Trainer:
         self.env_steps = 0
         self.seconds = 0.0
         self.best_score = float("-inf")
+        self._unscored: _Unscored | None = None
         self._saved_generation = -1
         self._is_last = False  # whether the generation that runs is the last of the call
         # Those of the next generation are found by another thread, beside this one.
@@ -112,8 +142,13 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up."""
-        return self.progress >= 1.0
+        """Whether the budget is used up and all that came of it has been reported."""
+        return self.progress >= 1.0 and self._unscored is None
+
+    @property
+    def reported_env_steps(self) -> int:
+        """Env steps that are less than those of every report to come, and not less than those of the last."""
+        return self.env_steps - (0 if self._unscored is None else 1)
 
     def train(
         self,
@@ -125,7 +160,8 @@ class Trainer:
     ) -> None:
         """Runs generations until the budget is used up or `should_stop` says so, then saves.
 
-        A generation under way when the run is stopped is dropped; a resumed run repeats it.
+        A generation under way when the run is stopped is dropped; a resumed run repeats it. So is a score
+        under way; the generation that it is of has been saved, and a resumed run reports it.
 
         Args:
             run: where checkpoints go.
@@ -134,17 +170,21 @@ class Trainer:
             max_generations: how many generations this call runs at most.
         """
         last = self.es.generation + max_generations
-        while not self.finished and self.es.generation < last and not should_stop():
-            self._is_last = self.es.generation + 1 >= last
-            try:
+        stopped = False
+        try:
+            while self.progress < 1.0 and self.es.generation < last and not (stopped := should_stop()):
+                self._is_last = self.es.generation + 1 >= last
                 self._run_generation(run, reporters, should_stop)
-            except EvaluationStoppedError:
-                break
+            if not stopped:
+                self._report_scored(run, reporters, should_stop)
+        except EvaluationStoppedError:
+            pass
         if self._saved_generation != self.es.generation:
             self._save_last(run)
 
     def _save_last(self, run: RunDirectory) -> None:
-        checkpoint.save(run.last, self.state_dict())
+        waiting = {} if self._unscored is None else {"unscored": self._unscored.state_dict()}
+        checkpoint.save(run.last, {**self.state_dict(), **waiting})
         self._saved_generation = self.es.generation
 
     def _run_generation(
@@ -153,7 +193,10 @@ class Trainer:
         started = time.perf_counter()
         self._apply_schedules()
         evaluation = self._evaluate(should_stop)
-        before = copy.deepcopy(self.state_dict())
+        elapsed = time.perf_counter() - started
+        self._report_scored(run, reporters, should_stop)
+        # From here on nothing is interrupted before the generation is whole.
+        told = time.perf_counter()
         fitness = evaluation.fitness_without(self.config.rollout.alive_bonus)
         update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
         normalizer = getattr(self.policy, "normalizer", None)
@@ -161,25 +204,62 @@ class Trainer:
             normalizer.merge(evaluation.observations)
         limit, self.episode_limit = self.episode_limit, self._next_limit(evaluation)
         self.env_steps += evaluation.env_steps
-        elapsed = time.perf_counter() - started
-        official = None
-        if self._is_due(self.config.evaluation.interval):
-            try:
-                official = self.judge.score(
-                    self.policy, seed=self.config.evaluation.seed, should_stop=should_stop
-                )
-            except EvaluationStoppedError:
-                self._load_state_dict(before)  # a generation happens whole or not at all
-                raise
-        # From here on nothing is interrupted before the generation is whole.
+        elapsed += time.perf_counter() - told
         self.seconds += time.perf_counter() - started
-        metrics = self._metrics(evaluation, fitness, update, official, limit, elapsed)
+        metrics = self._metrics(evaluation, fitness, update, limit, elapsed)
         histograms = {}
         if self._is_due(self.config.logging.histogram_interval):
-            histograms = self._histograms(evaluation, fitness)
+            histograms = {"fitness": fitness, "episode_length": evaluation.lengths.flatten()}
+        if self._is_due(self.config.evaluation.interval):
+            self._unscored = _Unscored(copy.deepcopy(self.state_dict()), metrics, histograms)
+            self.judge.start(self.policy, self.config.evaluation.seed)
+        else:
+            self._report(run, reporters, metrics, histograms, self.state_dict())
+        if self._is_due(self.config.logging.checkpoint_interval):
+            self._save_last(run)
+
+    def _report_scored(
+        self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
+    ) -> None:
+        """Reports the generation whose center is being scored, if there is one; waits for its score."""
+        unscored = self._unscored
+        if unscored is None:
+            return
+        score = self.judge.result(should_stop)
+        self._unscored, self._saved_generation = None, -1
+        metrics = replace(
+            unscored.metrics,
+            centre_score=score.mean,
+            centre_score_std=score.std,
+            centre_episode_length=sum(score.lengths) / len(score.lengths),
+        )
+        is_best = score.mean > self.best_score
+        if is_best:
+            self.best_score = score.mean
+        state = {**unscored.state, "best_score": self.best_score}
+        self._report(run, reporters, metrics, unscored.histograms, state)
+        if is_best:
+            checkpoint.save(run.best, state)
+
+    def _report(
+        self,
+        run: RunDirectory,
+        reporters: Sequence[Reporter],
+        metrics: GenerationMetrics,
+        histograms: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+    ) -> None:
+        """Reports a generation that `state` is of, and keeps its checkpoint if it is time for one."""
+        if histograms:
+            names = (name for name, _ in self.policy.named_parameters())
+            parameters = {f"parameters/{name}": state["policy"][name] for name in names}
+            histograms = {**histograms, **parameters}
+        progress = self.config.progress(metrics.generation, metrics.env_steps)
         for reporter in reporters:
-            reporter.report(metrics, histograms, self.progress)
-        self._save(run, official)
+            reporter.report(metrics, histograms, progress)
+        keep_interval = self.config.logging.keep_interval
+        if keep_interval and metrics.generation % keep_interval == 0:
+            checkpoint.save(run.kept(metrics.generation), state)
 
     def _apply_schedules(self) -> None:
         config = self.config
@@ -228,14 +308,13 @@ class Trainer:
         return self.config.rollout.episode_limit.next(self.episode_limit, float(reached))
 
     def _is_due(self, interval: int) -> bool:
-        return interval > 0 and (self.es.generation % interval == 0 or self.finished)
+        return interval > 0 and (self.es.generation % interval == 0 or self.progress >= 1.0)
 
     def _metrics(
         self,
         evaluation: Evaluation,
         fitness: Tensor,
         update: Update,
-        official: OfficialScore | None,
         episode_limit: int | None,
         elapsed: float,
     ) -> GenerationMetrics:
@@ -256,30 +335,11 @@ class Trainer:
             sigma=self.es.sigma,
             lr=self.es.optimizer.param_groups[0]["lr"],
             **asdict(update),
-            centre_score=official.mean if official else None,
-            centre_score_std=official.std if official else None,
-            centre_episode_length=sum(official.lengths) / len(official.lengths) if official else None,
+            centre_score=None,
+            centre_score_std=None,
+            centre_episode_length=None,
             timing=Timing(evaluation.env_steps / elapsed, self.seconds),
         )
-
-    def _histograms(self, evaluation: Evaluation, fitness: Tensor) -> dict[str, Tensor]:
-        histograms = {"fitness": fitness, "episode_length": evaluation.lengths.flatten()}
-        for name, value in self.policy.named_parameters():
-            histograms[f"parameters/{name}"] = value.detach()
-        return histograms
-
-    def _save(self, run: RunDirectory, official: OfficialScore | None) -> None:
-        logging = self.config.logging
-        is_best = official is not None and official.mean > self.best_score
-        if official is not None and is_best:
-            self.best_score = official.mean
-        state = self.state_dict()
-        if is_best:
-            checkpoint.save(run.best, state)
-        if logging.keep_interval and self.es.generation % logging.keep_interval == 0:
-            checkpoint.save(run.kept(self.es.generation), state)
-        if self._is_due(logging.checkpoint_interval):
-            self._save_last(run)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, besides the configuration."""
@@ -307,13 +367,18 @@ class Trainer:
         generation = 0
         if run.last.exists():
             state = checkpoint.load(run.last, self.config.device)
+            waiting = state.pop("unscored", None)
             checkpoint.check_policy(self.policy, state, run.last)
             try:
                 self._check_optimizer(state["optimizer"])
                 self._load_state_dict(state)
+                self._unscored = waiting and _Unscored.of(state, waiting)
             except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
             generation = self.es.generation
+            if self._unscored is not None:
+                self.judge.start(self.policy, self.config.evaluation.seed)
+                generation -= 1
         run.truncate_metrics(generation)
 
     def _check_optimizer(self, state: Mapping[str, Any]) -> None:
@@ -325,6 +390,17 @@ class Trainer:
         """Closes the environments and ends their threads and processes."""
         self.evaluator.close()
         self.judge.close()
+
+
+def _judge_processes(config: Config) -> int:
+    """Returns how many processes step the environments of the judge.
+
+    A run on the GPU leaves the cores to it.
+    """
+    if config.env.engine == "gymnasium_processes":
+        return num_threads(config)
+    on_gpu = config.env.engine == "warp" and config.device != "cpu"
+    return max(min(num_threads(config) - 1, config.evaluation.episodes), 1) if on_gpu else 1
 
 
 def _try_policy(es: FlipoutES, env: SlotVectorEnv, observations: Tensor) -> None:

@@ -20,7 +20,13 @@ from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import load_config
 from es_flipout.config import Config, EpisodeLimitConfig, ScheduleConfig
-from es_flipout.evaluators import Evaluation, OfficialEvaluator, OnDeviceEvaluator, VectorizedEvaluator
+from es_flipout.evaluators import (
+    Evaluation,
+    EvaluationStoppedError,
+    OfficialEvaluator,
+    OnDeviceEvaluator,
+    VectorizedEvaluator,
+)
 from es_flipout.evaluators.sharded import ShardedEvaluator
 from es_flipout.metrics import JsonLines
 from es_flipout.normalization import RunningStatistics
@@ -81,11 +87,15 @@ def test_a_stopped_and_resumed_run_is_bit_identical_to_an_undisturbed_one(config
     config = replace(config, env=replace(config.env, engine=engine))
     whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
     train(config, whole)
-    # The stop after 4 comes while the centre of that generation is scored: it is dropped with its score.
-    for stop_after, generation in ((0, 0), (1, 1), (3, 3), (4, 3), (5, 5), (None, config.generations)):
+    # Generations 2, 4 and 6 are scored; after 4 the run stops before that one has been reported.
+    for generation, reported in ((0, 0), (1, 1), (3, 3), (4, 3), (5, 5), (6, 6)):
+        stop_after = None if generation == config.generations else generation
         assert train(config, parts, stop_after).es.generation == generation
+        assert len(figures(parts)) == reported
         if generation:
-            assert checkpoint.load(parts.last)["generation"] == generation
+            state = checkpoint.load(parts.last)
+            assert state["generation"] == generation
+            assert ("unscored" in state) == (reported < generation)
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
     assert_same_state(checkpoint.load(whole.best), checkpoint.load(parts.best))
     assert figures(whole) == figures(parts)
@@ -412,17 +422,46 @@ def test_a_stopped_generation_of_several_populations_is_repeated_as_it_was(confi
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
 
 
-def test_a_generation_stopped_in_its_score_is_repeated_as_it_was(config):
+def test_a_generation_stopped_before_its_score_is_reported_later(config):
     config = replace(config, generations=3)
     whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
     train(config, whole)
-    with closing(Trainer(config)) as trainer:
-        trainer.train(parts, should_stop=lambda: trainer.es.generation == 2)  # when the second is scored
-        assert trainer.es.generation == 1
-        assert checkpoint.load(parts.last)["generation"] == 1
-        trainer.train(parts)
+    with closing(Trainer(config)) as trainer, closing(JsonLines(parts.metrics)) as reporter:
+        trainer.train(parts, [reporter], should_stop=lambda: trainer.es.generation == 2)
+        assert trainer.es.generation == checkpoint.load(parts.last)["generation"] == 2
+        assert len(figures(parts)) == 1
+        trainer.train(parts, [reporter])
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
     assert_same_state(checkpoint.load(whole.best), checkpoint.load(parts.best))
+    assert figures(whole) == figures(parts)
+
+
+def stopped(should_stop):
+    raise EvaluationStoppedError
+
+
+@pytest.mark.parametrize("generations", [2, 3])
+def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, generations, monkeypatch):
+    config = replace(config, generations=generations, logging=replace(config.logging, keep_interval=2))
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    with closing(Trainer(config)) as trainer, closing(JsonLines(parts.metrics)) as reporter:
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.judge, "result", stopped)
+            trainer.train(parts, [reporter])  # till it waits for the score of generation 2
+        trainer._report_scored(parts, [reporter], lambda: False)
+        # Here it is killed.
+    assert [line["generation"] for line in figures(parts)] == [1, 2]
+    with closing(Trainer(config)) as trainer:
+        trainer.restore(parts)
+        assert not trainer.finished  # the score of the last generation is missing
+        assert trainer.reported_env_steps == trainer.env_steps - 1
+    assert train(config, parts).finished
+    for name in ("last", "best"):
+        states = (checkpoint.load(getattr(run, name)) for run in (whole, parts))
+        assert_same_state(*states)
+    assert_same_state(checkpoint.load(whole.kept(2)), checkpoint.load(parts.kept(2)))
+    assert figures(whole) == figures(parts)
 
 
 def with_limit(config: Config) -> Config:

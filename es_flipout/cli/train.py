@@ -78,6 +78,6 @@ def _reporters(
     terminal = Terminal(console, progress=trainer.progress if request.config.has_budget else None)
     reporters: list[Reporter] = [JsonLines(run.metrics), terminal]
     if request.config.logging.tensorboard:
-        purge_after = trainer.env_steps if request.resume else None
+        purge_after = trainer.reported_env_steps if request.resume else None
         reporters.insert(0, TensorBoard(run.path, purge_after))
     return reporters

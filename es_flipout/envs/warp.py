@@ -99,6 +99,7 @@ class WarpEngine(PhysicsEngine):
         nconmax: int = NCONMAX,
         njmax: int = NJMAX,
         nccdmax: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         """Puts the model and N simulations on the device; kernels are compiled when they are first used.
 
@@ -110,6 +111,8 @@ class WarpEngine(PhysicsEngine):
             nconmax: room for contacts, N times this for all simulations together.
             njmax: room for constraint rows in each simulation.
             nccdmax: room for contacts between convex shapes, as for `nconmax`; the same if None.
+            deterministic: whether contacts and constraints are sorted and sums have a fixed order, so that a
+                GPU repeats a simulation to the last bit; slower.
 
         Raises:
             ValueError: if mujoco_warp is not installed, cannot run the model, or has not a field.
@@ -126,6 +129,7 @@ class WarpEngine(PhysicsEngine):
             with wp.ScopedDevice(self._device), self._stream():
                 self._model = self._mjw.put_model(_for_warp(model))
                 self._model.opt.warn_overflow = 0  # `faults` tells
+                self._model.opt.deterministic = deterministic
                 self._data = self._mjw.make_data(
                     model, nworld=num_envs, nconmax=nconmax, njmax=njmax, nccdmax=nccdmax
                 )

@@ -1,5 +1,6 @@
 """Evaluators: from a population to the fitness of its members."""
 
+from es_flipout.evaluators.background_judge import BackgroundJudge
 from es_flipout.evaluators.factory import evaluate, make_evaluator, make_probe, num_threads
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
 from es_flipout.evaluators.on_device import DeviceError, OnDeviceEvaluator
@@ -12,6 +13,7 @@ from es_flipout.evaluators.vectorized import VectorizedEvaluator
 from es_flipout.evaluators.worker_pool import WorkerError, WorkerPool
 
 __all__ = [
+    "BackgroundJudge",
     "DeviceError",
     "Episode",
     "Evaluation",

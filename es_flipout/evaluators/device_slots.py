@@ -198,7 +198,11 @@ class DeviceSlots:
         self._total += torch.where(good.unsqueeze(1), self._sums, 0.0).sum(dim=1)
 
     def _refill(self, free: Tensor) -> None:
-        """Gives free slots, bool [N], the episodes that wait."""
+        """Gives free slots, bool [N], the episodes that wait.
+
+        Slots that get none are put back to a start at every step: bodies that go on falling have contacts,
+        and the solver takes as long for all simulations as for the slowest.
+        """
         starts = self._starts
         by_group = free.view(self._groups, -1)
         nth = self._queues.unsqueeze(1) + by_group.cumsum(dim=1) - 1
@@ -210,7 +214,7 @@ class DeviceSlots:
         self._episode.copy_(episode)
         start = starts.of_episode[episode.clamp(max=self._none - 1)]
         self._members.copy_(torch.where(taking, episode // self._episodes_a_member, self._members))
-        self._engine.restart(taking, starts.qpos[start], starts.qvel[start])
+        self._engine.restart(taking | ~self.live, starts.qpos[start], starts.qvel[start])
 
         def begin(values: Tensor, beginning: Tensor) -> None:
             values.copy_(where_rows(taking, beginning, values))
@@ -236,7 +240,7 @@ class DeviceSlots:
             actions = self._rows(observations)
         if actions.shape != self._engine.ctrl.shape:  # copy_ would broadcast
             raise ValueError(f"actions must be {list(self._engine.ctrl.shape)}, got {list(actions.shape)}")
-        self._engine.ctrl.copy_(actions)
+        self._engine.ctrl.copy_(where_rows(self.live, actions, torch.zeros_like(actions[:1])))
 
     def statistics(self) -> RunningStatistics:
         """Returns the moments of the observations of all episodes that ended well, on the host."""

@@ -3,12 +3,13 @@
 A step is two graphs, replayed one after the other on one stream: Warp's, of the physics, and torch's, of all
 that is between two steps (`DeviceSlots.between_steps`). They are two because each library records only what
 it allocates itself. The physics is recorded once; the rest once a generation, whose noise lies elsewhere in
-memory. The host stays a few steps ahead and looks, without stopping the device, whether any episode is left.
+memory. After every step the host looks whether any episode is left; on a GPU it looks one step behind the one
+that it has handed over, so that the device never waits for it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -25,9 +26,6 @@ from es_flipout.evaluators.device_slots import NOT_FINITE, DeviceSlots, SeededSt
 from es_flipout.evaluators.results import Evaluation, EvaluationStoppedError, Results
 from es_flipout.evaluators.vectorized import VectorizedEvaluator
 from es_flipout.population import Population
-
-STEPS_A_LOOK = 4
-"""Env steps between two looks of the host; it is up to twice as many ahead of what it sees."""
 
 
 class DeviceError(RuntimeError):
@@ -79,7 +77,7 @@ class OnDeviceEvaluator:
             population: the members.
             reset_seeds: see `VectorizedEvaluator.evaluate`.
             episode_limit: as well.
-            should_stop: is asked every few steps.
+            should_stop: is asked before every step but the first.
             next_seeds: returns the seeds of a later evaluation, whose states the host then draws beside this
                 one. If that never comes, nothing is lost.
 
@@ -142,17 +140,15 @@ class OnDeviceEvaluator:
         self._engine.advance(num_substeps)
         slots.between_steps()  # not recorded: this loads and sets up whatever there is to
         between_steps = self._recorded(slots) if self._cuda_graphs else slots.between_steps
-        steps, looks = 1, [_Look(slots.live)]
-        while looks[0].anyone():
+        steps, looks = 1, deque([_Look(slots.live)])
+        steps_ahead = 1 if self._on_gpu else 0
+        while len(looks) <= steps_ahead or looks.popleft().anyone():
             if should_stop():
                 raise EvaluationStoppedError
-            for _ in range(STEPS_A_LOOK):
-                self._engine.advance(num_substeps)
-                between_steps()
-            steps += STEPS_A_LOOK
+            self._engine.advance(num_substeps)
+            between_steps()
+            steps += 1
             looks.append(_Look(slots.live))
-            if len(looks) > (2 if self._on_gpu else 1):
-                looks.pop(0)
         return steps
 
     def _recorded(self, slots: DeviceSlots) -> Callable[[], None]:

@@ -36,9 +36,17 @@ def elliptic(path, env_id):
     return str(path)
 
 
-def assert_parity(device, env_id, steps, **kwargs):
+def assert_parity(device, env_id, steps, *, engine_kwargs=None, **kwargs):
     """Steps both sides under the same random actions, ended or not."""
-    env = make_vec(env_id, ROWS, engine="warp", device=device, max_episode_steps=-1, **kwargs)
+    env = make_vec(
+        env_id,
+        ROWS,
+        engine="warp",
+        engine_kwargs=engine_kwargs,
+        device=device,
+        max_episode_steps=-1,
+        **kwargs,
+    )
     with deprecations_silenced():
         officials = [gym.make(env_id, max_episode_steps=-1, **kwargs).unwrapped for _ in range(ROWS)]
     env.reset(seed=0)
@@ -137,10 +145,16 @@ def assert_same(engine, other, rows=slice(None)):
         assert torch.equal(values[rows], other.fields[name][rows]), name
 
 
-def test_the_same_calls_give_the_same_numbers(model, device):
-    if device == "cuda":
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_same_calls_give_the_same_numbers(model, device, deterministic):
+    if device == "cuda" and not deterministic:
         pytest.skip("a GPU adds up contacts in any order")
-    assert_same(started(model, device), started(model, device))
+    engines = [started(model, device, deterministic=deterministic) for _ in range(2)]
+    assert_same(*engines)
+
+
+def test_deterministic_simulations_are_the_official_ones(device):
+    assert_parity(device, "Humanoid-v5", 20, engine_kwargs={"deterministic": True})
 
 
 def test_a_reset_shows_and_changes_its_own_rows_alone(model, device):
@@ -285,9 +299,10 @@ def test_a_missing_package_is_told_with_the_remedy(monkeypatch, package):
 @pytest.mark.parametrize(
     ("engine", "kwargs", "message"),
     [
-        ("warp", {"njmx": 3}, "no keyword argument 'njmx' .allowed: nconmax, njmax, nccdmax"),
+        ("warp", {"njmx": 3}, "no keyword argument 'njmx' .allowed: nconmax, njmax, nccdmax, deterministic"),
         ("warp", {"njmax": True}, "njmax of engine 'warp' must be an integer >= 1, got True"),
         ("warp", {"njmax": 0}, "njmax of engine 'warp' must be an integer >= 1, got 0"),
+        ("warp", {"deterministic": 1}, "deterministic of engine 'warp' must be true or false, got 1"),
         ("batch", {"njmax": 3}, "engine 'batch' has no keyword argument 'njmax' .only engine 'warp' has any"),
         ("gymnasium", {"njmax": 3}, "engine_kwargs are for engine 'warp'"),
     ],

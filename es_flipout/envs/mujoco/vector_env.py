@@ -232,13 +232,16 @@ def _make_engine(
     device: torch.device,
     kwargs: Mapping[str, Any],
 ) -> PhysicsEngine:
-    allowed = inspect.signature(WarpEngine).parameters if name == "warp" else {}
-    sizes = [each for each, parameter in allowed.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    parameters = inspect.signature(WarpEngine).parameters if name == "warp" else {}
+    allowed = {key: each for key, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
     for key, value in kwargs.items():
-        if key not in sizes:
-            of = f"allowed: {', '.join(sizes)}" if sizes else "only engine 'warp' has any"
+        if key not in allowed:
+            of = f"allowed: {', '.join(allowed)}" if allowed else "only engine 'warp' has any"
             raise ValueError(f"engine {name!r} has no keyword argument {key!r} ({of})")
-        if type(value) is not int or value < 1:
+        if isinstance(allowed[key].default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{key} of engine {name!r} must be true or false, got {value!r}")
+        elif type(value) is not int or value < 1:
             raise ValueError(f"{key} of engine {name!r} must be an integer >= 1, got {value!r}")
     if name == "warp":
         return WarpEngine(task.model, num_envs, fields, device, **kwargs)
