@@ -325,6 +325,9 @@ class Config:
     """The official score."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     """Logging and checkpoints."""
+    init_from: str | None = None
+    """Warm start: a run directory (its last checkpoint) or a checkpoint file, whose policy and observation
+    moments the run begins with; null for new weights. Everything else begins anew."""
     seed: int = 0
     """Seed of every random stream of the run."""
     generations: int | None = None

@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
-from torch import Tensor
+from torch import Tensor, nn
 
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
@@ -71,7 +72,8 @@ class _Unscored:
     def of(cls, state: dict[str, Any], saved: Mapping[str, Any]) -> _Unscored:
         """Returns it from the run's state and from what `state_dict` has returned."""
         metrics = {**saved["metrics"], "timing": Timing(**saved["metrics"]["timing"])}
-        return cls(state, GenerationMetrics(**metrics), saved["histograms"])
+        histograms = {name: values.cpu() for name, values in saved["histograms"].items()}
+        return cls(state, GenerationMetrics(**metrics), histograms)
 
 
 class Trainer:
@@ -86,11 +88,16 @@ class Trainer:
         best_score: highest centre score so far; minus infinity before the first.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, continues: bool = False) -> None:
         """Builds everything and writes nothing.
+
+        Args:
+            config: of the run.
+            continues: whether `restore` will load a checkpoint of this run: `config.init_from` is not read.
 
         Raises:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
+            RunError: if the policy cannot begin as that of `config.init_from`.
         """
         self.config = config = place(config)[0]
         _check_device(config.device)
@@ -101,6 +108,8 @@ class Trainer:
             env.single_action_space,
             torch_generator(config.seed, 0, "policy"),
         ).to(config.device)
+        if config.init_from is not None and not continues:
+            _begin_with(self.policy, Path(config.init_from).expanduser(), config.device)
         self.es = FlipoutES(
             self.policy,
             population_size=config.es.population_size,
@@ -390,6 +399,13 @@ class Trainer:
         """Closes the environments and ends their threads and processes."""
         self.evaluator.close()
         self.judge.close()
+
+
+def _begin_with(policy: nn.Module, path: Path, device: str) -> None:
+    """Loads the policy of a run's last checkpoint, or of a checkpoint file."""
+    if path.is_dir():
+        path = RunDirectory.open(path).last
+    checkpoint.load_policy(policy, checkpoint.load(path, device), path)
 
 
 def _judge_processes(config: Config) -> int:

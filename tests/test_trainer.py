@@ -114,6 +114,48 @@ def test_the_thread_count_does_not_change_the_parameters(config, env_id):
     assert_same_state(*states)
 
 
+@pytest.mark.parametrize("what", ["a run", "a checkpoint"])
+def test_a_warm_start_begins_with_another_runs_policy_and_moments(config, what):
+    source = RunDirectory.create(replace(config, out="source"))
+    train(config, source)
+    trained = checkpoint.load(source.last)["policy"]
+    config = replace(config, seed=1, init_from=str(source.path if what == "a run" else source.last))
+    with closing(Trainer(config)) as trainer:
+        assert_same_state(trainer.policy.state_dict(), trained)
+        assert trainer.policy.normalizer.count > 0
+        assert (trainer.es.generation, trainer.env_steps, trainer.es.optimizer.state) == (0, 0, {})
+    warm = RunDirectory.create(replace(config, out="warm"))
+    train(config, warm)
+    assert figures(warm)[0]["fitness_mean"] > 2 * figures(source)[0]["fitness_mean"]
+
+
+def test_a_warm_start_is_made_once(config):
+    source, whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("source", "a", "b"))
+    train(replace(config, generations=2), source)
+    config = replace(config, seed=1, init_from="source")
+    train(config, whole)
+    train(config, parts, stop_after=0)
+    parts.last.unlink()  # killed before its first checkpoint: the start is made again
+    train(config, parts, stop_after=3)
+    source.last.unlink()
+    with pytest.raises(RunError, match=r"checkpoint source/checkpoints/last.pt does not exist"):
+        Trainer(config)
+    with closing(Trainer(config, continues=True)) as trainer:
+        trainer.restore(parts)
+        trainer.train(parts)
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+
+
+def test_a_warm_start_with_another_policy_is_told(config):
+    source = RunDirectory.create(replace(config, out="source"))
+    train(replace(config, generations=1), source)
+    config = replace(config, policy=replace(config.policy, hidden_sizes=[9]), init_from="source")
+    with pytest.raises(
+        RunError, match=r"source/checkpoints/last.pt is of another policy: network.0.weight is"
+    ):
+        Trainer(config)
+
+
 def test_another_seed_is_another_run(config):
     runs = [RunDirectory.create(replace(config, out=f"seed{seed}")) for seed in (0, 1)]
     for seed, run in enumerate(runs):

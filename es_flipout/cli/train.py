@@ -33,7 +33,8 @@ def _train(arguments: Sequence[str]) -> int:
         config, placement = place(request.config)
         if config.env.engine == "warp":
             console.print("mujoco_warp compiles what it has not compiled before, which may take minutes")
-        trainer = Trainer(config)
+        continues = request.resume is not None and RunDirectory(request.resume).last.exists()
+        trainer = Trainer(config, continues=continues)
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
@@ -45,6 +46,8 @@ def _train(arguments: Sequence[str]) -> int:
         if request.resume:
             run.write_config(trainer.config)
         action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
+        if config.init_from is not None and not request.resume:
+            action += f" with the policy of {config.init_from}"
         console.print(placement)
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
         stop = StopRequest()

@@ -1,7 +1,8 @@
-"""Between the host and a GPU: copies through memory that the GPU reaches by itself, and streams."""
+"""Between the host and a GPU: copies through memory that the GPU reaches by itself, streams, recordings."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,3 +56,18 @@ def working_on(stream: torch.cuda.Stream | None, after: torch.cuda.Stream | None
             yield
     finally:
         stream.synchronize()
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keeps Python's garbage collector from running, in any thread.
+
+    While a CUDA graph is recorded, nothing that is the GPU's may be freed, and a collection may do that.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

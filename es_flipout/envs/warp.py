@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from es_flipout.envs.engine import Ids, PhysicsEngine
 from es_flipout.envs.masks import where_rows
-from es_flipout.envs.transfer import current_stream, new_stream, working_on
+from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
 
 NCONMAX, NJMAX = 24, 64
 """Room for contacts and for constraints a simulation, enough for Gymnasium's tasks."""
@@ -32,8 +32,12 @@ MIN_ITERATIONS = 100
 """Iterations that Newton may take where it stands in for PGS; it needs far fewer."""
 MAX_VALUE = 1e10
 """What MuJoCo takes for a simulation that has blown up (mjMAXVAL)."""
-_STATE = ("time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl")
+_CLEARED = ("time", "act", "qacc_warmstart", "ctrl")
+"""What is 0 at the start of an episode."""
+_STATE = ("qpos", "qvel", *_CLEARED)
 """All of a simulation that a step begins with and changes."""
+_FORWARD = 0
+"""Where the graph of `WarpEngine.forward` is kept, beside those of so many substeps."""
 
 BAD_QPOS, BAD_QVEL, BAD_CTRL, CONTACTS_FULL, CONSTRAINTS_FULL, CONVEX_FULL, OTHER_FULL = (
     1 << bit for bit in range(7)
@@ -61,7 +65,7 @@ def fault_text(faults: int) -> str:
 
 
 def import_warp() -> tuple[Any, Any]:
-    """Returns the modules warp and mujoco_warp.
+    """Returns the modules warp, initialized, and mujoco_warp.
 
     Raises:
         ValueError: if they are not installed.
@@ -71,12 +75,26 @@ def import_warp() -> tuple[Any, Any]:
 
         if wp.config.log_level == wp.LOG_INFO:
             wp.config.log_level = wp.LOG_WARNING  # it would name every kernel that it loads
+        wp.init()
         import mujoco_warp as mjw
     except ImportError as error:
         raise ValueError(
             f"engine 'warp' needs the package mujoco-warp (pip install 'es-flipout[gpu]'): {error}"
         ) from error
     return wp, mjw
+
+
+NO_GPU_FOR_WARP = "Warp sees no such GPU: the driver or the GPU is too old for this build of warp-lang"
+
+
+def num_warp_gpus() -> int:
+    """Returns how many GPUs Warp can use; fewer than torch sees if the driver is too old for Warp.
+
+    Raises:
+        ValueError: if Warp is not installed.
+    """
+    wp, _ = import_warp()
+    return int(wp.get_cuda_device_count())
 
 
 class WarpEngine(PhysicsEngine):
@@ -122,7 +140,8 @@ class WarpEngine(PhysicsEngine):
         self.model = model
         self.num_envs = num_envs
         self.device = torch.empty(0, device=device).device  # with its index
-        wp.init()
+        if self.device.type == "cuda" and self.device.index >= num_warp_gpus():
+            raise ValueError(f"engine 'warp' cannot run on {self.device}: {NO_GPU_FOR_WARP}")
         self._device = wp.device_from_torch(self.device)
         self._has_contact_forces = "cfrc_ext" in fields
         try:
@@ -130,6 +149,8 @@ class WarpEngine(PhysicsEngine):
                 self._model = self._mjw.put_model(_for_warp(model))
                 self._model.opt.warn_overflow = 0  # `faults` tells
                 self._model.opt.deterministic = deterministic
+                # Without such nodes the solver always runs all of its iterations.
+                self._model.opt.graph_conditional = self._device.is_cpu or wp.is_conditional_graph_supported()
                 self._data = self._mjw.make_data(
                     model, nworld=num_envs, nconmax=nconmax, njmax=njmax, nccdmax=nccdmax
                 )
@@ -143,17 +164,28 @@ class WarpEngine(PhysicsEngine):
         self._qpos, self._qvel = self._views["qpos"], self._views["qvel"]
         self.fields = {name: self._views[name] for name in fields}
         self.ctrl = self._views["ctrl"]
+        self._cleared = [self._overflow, *(self._views[name] for name in _CLEARED)]
         self.failures: dict[int, str] = {}
         self._graphs: dict[int, Any] = {}
+        checked = {BAD_QPOS: self._qpos, BAD_QVEL: self._qvel, BAD_CTRL: self.ctrl}
+        self._checked = {bit: values for bit, values in checked.items() if values.shape[1]}
+        self._bits = torch.tensor(list(self._checked), dtype=torch.int32, device=self.device)
+        self._fault_of_overflow = self._table_of_overflows().to(self.device)
+
+    def _table_of_overflows(self) -> Tensor:
+        """Returns the fault that each value of `mujoco_warp.Data.overflow` stands for, int32."""
         types = self._mjw.OverflowType
-        self._overflows = {
+        known = {
             CONTACTS_FULL: int(types.BROADPHASE | types.NARROWPHASE),
             CONSTRAINTS_FULL: int(types.NEFC | types.NJMAX_NNZ),
             CONVEX_FULL: int(types.CCD),
         }
         # That an iteration stopped at its limit is no fault, nor one in C.
         harmless = types.ITERATIONS | types.LS_ITERATIONS
-        self._overflows[OTHER_FULL] = int(types.ALL & ~harmless) & ~sum(self._overflows.values())
+        known[OTHER_FULL] = int(types.ALL & ~harmless) & ~sum(known.values())
+        values = torch.arange(int(types.ALL) + 1, dtype=torch.int32)
+        faults = [bit * (values & mask != 0).int() for bit, mask in known.items()]
+        return torch.stack(faults).sum(dim=0, dtype=torch.int32)
 
     def _view(self, name: str) -> Tensor:
         """Returns a field as MjData has it: rotation matrices are rows of nine there."""
@@ -180,9 +212,7 @@ class WarpEngine(PhysicsEngine):
 
     def compile(self, num_substeps: int) -> None:
         """Records `advance(num_substeps)`, unless that has been done; compiles the kernels that it needs."""
-        if num_substeps in self._graphs:
-            return
-        wp, mjw, on_gpu = self._wp, self._mjw, self.device.type == "cuda"
+        mjw = self._mjw
 
         def run() -> None:
             for _ in range(num_substeps):
@@ -190,23 +220,35 @@ class WarpEngine(PhysicsEngine):
             if self._has_contact_forces:
                 mjw.rne_postconstraint(self._model, self._data)  # where Gymnasium calls it
 
-        with _lock, wp.ScopedDevice(self._device):
-            if not on_gpu:
+        self._record(num_substeps, run)
+
+    def _record(self, key: int, run: Callable[[], None]) -> None:
+        """Records what Warp launches in `run`, unless that has been done; the simulations do not move."""
+        if key in self._graphs:
+            return
+        wp = self._wp
+        with _lock, wp.ScopedDevice(self._device), collector_paused():
+            if self.device.type != "cuda":
                 with wp.ScopedCapture(device=self._device) as capture:
                     run()
             else:
                 kept = self._copies()
-                with working_on(new_stream(self.device), current_stream(self.device)), self._stream():
-                    run()  # loads every kernel, which moves the simulations
-                    with wp.ScopedCapture(stream=self._warp_stream()) as capture:
-                        run()
-                self._put_back(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), kept)
-        self._graphs[num_substeps] = capture.graph
+                try:
+                    with working_on(new_stream(self.device), current_stream(self.device)), self._stream():
+                        run()  # loads every kernel, which moves the simulations
+                        with wp.ScopedCapture(stream=self._warp_stream()) as capture:
+                            run()
+                finally:
+                    self._put_back(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), kept)
+        self._graphs[key] = capture.graph
+
+    def _launch(self, key: int) -> None:
+        self._wp.capture_launch(self._graphs[key], stream=self._warp_stream())
 
     def advance(self, num_substeps: int) -> None:
         """Steps all simulations under `ctrl`, on torch's current stream, without waiting for the device."""
         self.compile(num_substeps)
-        self._wp.capture_launch(self._graphs[num_substeps], stream=self._warp_stream())
+        self._launch(num_substeps)
 
     def restart(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
         """Puts simulations where an episode begins, without computing what follows from it.
@@ -216,23 +258,20 @@ class WarpEngine(PhysicsEngine):
             qpos: positions, float32 [N, nq]; those of the others do not matter.
             qvel: velocities, float32 [N, nv], as well.
         """
-        starts = {"qpos": qpos, "qvel": qvel}
-        for name in _STATE:
-            state = self._views[name]
-            state.copy_(where_rows(mask, starts.get(name, torch.zeros_like(state)), state))
-        self._overflow.masked_fill_(mask, 0)
+        rows = mask.unsqueeze(1)
+        torch.where(rows, qpos, self._qpos, out=self._qpos)
+        torch.where(rows, qvel, self._qvel, out=self._qvel)
+        for state in self._cleared:
+            state.masked_fill_(rows if state.ndim == 2 else mask, 0)
 
     def faults(self) -> Tensor:
         """Returns what has gone wrong in each simulation, bits of `FAULTS`, int32 [N].
 
         A buffer that was full is told until the simulation is restarted.
         """
-        found = torch.zeros_like(self._overflow)
-        for bit, values in ((BAD_QPOS, self._qpos), (BAD_QVEL, self._qvel), (BAD_CTRL, self.ctrl)):
-            found |= bit * (~(values.abs() < MAX_VALUE).all(dim=1)).int()
-        for bit, overflow in self._overflows.items():
-            found |= bit * (self._overflow & overflow != 0).int()
-        return found
+        largest = torch.stack([values.abs().amax(dim=1) for values in self._checked.values()], dim=1)
+        bad = (self._bits * ~(largest < MAX_VALUE)).sum(dim=1, dtype=torch.int32)
+        return bad | self._fault_of_overflow[self._overflow.long()]
 
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         """See `PhysicsEngine.reset`."""
@@ -254,10 +293,8 @@ class WarpEngine(PhysicsEngine):
 
         The state itself stays.
         """
-        with _lock, self._wp.ScopedDevice(self._device), self._stream():
-            self._mjw.forward(self._model, self._data)
-            if self.device.type == "cuda":
-                torch.cuda.current_stream(self.device).synchronize()  # before its temporaries are freed
+        self._record(_FORWARD, lambda: self._mjw.forward(self._model, self._data))
+        self._launch(_FORWARD)
         if self._has_contact_forces:
             self.fields["cfrc_ext"].zero_()
 
@@ -296,6 +333,7 @@ class WarpEngine(PhysicsEngine):
     def close(self) -> None:
         """Frees the device; the engine cannot be used any more."""
         self.fields, self._graphs, self._views = {}, {}, {}
+        self._checked, self._cleared = {}, []
         del self._data, self._model, self.ctrl, self._qpos, self._qvel, self._overflow
 
 

@@ -186,7 +186,8 @@ class DeviceSlots:
 
     def _conclude(self, ended: Tensor, faults: Tensor) -> None:
         """Writes down what came of the episodes in some slots, bool [N]."""
-        finite = self._return.isfinite() & self._sums.isfinite().all(dim=2).all(dim=0)
+        # A sum of squares is finite only if all of the deviations are.
+        finite = self._return.isfinite() & self._sums[1].sum(dim=1).isfinite()
         faults = faults | (~finite).int() * NOT_FINITE
         episode = torch.where(ended, self._episode, self._none)
         self.returns.scatter_(0, episode, self._return)

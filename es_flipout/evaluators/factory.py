@@ -178,7 +178,7 @@ def evaluate(
         )
     evaluator: PopulationEvaluator
     if isinstance(envs, MujocoVectorEnv) and isinstance(envs.engine, WarpEngine):
-        evaluator = OnDeviceEvaluator(envs)
+        evaluator = OnDeviceEvaluator.of(envs)
     else:
         evaluator = VectorizedEvaluator(*([envs] if isinstance(envs, VectorEnv) else envs))
     return evaluator.evaluate(population, reset_seeds, episode_limit=episode_limit)

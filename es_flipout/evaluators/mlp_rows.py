@@ -120,7 +120,7 @@ class _Layer:
             return weight.new_zeros(rows, width)
 
         self._weight, self._bias = F.pad(weight, padding).T, F.pad(bias, padding[2:])
-        self._inputs = memory if memory is not None and memory.shape[1] == ins else room(ins)
+        self._inputs = memory if memory is not None and memory.shape == (rows, ins) else room(ins)
         self.inputs = self._inputs[:num_rows, :num_inputs]
         self.memory = room(outs)
         self._outputs = self.memory[:num_rows, :num_outputs]

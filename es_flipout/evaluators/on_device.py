@@ -9,6 +9,7 @@ that it has handed over, so that the device never waits for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
-from es_flipout.envs.transfer import current_stream, new_stream, working_on
+from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
 from es_flipout.envs.warp import WarpEngine, fault_text
 from es_flipout.evaluators import results
 from es_flipout.evaluators.device_slots import NOT_FINITE, DeviceSlots, SeededStates, Starts
@@ -59,6 +60,14 @@ class OnDeviceEvaluator:
         self._last: SeededStates | None = None
         self._expected: Future[SeededStates] | None = None
 
+    @classmethod
+    def of(cls, env: MujocoVectorEnv) -> OnDeviceEvaluator:
+        """Returns the evaluator of an environment, always the same one: it keeps a stream and memory."""
+        kept: OnDeviceEvaluator | None = getattr(env, "_on_device_evaluator", None)
+        if kept is None:
+            kept = env._on_device_evaluator = cls(env)  # type: ignore[attr-defined]
+        return kept
+
     def evaluate(
         self,
         population: Population,
@@ -82,7 +91,7 @@ class OnDeviceEvaluator:
                 one. If that never comes, nothing is lost.
 
         Raises:
-            DeviceError: if the policy cannot be recorded as a CUDA graph, or memory is short.
+            DeviceError: if the physics or the policy cannot be recorded as a CUDA graph, or memory is short.
             EvaluationStoppedError: if `should_stop` said so.
             ValueError: if there are not as many seeds for each member, or the slots cannot be shared out
                 evenly among the bases.
@@ -101,7 +110,7 @@ class OnDeviceEvaluator:
         engine, task, states = self._engine, self.env.task, self._states(seeds, next_seeds)
         try:
             with working_on(self._stream, after=current_stream(engine.device)):
-                engine.compile(task.frame_skip)
+                self._compile()
                 starts = Starts.compute(engine, task, states, self.env.dtype)
                 slots = DeviceSlots(engine, task, population, starts, min(limits) if limits else None)
                 steps = self._play(slots, should_stop)
@@ -111,7 +120,7 @@ class OnDeviceEvaluator:
                 raise
             raise DeviceError(
                 f"out of memory with {self.env.num_envs} slots and {population.size} members (lower "
-                f"env.num_slots or es.population_size): {str(error).splitlines()[0]}"
+                f"env.num_slots or es.population_size): {_first_line(error)}"
             ) from error
 
     def _states(
@@ -151,27 +160,49 @@ class OnDeviceEvaluator:
             looks.append(_Look(slots.live))
         return steps
 
+    def _compile(self) -> None:
+        try:
+            self._engine.compile(self.env.task.frame_skip)
+        except RuntimeError as error:
+            if _is_of_memory(error):
+                raise
+            raise DeviceError(f"mujoco_warp cannot run the model here: {_first_line(error)}") from error
+
     def _recorded(self, slots: DeviceSlots) -> Callable[[], None]:
         """Returns `slots.between_steps` as a graph."""
+        try:
+            graph = self._record(slots)
+        except RuntimeError as error:
+            if not _is_of_memory(error):
+                raise DeviceError(
+                    "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at "
+                    "values on the GPU; env.engine batch or mjdata_pool runs them all the same): "
+                    f"{_first_line(error)}"
+                ) from error
+            torch.cuda.empty_cache()  # within a recording torch must not do so
+            graph = self._record(slots)
+        self._graph = graph  # only now is the last one gone: till then its memory was kept for this one
+        return graph.replay
+
+    def _record(self, slots: DeviceSlots) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         assert self._stream is not None
         self._stream.synchronize()
         try:
-            # Not torch.cuda.graph, which collects garbage and empties torch's caches each time.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                slots.between_steps()
-            finally:
+            with collector_paused():
+                # Not torch.cuda.graph, which collects garbage and empties torch's caches each time.
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    slots.between_steps()
+                except BaseException:
+                    with contextlib.suppress(RuntimeError):  # that something went wrong before
+                        graph.capture_end()
+                    raise
                 graph.capture_end()
-        except RuntimeError as error:
-            if _is_of_memory(error):
-                raise
-            raise DeviceError(
-                "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at values "
-                f"on the GPU; env.engine batch or mjdata_pool runs them all the same): {error}"
-            ) from error
-        self._graph = graph  # only now is the last one gone: till then its memory was kept for this one
-        return graph.replay
+        except BaseException:
+            self._pool = torch.cuda.graph_pool_handle()  # the recording in the old one may never have ended
+            raise
+        return graph
 
     def close(self) -> None:
         """Closes the environment."""
@@ -180,8 +211,16 @@ class OnDeviceEvaluator:
 
 
 def _is_of_memory(error: RuntimeError) -> bool:
-    """Returns whether an error of torch or of Warp says that memory is short."""
-    return isinstance(error, torch.OutOfMemoryError) or "Failed to allocate" in str(error)
+    """Returns whether an error of torch, of cuBLAS or of Warp says that memory is short."""
+    text = str(error)
+    if "memory pools are not supported" in text:  # whatever there is of it
+        return False
+    said = ("out of memory", "Failed to allocate", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in text for each in said)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 class _Look:

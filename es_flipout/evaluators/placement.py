@@ -9,6 +9,7 @@ import torch
 
 from es_flipout.config import Config
 from es_flipout.envs.registration import runs_natively
+from es_flipout.envs.warp import NO_GPU_FOR_WARP, num_warp_gpus
 
 
 def place(config: Config) -> tuple[Config, str]:
@@ -51,4 +52,6 @@ def _obstacle(config: Config) -> str | None:
         return "torch sees no CUDA device"
     if find_spec("mujoco_warp") is None:
         return "mujoco-warp is not installed (pip install 'es-flipout[gpu]')"
+    if config.device != "cpu" and torch.cuda.is_available() and not num_warp_gpus():
+        return NO_GPU_FOR_WARP
     return None

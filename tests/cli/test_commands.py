@@ -187,6 +187,16 @@ def test_eval_scores_a_run_and_films_it(run, finished_run, monkeypatch):
         assert frames in (steps, steps + 1) or (film.endswith("gif") and 1 < frames <= steps + 1)
 
 
+def test_a_run_begins_with_the_policy_of_another(run, finished_run, tiny_config):
+    result = run(
+        "train", "--config", tiny_config, "--init_from", finished_run, "--generations", 1, "--out", "warm"
+    )
+    assert result.status == 0
+    assert f"run warm begins with the policy of {finished_run};" in result.stdout
+    assert f"init_from: {finished_run}" in Path("warm/config.yaml").read_text()
+    assert "with the policy of" not in run("train", "--resume", "warm", "--generations", 2).stdout
+
+
 def test_a_population_is_trained_on_warps_cpu_device_from_end_to_end(run, tmp_path):
     arguments = ["--env.num_slots", 4, "--es.population_size", 8, "--es.num_bases", 2, "--generations", 2]
     short = ["--env.kwargs.max_episode_steps", 20, "--evaluation.episodes", 2, "--out", tmp_path / "run"]
@@ -260,6 +270,8 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         (["--env.id", f"{__name__}:Dict-v0", "--env.engine", "gymnasium_processes"], "Dict observations"),
         (["--env.id", "FrozenLake-v1"], "Discrete observations are not supported"),
         (["--env.id", "Pendulum-v1", "--policy.action_bounds", "cut"], "policy.action_bounds must be one of"),
+        (["--init_from", "nowhere"], "checkpoint nowhere does not exist"),
+        (["--init_from", "."], ". is not a run directory: it has no config.yaml"),
         (["--rollout.episodes", "0"], "rollout.episodes must be > 0, got 0"),
         (["--rollout.reset_seeds", "often"], "rollout.reset_seeds must be one of 'fresh', 'common', 'fixed'"),
         (["--rollout.min_env_steps", "-5"], "rollout.min_env_steps must be >= 0, got -5"),

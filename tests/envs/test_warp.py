@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from types import SimpleNamespace
 
 import gymnasium as gym
 import mujoco
@@ -272,6 +274,22 @@ def test_fields_have_the_shapes_of_mjdata(model, device):
     engine, data = WarpEngine(model, 2, names, device), mujoco.MjData(model)
     for name, values in engine.fields.items():
         assert values.shape[1:] == getattr(data, name).shape, name
+
+
+def test_a_device_that_warp_cannot_use_is_told(model, monkeypatch):
+    monkeypatch.setattr(torch, "empty", lambda *_, device: SimpleNamespace(device=torch.device("cuda:0")))
+    monkeypatch.setattr("es_flipout.envs.warp.num_warp_gpus", lambda: 0)
+    with pytest.raises(ValueError, match="engine 'warp' cannot run on cuda:0: Warp sees no such GPU"):
+        WarpEngine(model, 1, ["qpos"], "cuda")
+
+
+def test_nothing_is_collected_while_a_graph_is_recorded(model, device, monkeypatch):
+    engine, collects = make_engine(model, device), []
+    monkeypatch.setattr(engine._mjw, "step", lambda *_: collects.append(gc.isenabled()))
+    engine.compile(1)
+    assert collects
+    assert not any(collects)
+    assert gc.isenabled()
 
 
 def test_a_field_that_it_lacks_is_told(model, device):

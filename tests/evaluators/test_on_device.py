@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.envs.warp import WarpEngine
 from es_flipout.evaluators import (
+    DeviceError,
     EvaluationStoppedError,
     OnDeviceEvaluator,
     VectorizedEvaluator,
@@ -388,6 +390,85 @@ def test_a_graph_replays_what_is_done_without_one(family, policy_class):
     tiles = [make_env("InvertedPendulum-v5", "cuda", 3, engine="batch") for _ in range(2)]
     expected = evaluator.evaluate(population, seeds, **options)
     assert_agree(VectorizedEvaluator(*tiles).evaluate(population, seeds, **options), expected, 1e-2)
+
+
+class Looks(MLPPolicy):
+    """Looks at a value, which nothing that is recorded can do."""
+
+    def forward(self, observations):
+        return super().forward(observations) * float(observations.isfinite().all())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_policy_that_cannot_be_recorded_is_told_and_breaks_nothing():
+    env = make_env("InvertedPendulum-v5", "cuda")
+    population, seeds = make_population(env), make_seeds()
+    evaluator = OnDeviceEvaluator(env)
+    expected = evaluator.evaluate(population, seeds)
+    looks = Looks(env.single_observation_space, env.single_action_space, hidden_sizes=(16,)).to("cuda")
+    with pytest.raises(DeviceError, match="the policy, or the task, cannot be recorded") as raised:
+        evaluator.evaluate(Population(looks, population.noise, 0.3), seeds)
+    assert "\n" not in str(raised.value)
+    assert_agree(evaluator.evaluate(population, seeds), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_deterministic_engine_repeats_a_generation_to_the_last_bit():
+    env = make_env("Humanoid-v5", "cuda", engine_kwargs={"deterministic": True})
+    population, seeds = make_population(env), make_seeds()
+    found, again = (OnDeviceEvaluator(env).evaluate(population, seeds) for _ in range(2))
+    assert torch.equal(found.returns, again.returns)
+    assert torch.equal(found.lengths, again.lengths)
+
+
+@pytest.mark.parametrize(
+    ("message", "is_of_memory"),
+    [
+        ("Graph launch error: Warp CUDA error 2: out of memory (in function ...)", True),
+        ("Failed to allocate 123 bytes on device 'cuda:0'", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("Failed to allocate memory during graph capture because memory pools are not supported", False),
+        ("CUDA error: operation not permitted when stream is capturing", False),
+    ],
+)
+def test_a_lack_of_memory_is_recognized_and_told_in_one_line(monkeypatch, message, is_of_memory):
+    env = make_env("InvertedPendulum-v5", "cpu")
+    population, evaluator = make_population(env), OnDeviceEvaluator(env)
+
+    def fail(slots):
+        raise RuntimeError(f"{message}\nand more")
+
+    monkeypatch.setattr(DeviceSlots, "between_steps", fail)
+    if is_of_memory:
+        told = (
+            f"out of memory with {SLOTS} slots and {MEMBERS} members .*: RuntimeError: {re.escape(message)}$"
+        )
+        with pytest.raises(DeviceError, match=told):
+            evaluator.evaluate(population, make_seeds())
+    else:
+        with pytest.raises(RuntimeError, match="and more"):
+            evaluator.evaluate(population, make_seeds())
+
+
+def test_physics_that_cannot_be_recorded_is_told_in_one_line(monkeypatch):
+    env = make_env("InvertedPendulum-v5", "cpu")
+
+    def fail(substeps):
+        raise RuntimeError("no kernel image\nis available")
+
+    monkeypatch.setattr(env.engine, "compile", fail)
+    with pytest.raises(
+        DeviceError, match=r"^mujoco_warp cannot run the model here: RuntimeError: no kernel image$"
+    ):
+        OnDeviceEvaluator(env).evaluate(make_population(env), make_seeds())
+
+
+def test_an_environment_keeps_its_evaluator():
+    env, other = (make_env("InvertedPendulum-v5", "cpu") for _ in range(2))
+    assert OnDeviceEvaluator.of(env) is OnDeviceEvaluator.of(env)
+    assert OnDeviceEvaluator.of(env) is not OnDeviceEvaluator.of(other)
 
 
 # --- what a CUDA graph needs -----------------------------------------------------------------------------

@@ -17,10 +17,11 @@ NO_GPU = "torch sees no CUDA device"
 def machine(monkeypatch):
     """Says what the machine has."""
 
-    def has(*, gpu: bool, warp: bool) -> None:
+    def has(*, gpu: bool, warp: bool, warp_gpus: int = 1) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU X")
         monkeypatch.setattr(placement, "find_spec", lambda name: object() if warp else None)
+        monkeypatch.setattr(placement, "num_warp_gpus", lambda: warp_gpus)
 
     return has
 
@@ -40,6 +41,14 @@ def test_everything_is_on_the_gpu_if_it_can_be(machine):
     assert placed("cuda")[:2] == ("cuda", "warp")
     assert placed("cuda:1")[:2] == ("cuda:1", "warp")
     assert placed(engine="warp")[:2] == ("cuda", "warp")
+
+
+def test_a_gpu_that_only_torch_can_use_is_told(machine):
+    machine(gpu=True, warp=True, warp_gpus=0)
+    reason = "Warp sees no such GPU: the driver or the GPU is too old for this build of warp-lang"
+    assert placed() == ("cpu", "auto", f"device cpu, picked because {reason}")
+    line = f"device cuda, as configured: policies on the GPU, environments on the CPU because {reason}"
+    assert placed("cuda") == ("cuda", "auto", line)
 
 
 @pytest.mark.parametrize(
