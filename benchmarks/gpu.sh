@@ -1,126 +1,128 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in stages of less than ten minutes each.
+# All that only a GPU can show, in two calls of together less than 15 minutes.
 #
-#   benchmarks/gpu.sh STAGE [OUT]
+#   benchmarks/gpu.sh first [OUT]     what needs no Warp: populations, forwards, figure 5          (at most 200 s)
+#   benchmarks/gpu.sh second [OUT]    parity, generations, throughput, profile, training, scores   (at most 590 s)
 #
-# STAGE   tests       populations, graphs and generations on the GPU (pytest -m gpu), but for:
-#         parity      every task of engine warp against the official environments
-#         throughput  engine warp by number of slots, beside one process of the pool and the CPU's vectorised engine
-#         cores       the process pool by number of processes, beside the best number of slots
-#         update      the paper's networks        policy      forwards and noise by population
-#         profile     where the time goes         train       Humanoid; continues the run in $RUN, if it is there
-#         all         all of them, one after the other
-# OUT     folder for JSON, pictures and logs; benchmarks/results if absent, but for a rehearsal.
+# Each stage has a limit of its own (seconds, below); one that fails or is cut off does not end the others, and the exit
+# status is the number of those. OUT (benchmarks/results/gpu) gets at most eight files from both calls: a JSON for each
+# measurement, and the logs, with the run that was trained, as logs_first.tgz and logs_second.tgz.
+# `python -m benchmarks.gpu.tables OUT` makes the tables of docs/benchmarks.md from them.
 #
-# From the environment: PYTHON (python3), ENV (Humanoid-v5), SLOTS (1024 .. 32768), BEST_SLOTS (8192),
-# SECONDS_EACH (5) and ROUNDS (3) of throughput and cores, TRAIN_SECONDS (480), RUN ($OUT/run), TRAIN_ARGS.
-# DEVICE=cpu with small sizes and QUICK=1 rehearses it all without a GPU.
+# From the environment: PYTHON (python3), ENV_ID (Humanoid-v5), NUM_ENVS (8192 2048 16384: the most important first),
+# INIT_FROM (benchmarks/results/humanoid_long_run, if it is there), TRAIN_ARGS (more options of es-train), TOTAL (570:
+# seconds that `second` plans with). DEVICE=cpu QUICK=1 rehearses all of it without a GPU, on a small task.
+#
 # Without `pip install -e '.[gpu]'` it needs on PYTHONPATH: mujoco, mujoco-core, mujoco-warp, warp-lang, gymnasium,
-# jsonargparse, docstring-parser, rich, tensorboard, matplotlib, pytest, pytest-timeout, hypothesis.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-
-stage=${1:-}
-out=${2:-benchmarks/results}
-python=${PYTHON:-python3}
-env=${ENV:-Humanoid-v5}
-read -ra slots <<<"${SLOTS:-1024 2048 4096 8192 16384 32768}"
-best=${BEST_SLOTS:-8192}
-timing=(--seconds "${SECONDS_EACH:-5}" --rounds "${ROUNDS:-3}")
-run=${RUN:-$out/run}
-device=${DEVICE:-cuda}
-read -ra train_args <<<"${TRAIN_ARGS:-}"
-if [ -n "${QUICK:-}" ]; then
-  sizes=(--quick)
-  pool=(--quick --warp-device "$device")
-  profiled=(--rounds 1 --population-size 8 --max-episode-steps 10 --hidden-sizes 8)
-else
-  sizes=(--max-gib 16)
-  # The fewer members a slot, the more slots wait for the last episodes of a generation.
-  pool=(--hidden-sizes 256 256 --slots 256 --warp-device "$device" --warp-members-a-slot 8 "${timing[@]}")
-  profiled=(--kernels 40)
-fi
-export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD
-export MUJOCO_GL=${MUJOCO_GL:-egl}
-case $stage in
-  tests | parity | throughput | cores | update | policy | profile | train | all) ;;
-  *)
-    echo "usage: benchmarks/gpu.sh tests|parity|throughput|cores|update|policy|profile|train|all [OUT]" >&2
-    exit 2
-    ;;
-esac
-if [ "$device" != cpu ]; then
-  "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch sees no CUDA device")'
-elif [ -z "${2:-}" ]; then
-  echo "a rehearsal on the CPU needs a folder of its own: benchmarks/gpu.sh $stage OUT" >&2
+# jsonargparse, docstring-parser, rich, tensorboard, matplotlib, pytest, pytest-timeout, hypothesis. Kernels that
+# benchmarks/gpu/precompile_kernels.py has compiled into WARP_CACHE_PATH save minutes.
+set -uo pipefail
+call=${1:-}
+if [ "$call" != first ] && [ "$call" != second ]; then
+  echo "usage: benchmarks/gpu.sh first|second [OUT]" >&2
   exit 2
 fi
-mkdir -p "$out"
-
-es() { # es COMMAND ARGUMENT...: es-COMMAND, installed or not
-  "$python" -c 'import importlib, sys; sys.exit(importlib.import_module("es_flipout.cli." + sys.argv[1]).main(sys.argv[2:]))' "$@"
-}
-
-named() { # named NAME: gives the files that a bench has just written to $out/.new the name NAME
-  for file in "$out"/.new/*; do mv "$file" "$out/$1.${file##*.}"; done
-  rmdir "$out/.new"
-}
-
-test_here() { # test_here FILE...: warnings of another machine's packages are no failures, and kernels are compiled
-  "$python" -m pytest -m gpu -q -p no:cacheprovider -W default -o timeout=900 "$@"
-}
-
-stage_tests() {
-  test_here tests/test_gpu.py tests/evaluators/test_on_device.py tests/evaluators/test_placement.py 2>&1 | tee "$out/gpu_tests.txt"
-}
-
-stage_parity() {
-  test_here tests/envs/test_warp.py 2>&1 | tee "$out/gpu_parity.txt"
-}
-
-stage_throughput() {
-  es bench throughput "${pool[@]}" --env "$env" --workers 1 --warp-slots "${slots[@]}" --out "$out/.new"
-  named "throughput_gpu_$env"
-}
-
-stage_cores() {
-  es bench throughput "${pool[@]}" --env "$env" --warp-slots "$best" --out "$out/.new"
-  named "throughput_gpu_cores_$env"
-}
-
-stage_update() {
-  es bench update "${sizes[@]}" --device "$device" --out "$out"
-}
-
-stage_policy() {
-  local members=(--population-size 16384 1024 4096)
-  if [ -n "${QUICK:-}" ]; then members=(); fi
-  es bench policy "${sizes[@]}" "${members[@]}" --device "$device" --out "$out"
-}
-
-stage_profile() {
-  "$python" -m scripts.profile_device "${profiled[@]}" --env "$env" --num-slots "$best" --device "$device" \
-    --json "$out/profile_gpu_$env.json"
-}
-
-stage_train() {
-  local what=(--config humanoid_gpu.yaml --device "$device" --engine warp --out "$run" "${train_args[@]}")
-  if [ -e "$run/config.yaml" ]; then what=(--resume "$run"); fi
-  # An interrupt ends a run as Ctrl-C does: it saves, and can be continued.
-  local status=0
-  timeout --signal=INT "${TRAIN_SECONDS:-480}" "$python" -c \
-    'import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))' "${what[@]}" || status=$?
-  if [ "$status" != 0 ] && [ "$status" != 124 ]; then return "$status"; fi
-  "$python" -m scripts.summarize_run "$run" --device "$device" --json "$out/train_gpu.json"
-  "$python" -m scripts.compare_engines "$run" --episodes "${EPISODES:-100}" --device "$device" \
-    --json "$out/engines_gpu.json"
-}
-
-if [ "$stage" = all ]; then
-  status=0
-  for each in tests parity throughput cores update policy profile train; do
-    benchmarks/gpu.sh "$each" "$out" || status=1
-  done
-  exit "$status"
+device=${DEVICE:-cuda}
+if [ "$device" = cpu ] && [ -z "${2:-}" ]; then
+  echo "a rehearsal on the CPU needs a folder of its own: benchmarks/gpu.sh $call OUT" >&2
+  exit 2
 fi
-"stage_$stage"
+out=$(realpath -m "${2:-$(dirname "$0")/results/gpu}")
+cd "$(dirname "$0")/.." || exit 2
+start=$SECONDS
+python=${PYTHON:-python3}
+env_id=${ENV_ID:-Humanoid-v5}
+read -ra num_envs <<<"${NUM_ENVS:-8192 2048 16384}"
+read -ra train_args <<<"${TRAIN_ARGS:-}"
+init_from=${INIT_FROM:-benchmarks/results/humanoid_long_run}
+export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD PYTHONUNBUFFERED=1 MUJOCO_GL=${MUJOCO_GL:-egl}
+work=build/gpu_$call # named in the commands that the results hold
+rm -rf "$work"
+mkdir -p "$out" "$work/log" || exit 2
+failures=0
+
+say() { echo "[$((SECONDS - start)) s] $*" | tee -a "$work/log/stages.txt"; }
+
+stage() { # stage NAME LIMIT COMMAND...: an interrupt ends es-train as Ctrl-C does, and pytest with its report
+  local name=$1 limit=$2 status=0
+  shift 2
+  say "$name, at most $limit s"
+  timeout --signal=INT --kill-after=10 "$limit" "$@" >"$work/log/$name.txt" 2>&1 || status=$?
+  tail -n 25 "$work/log/$name.txt"
+  say "$name: exit status $status"
+  [ "$status" = 0 ] || [ "$name:$status" = train:124 ] || failures=$((failures + 1))
+}
+
+keep() { # keep FILE NAME: puts a stage's document among the results
+  if [ -e "$1" ]; then cp "$1" "$out/$2.json"; fi
+}
+
+es() { # es COMMAND...: prints the command that runs es-COMMAND, installed or not
+  local run='import importlib, sys; sys.exit(importlib.import_module("es_flipout.cli." + sys.argv[1]).main(sys.argv[2:]))'
+  command=("$python" -c "$run" "$@")
+}
+
+tests=("$python" -m pytest -m gpu -q -p no:cacheprovider -W default -o timeout=120 --durations=10)
+
+first() {
+  local forwards=(--population-size 16384 4096 1024 --width 256 --depth 2 --max-gib 12 --rounds 5 --seconds 0.05)
+  local updates=(--max-gib 16 --rounds 3 --seconds 0.2)
+  if [ -n "${QUICK:-}" ]; then
+    forwards=(--quick --population-size 32 16 --width 8 --depth 1)
+    updates=(--quick --samples 80)
+  fi
+  stage populations 60 "${tests[@]}" tests/test_gpu.py
+  es bench policy "${forwards[@]}" --device "$device" --out "$work"
+  stage forwards 60 "${command[@]}"
+  keep "$work"/policy_*.json forwards
+  es bench update "${updates[@]}" --workers 0 --device "$device" --out "$work"
+  stage update 60 "${command[@]}"
+  keep "$work"/update_*.json update
+}
+
+second() {
+  local throughput=(--workers 1 "$(nproc)" --num-envs "${num_envs[@]}" --total 130)
+  local profile=(--num-slots 8192 --population-size 16384 --max-episode-steps 40 --rounds 1 --kernels 40)
+  local episodes=64
+  if [ -n "${QUICK:-}" ]; then
+    env_id=InvertedPendulum-v5
+    throughput=(--workers 1 2 --num-envs 4 2 --members-per-env 2 --pool-population-size 8 --hidden-sizes 8 --seconds 0.1)
+    profile=(--num-slots 4 --population-size 8 --max-episode-steps 10 --rounds 1 --hidden-sizes 8)
+    train_args+=(--env.id "$env_id" --env.kwargs '{max_episode_steps: 20}' --es.population_size 16 --env.num_slots 8
+      --generations 2 --evaluation.episodes 2)
+    episodes=2
+  elif [ -d "$init_from" ]; then
+    train_args=(--init_from "$init_from" "${train_args[@]}")
+  fi
+  stage smoke 45 "${tests[@]}" -x \
+    tests/evaluators/test_on_device.py::test_a_graph_replays_what_is_done_without_one \
+    tests/envs/test_warp.py::test_recording_moves_nothing
+  stage parity 110 "${tests[@]}" tests/envs/test_warp.py tests/evaluators/test_on_device.py \
+    tests/evaluators/test_placement.py
+  stage throughput 150 "$python" -m benchmarks.gpu.throughput --env "$env_id" "${throughput[@]}" --device "$device" \
+    --json "$work/throughput.json"
+  keep "$work/throughput.json" throughput
+  stage profile 45 "$python" -m scripts.profile_device --env "$env_id" "${profile[@]}" --device "$device" \
+    --json "$work/profile.json"
+  keep "$work/profile.json" profile
+  # What is left, but for 60 s: to score the center, and to end.
+  local left=$((${TOTAL:-570} - (SECONDS - start) - 60))
+  es train --config humanoid_gpu.yaml --device "$device" --engine warp --out "$work/log/run" --evaluation.interval 5 \
+    --logging.tensorboard false "${train_args[@]}"
+  stage train $((left > 20 ? left : 20)) "${command[@]}"
+  stage summary 15 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.5 --device "$device" \
+    --json "$work/train.json"
+  keep "$work/train.json" train
+  stage scores 45 "$python" -m scripts.compare_engines "$work/log/run" --episodes "$episodes" --device "$device" \
+    --json "$work/engines.json"
+  keep "$work/engines.json" engines
+}
+
+if [ "$device" != cpu ]; then
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | tee "$work/log/gpu.txt"
+fi
+"$call"
+say "$call: $failures stages failed or were cut off"
+tar -C "$work" -czf "$out/logs_$call.tgz" log
+ls -l "$out"
+exit "$failures"

@@ -2,8 +2,8 @@
 
 python -m scripts.benchmark_tables
 
-There, a table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of TABLES. What
-needs a GPU says so as long as benchmarks/gpu.sh has not left its JSON.
+There, a table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of TABLES.
+Those of a GPU are made by benchmarks/gpu/tables.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from es_flipout.bench.memory import PEAK, STEPS
 from es_flipout.bench.plots import draw
 from es_flipout.bench.policy import DENSE, FORWARDS, UNPERTURBED, ask, forward, gradient
 from es_flipout.bench.report import Spread, spreads
-from es_flipout.bench.throughput import alone, env_steps, members, slots_on_warp
+from es_flipout.bench.throughput import env_steps, members
 from es_flipout.bench.update import (
     FLIPOUT,
     INDEPENDENT_POOL,
@@ -35,16 +35,13 @@ from es_flipout.bench.update import (
 )
 from es_flipout.cli.bench import BENCHES
 from es_flipout.cli.bench_display import number
-from scripts.profile_device import PARTS as WARP_PARTS
 from scripts.profile_loop import PARTS, costs
 from scripts.single_forward import TORCH, WORKER
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-NOT_YET = "*Not measured yet: it needs a GPU.*"
 TASKS = ("HalfCheetah-v5", "Humanoid-v5")
-GPU_TASK = "Humanoid-v5"
 OWN_ENVIRONMENTS = ("evotorch_vec", "evotorch_gym", "sb3_ars")
 """Modules of the peers that bring what runs Gymnasium's environments."""
 Row = Sequence[str]
@@ -59,11 +56,6 @@ def load(name: str) -> dict[str, Any]:
     """Returns one document of benchmarks/results."""
     document: dict[str, Any] = json.loads(path_of(name).read_text())
     return document
-
-
-def once_measured(name: str, table: Callable[[], str]) -> str:
-    """Returns a table of a document, or that there is none yet."""
-    return table() if path_of(name).exists() else NOT_YET
 
 
 def markdown(heads: Row, rows: Sequence[Row]) -> str:
@@ -128,15 +120,17 @@ def peers() -> str:
 
 
 def update() -> str:
-    return _updates("update_cpu")
+    return update_table(load("update_cpu")["results"])
 
 
-def _updates(document: str) -> str:
-    contestants = (FLIPOUT, ONE_BASE, LOW_RANK, POOL, INDEPENDENT_POOL)
-    ratio_names = (f"{POOL} / {FLIPOUT}", f"{INDEPENDENT_POOL} / {FLIPOUT}")
+def update_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of the results of es-bench update, with or without process pools."""
+    everyone = (FLIPOUT, ONE_BASE, LOW_RANK, POOL, INDEPENDENT_POOL)
+    contestants = [name for name in everyone if name in results[0]["medians"]]
+    ratio_names = [f"{pool} / {FLIPOUT}" for pool in POOLS if pool in contestants]
     heads = ["", "flipout, N = 40", *contestants[1:], *ratio_names, "FlipES *", "cpuES *", "ratio *"]
     rows = []
-    for result in load(document)["results"]:
+    for result in results:
         marks = {name: "~" if name in POOLS and is_extrapolated(result) else "" for name in contestants}
         gpu, cores = result["paper"].values()
         rows.append(
@@ -160,10 +154,11 @@ def _label(point: Mapping[str, Any]) -> str:
 
 
 def forwards() -> str:
-    return _forwards(itertools.chain(*_sweeps()))
+    return forward_table(itertools.chain(*_sweeps()))
 
 
-def _forwards(points: Iterable[Mapping[str, Any]]) -> str:
+def forward_table(points: Iterable[Mapping[str, Any]]) -> str:
+    """Returns the table of the forwards of points of es-bench policy."""
     others = [name for name in FORWARDS if name != UNPERTURBED]
     rows = []
     for point in points:
@@ -247,78 +242,6 @@ def single_forward() -> str:
     return markdown(["", "torch, us", "worker (NumPy), us", "ratio"], rows)
 
 
-def gpu_throughput() -> str:
-    return once_measured(name := f"throughput_gpu_{GPU_TASK}", lambda: _on_warp(name))
-
-
-def gpu_cores() -> str:
-    return once_measured(name := f"throughput_gpu_cores_{GPU_TASK}", lambda: _on_warp(name))
-
-
-def _on_warp(name: str) -> str:
-    document = load(name)
-    found, ratios_found = spreads(document["rounds"]), document["ratios"]
-    rows = []
-    for contestant in document["cores"]:
-        row = [contestant, span(found[env_steps(contestant)]), number(found[members(contestant)].median)]
-        cores = ratios_found.get(f"{contestant} / 1 worker")
-        row.append("" if cores is None else f"**{span(Spread.of(cores))}**")
-        if slots_on_warp(contestant) is None:
-            row += ["", "", ""]
-        else:
-            share = Spread.of(ratios_found[f"{contestant} / physics alone"])
-            row += [number(found[alone(contestant)].median), span(share, lambda value: f"{value:.2f}")]
-            row.append(number(document["gpu_memory_bytes"][contestant] / 1e9))
-        rows.append(row)
-    heads = ["", "env steps/s", "members/s", "equivalent cores", "physics alone, env steps/s", "ratio"]
-    return f"{markdown([*heads, 'GPU memory, GB'], rows)}\n\n{_picture(name)}"
-
-
-def _picture(name: str) -> str:
-    return f"![{name}](../benchmarks/results/{name}.png)"
-
-
-def gpu_update() -> str:
-    return once_measured("update_cuda", lambda: f"{_updates('update_cuda')}\n\n{_picture('update_cuda')}")
-
-
-def gpu_forwards() -> str:
-    return once_measured(
-        "policy_cuda", lambda: f"{_forwards(load('policy_cuda')['results'])}\n\n{_picture('policy_cuda')}"
-    )
-
-
-def gpu_profile() -> str:
-    return once_measured(name := f"profile_gpu_{GPU_TASK}", lambda: _profile_on_warp(name))
-
-
-def _profile_on_warp(name: str) -> str:
-    found = costs(load(name)["rounds"], WARP_PARTS)
-    rows = [[part, number(cost), f"{share:.1%}"] for part, (cost, share) in found.items()]
-    return markdown(["", "microseconds an env step", "share"], rows)
-
-
-def gpu_training() -> str:
-    return once_measured("train_gpu", _training)
-
-
-def _training() -> str:
-    rows = []
-    for each in load("train_gpu")["milestones"]:
-        score = each["last_centre_score"]
-        rows.append(
-            [
-                f"{each['minutes']:.0f} min",
-                str(each["generation"]),
-                number(each["env_steps"]),
-                "-" if score is None else f"{score:,.0f}",
-                number(each["median_env_steps_per_second"]),
-                f"{each['median_live_share']:.0%}",
-            ]
-        )
-    return markdown(["", "generation", "env steps", "centre score", "env steps/s", "live share"], rows)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in [
@@ -332,12 +255,6 @@ TABLES: dict[str, Callable[[], str]] = {
         memory,
         env,
         profile,
-        gpu_throughput,
-        gpu_cores,
-        gpu_forwards,
-        gpu_update,
-        gpu_profile,
-        gpu_training,
     ]
 }
 
@@ -354,17 +271,17 @@ def redraw(path: Path, document: Mapping[str, Any]) -> None:
     draw(path, BENCHES[bench].picture(document), document)
 
 
-def with_tables(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
-    """Returns the text of a page with every table made anew.
+def with_tables(text: str, tables: Mapping[str, Callable[[], str]] = TABLES, kind: str = "table") -> str:
+    """Returns the text of a page with every table of a kind made anew.
 
     Raises:
         KeyError: if it asks for a table that does not exist.
     """
 
     def replace(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n\n{tables[match[1]]()}\n\n<!-- end -->"
+        return f"<!-- {kind}: {match[1]} -->\n\n{tables[match[1]]()}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\w+) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)
+    return re.sub(rf"<!-- {kind}: (\w+) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
 
 def main() -> None:

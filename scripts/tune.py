@@ -36,6 +36,7 @@ from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.config import Config
+from es_flipout.evaluators import OfficialEvaluator
 from es_flipout.metrics import JsonLines
 from es_flipout.trainer import Trainer
 
@@ -99,7 +100,8 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
         trial.set_user_attr("error", str(error))
         raise optuna.TrialPruned from error
     run = RunDirectory.create(config)
-    with closing(trainer), closing(JsonLines(run.metrics)) as lines:
+    judge = OfficialEvaluator(config.env, config.evaluation.episodes)
+    with closing(judge), closing(trainer), closing(JsonLines(run.metrics)) as lines:
         for rung in RUNGS:
             target = arguments.env_steps * rung // RUNGS[-1]
             try:
@@ -107,7 +109,7 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
             except RunError as error:
                 trial.set_user_attr("error", str(error))
                 raise optuna.TrialPruned from error
-            trial.report(trainer.judge.score(trainer.policy, seed=SCORE_SEED).mean, rung)
+            trial.report(judge.score(trainer.policy, seed=SCORE_SEED).mean, rung)
             trial.set_user_attr("env_steps", trainer.env_steps)
             trial.set_user_attr("seconds", trainer.seconds)
             if rung < RUNGS[-1] and trial.should_prune():

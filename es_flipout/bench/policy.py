@@ -2,7 +2,8 @@
 
 At every point of a sweep (population, width, depth) all contestants take turns: the unperturbed forward on
 the same batch, the forward under each family's noise, the forward under dense weights for every member
-(batched matrix products), each family's `ask` and gradient, and the machine's limits.
+(batched matrix products), each family's `ask` and gradient, and the machine's limits. On a GPU forwards are
+replays of CUDA graphs.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def operations(model: Model, population_size: int, seed: int, max_bytes: int) ->
     directions = population_size // 2
     found: dict[str, Operation] = {}
     plain = total(layer.unperturbed(population_size) for layer in model.layers)
-    found[forward(UNPERTURBED)] = Operation(lambda: policy(*inputs), plain)
+    found[forward(UNPERTURBED)] = Operation(lambda: policy(*inputs), plain, is_forward=True)
     for name, family in FAMILIES.items():
         if name == INDEPENDENT and not _fits(model, population_size, max_bytes):
             continue
@@ -110,11 +111,13 @@ def operations(model: Model, population_size: int, seed: int, max_bytes: int) ->
         added = total(family.work.added(layer, population_size) for layer in model.layers)
         kept = total(family.work.ask(layer, directions) for layer in model.layers)
         summed = total(family.work.gradient(layer, directions) for layer in model.layers)
-        found[forward(name)] = Operation(partial(rows, *inputs), plain + added)
+        found[forward(name)] = Operation(partial(rows, *inputs), plain + added, is_forward=True)
         found[ask(name)] = Operation(partial(_ask, es), kept)
         found[gradient(name)] = Operation(partial(es.ask().gradient, utilities), summed)
     found[forward(DENSE)] = Operation(
-        dense_forward(model, inputs, max_bytes), total(layer.dense(population_size) for layer in model.layers)
+        dense_forward(model, inputs, max_bytes),
+        total(layer.dense(population_size) for layer in model.layers),
+        is_forward=True,
     )
     return found
 
@@ -161,7 +164,7 @@ def measure_point(
     model.module.to(device)
     watch("warm-up", 0.0)
     timed = {**operations(model, point.population_size, seed, max_bytes), **limits(device)}
-    watches = {name: Stopwatch(name, operation.run, device, seconds) for name, operation in timed.items()}
+    watches = {name: Stopwatch(name, each.on(device), device, seconds) for name, each in timed.items()}
     results = interleave(watches, rounds, watch)
     return {
         "policy": model.name,

@@ -145,7 +145,7 @@ class Settings:
     Attributes:
         samples: members P, each with an example of its own.
         members_per_base: N.
-        workers: of each process pool.
+        workers: of each process pool; 0 for no process pool.
         pool_samples: members that a process pool is measured on, whose seconds are extrapolated to P; None to
             go by the size of the network.
         max_bytes: see `BatchUpdate`.
@@ -185,7 +185,8 @@ def measure_network(
     """
     model = network.make_model()
     shape, size = model.input_shapes[0], settings.samples
-    pool_size = settings.pool_size(model.num_parameters)
+    pools = POOLS if settings.workers else {}
+    pool_size = settings.pool_size(model.num_parameters) if pools else None
     families: dict[str, Perturbation] = {
         FLIPOUT: Flipout(num_bases=size // settings.members_per_base),
         ONE_BASE: Flipout(),
@@ -203,7 +204,8 @@ def measure_network(
             )
             for name, family in families.items()
         }
-        for name, family in POOLS.items():
+        for name, family in pools.items():
+            assert pool_size is not None
             pool = PoolUpdate(network, family, Examples(shape, pool_size, settings.seed), settings.workers)
             stack.enter_context(closing(pool))
             contestants[name] = _pool_contestant(name, pool, pool_size, settings)
@@ -216,7 +218,7 @@ def measure_network(
         "pool_samples": pool_size,
         "paper": network.paper,
         "medians": medians(rounds),
-        **compared(rounds, pool_ratios(families)),
+        **compared(rounds, pool_ratios(families) if pools else {}),
     }
 
 

@@ -62,7 +62,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default=40,
         help="of flipout with several bases (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, help="of the process pool (default: every core)")
+    parser.add_argument(
+        "--workers", type=int, help="of the process pools, 0 for no process pool (default: every core)"
+    )
     parser.add_argument(
         "--pool-samples",
         type=int,
@@ -90,6 +92,8 @@ def _check(parsed: argparse.Namespace) -> None:
         "max_gib",
     ):
         values = getattr(parsed, name)
+        if name == "workers" and values == 0:
+            continue
         for value in values if isinstance(values, list) else [values]:
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')} must be > 0 and finite, got {value}")
@@ -115,7 +119,7 @@ def _run(parsed: argparse.Namespace) -> Report:
     settings = Settings(
         samples=parsed.samples,
         members_per_base=parsed.members_per_base,
-        workers=parsed.workers or available_cores(),
+        workers=available_cores() if parsed.workers is None else parsed.workers,
         pool_samples=parsed.pool_samples,
         max_bytes=int(parsed.max_gib * 2**30),
         seconds=parsed.seconds,
@@ -148,19 +152,26 @@ def _run(parsed: argparse.Namespace) -> Report:
 
 
 def _title(document: Mapping[str, Any]) -> str:
-    workers = f"{document['workers']} worker{'s' if document['workers'] > 1 else ''}"
     what = f"seconds an update of {document['samples']:,} samples, {document['device']}"
-    return f"{what}; process pool of {workers}"
+    workers = f"{document['workers']} worker{'s' if document['workers'] > 1 else ''}"
+    return f"{what}; process pool of {workers}" if document["workers"] else what
+
+
+def _measured(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the contestants that took part."""
+    return [name for name in CONTESTANTS if name in results[0]["medians"]]
 
 
 def _table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
-    table = make_table(title, "", *CONTESTANTS, "pool / flipout", "FlipES *", "cpuES *", "ratio *")
+    names, lead = _measured(results), f"{POOL} / {FLIPOUT}"
+    columns = ["pool / flipout"] if POOL in names else []
+    table = make_table(title, "", *names, *columns, "FlipES *", "cpuES *", "ratio *")
     for result in results:
         row = [
             ("~" if name in POOLS and is_extrapolated(result) else "") + number(result["medians"][name])
-            for name in CONTESTANTS
+            for name in names
         ]
-        row.append(number(result["median_ratios"][f"{POOL} / {FLIPOUT}"]))
+        row += [number(result["median_ratios"][lead])] if columns else []
         if (figures := result["paper"]) is not None:
             flipout, pool = figures.values()
             row += [f"{flipout:g}", f"{pool:g}", number(pool / flipout)]
@@ -174,11 +185,13 @@ def _table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _spreads_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    table = make_table("lowest..highest", "", *CONTESTANTS, "samples of the pool")
+    names = _measured(results)
+    columns = ["samples of the pool"] if POOL in names else []
+    table = make_table("lowest..highest", "", *names, *columns)
     for result in results:
         found = spreads(result["rounds"])
-        spans = [f"{number(found[name].lowest)}..{number(found[name].highest)}" for name in CONTESTANTS]
-        table.add_row(result["name"], *spans, f"{result['pool_samples']:,}")
+        spans = [f"{number(found[name].lowest)}..{number(found[name].highest)}" for name in names]
+        table.add_row(result["name"], *spans, *([f"{result['pool_samples']:,}"] if columns else []))
     return table
 
 
@@ -193,7 +206,7 @@ def _picture(document: Mapping[str, Any]) -> Picture:
             name + (extrapolated if name in POOLS else ""): Curve(
                 {size: spreads(own[size]["rounds"])[name] for size in sorted(own)}
             )
-            for name in CONTESTANTS
+            for name in _measured(results)
         }
         known = {size: own[size]["paper"] for size in sorted(own) if own[size]["paper"] is not None}
         for name in next(iter(known.values()), {}):

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.sh, rehearsed on the CPU: what runs there must run at once when there is a GPU."""
+"""benchmarks/gpu.sh, rehearsed on the CPU: what is in it must run at once when there is a GPU."""
 
 from __future__ import annotations
 
@@ -6,73 +6,128 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import throughput
 from scripts.summarize_run import milestones
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
-SMALL = {
-    "DEVICE": "cpu",
-    "QUICK": "1",
-    "ENV": "InvertedPendulum-v5",
-    "SLOTS": "2 4",
-    "BEST_SLOTS": "4",
-    "TRAIN_ARGS": "--es.population_size 4 --env.num_slots 2 --env.kwargs.max_episode_steps 20 "
-    "--generations 2",
-}
+ROOT = Path(__file__).parents[2]
+FIRST = {"forwards.json", "update.json", "logs_first.tgz"}
+SECOND = {"throughput.json", "profile.json", "train.json", "engines.json", "logs_second.tgz"}
 
 
 def run(*arguments, **variables):
     return subprocess.run(
-        [SCRIPT, *arguments],
-        env={**os.environ, **SMALL, "PYTHON": sys.executable, **variables},
+        [ROOT / "benchmarks" / "gpu.sh", *arguments],
+        env={**os.environ, "DEVICE": "cpu", "QUICK": "1", "PYTHON": sys.executable, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
+def load(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
 @pytest.mark.slow
-def test_throughput_is_written_under_a_name_of_its_own(tmp_path):
-    assert (result := run("throughput", tmp_path)).returncode == 0, result.stderr
-    document = json.loads((tmp_path / "throughput_gpu_InvertedPendulum-v5.json").read_text())
-    assert [name for name in document["medians"] if "physics alone" in name] == [
-        f"everything on the CPU, by mujoco_warp, {slots} slots, physics alone: env steps/s"
-        for slots in (2, 4)
-    ]
-    assert (tmp_path / "throughput_gpu_InvertedPendulum-v5.png").exists()
-
-
-def test_the_parts_of_a_generation_are_measured(tmp_path):
-    assert (result := run("profile", tmp_path)).returncode == 0, result.stderr
-    [seconds] = json.loads((tmp_path / "profile_gpu_InvertedPendulum-v5.json").read_text())["rounds"]
+def test_both_calls_leave_eight_files(tmp_path):
+    for call in ("first", "second"):
+        result = run(call, tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == FIRST | SECOND
+    assert [point["population_size"] for point in load(tmp_path, "forwards")["results"]] == [32, 16]
+    assert not any("pool" in name for each in load(tmp_path, "update")["results"] for name in each["medians"])
+    rows = load(tmp_path, "throughput")["rows"]
+    assert {(row["num_envs"], row["contestant"]) for row in rows} == {
+        (num_envs, contestant)
+        for num_envs in (2, 4)
+        for contestant in (
+            "everything on the device",
+            "physics alone",
+            "process pool, 1 worker",
+            "process pool, 2 workers",
+        )
+    }
+    [seconds] = load(tmp_path, "profile")["rounds"]
     assert all(value > 0 for value in seconds.values())
+    assert load(tmp_path, "train")["milestones"][-1]["generation"] == 2
+    assert load(tmp_path, "train")["config"]["env"]["engine"] == "warp"
+    assert set(load(tmp_path, "engines")["engines"]) == {"official environment", "engine warp"}
+    with tarfile.open(tmp_path / "logs_second.tgz") as logs:
+        assert {"log/parity.txt", "log/run/checkpoints/last.pt", "log/stages.txt"} <= set(logs.getnames())
 
 
-@pytest.mark.slow
-def test_training_can_be_continued(tmp_path):
-    assert (result := run("train", tmp_path)).returncode == 0, result.stderr
-    assert "finished" in result.stdout
-    (tmp_path / "train_gpu.json").unlink()
-    assert (result := run("train", tmp_path)).returncode == 0, result.stderr
-    assert "has used up its budget" in result.stdout
-    document = json.loads((tmp_path / "train_gpu.json").read_text())
-    [milestone] = document["milestones"]
-    assert milestone["generation"] == 2
-    assert milestone["env_steps"] == 160
-    assert document["config"]["env"]["engine"] == "warp"
+@pytest.mark.parametrize(("call", "stages"), [("first", 3), ("second", 7)])
+def test_a_stage_that_fails_does_not_end_the_others(tmp_path, call, stages):
+    result = run(call, tmp_path, PYTHON="false")
+    assert result.returncode == stages
+    assert result.stdout.count(": exit status 1") == stages
+    assert f"{call}: {stages} stages failed or were cut off" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [f"logs_{call}.tgz"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"]])
-def test_a_wrong_stage_is_told(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: benchmarks/gpu.sh first|second [OUT]"),
+        (["third"], "usage: benchmarks/gpu.sh first|second [OUT]"),
+        (["first"], "a rehearsal on the CPU needs a folder of its own"),
+    ],
+)
+def test_a_mistake_is_told(arguments, message):
     result = run(*arguments)
     assert result.returncode == 2
-    assert result.stderr.startswith("usage: benchmarks/gpu.sh tests|parity|throughput|")
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
 
 
-def test_a_run_is_summarised_by_periods():
+def test_throughput_is_written_round_by_round_and_ends_in_time(tmp_path, capsys):
+    options = ["--env", "InvertedPendulum-v5", "--env-kwargs", '{"max_episode_steps": 20}', "--device", "cpu"]
+    sizes = [
+        "--num-envs",
+        "4",
+        "2",
+        "--members-per-env",
+        "2",
+        "--workers",
+        "1",
+        "--pool-population-size",
+        "4",
+    ]
+    short = [
+        "--hidden-sizes",
+        "4",
+        "--seconds",
+        "0.01",
+        "--total",
+        "0.1",
+        "--json",
+        str(tmp_path / "it.json"),
+    ]
+    throughput.main([*options, *sizes, *short])
+    assert "s are left, and this took" in capsys.readouterr().out
+    document = load(tmp_path, "it")
+    assert document["command"].startswith("python -m benchmarks.gpu.throughput --env InvertedPendulum-v5")
+    rows = [(row["num_envs"], row["contestant"], row["metric"], row["round"]) for row in document["rows"]]
+    of_a_round = [
+        ("everything on the device", "env steps/s"),
+        ("everything on the device", "members/s"),
+        ("physics alone", "env steps/s"),
+        ("process pool, 1 worker", "env steps/s"),
+        ("process pool, 1 worker", "members/s"),
+    ]
+    assert rows == [
+        (4, "everything on the device", "GPU memory, bytes", 0),
+        *((4, *each, index) for index in (0, 1) for each in of_a_round),
+    ]
+    assert all(row["value"] > 0 for row in document["rows"] if row["metric"] != "GPU memory, bytes")
+
+
+def test_a_run_is_summarized_by_periods():
     def line(generation, minutes, score=None):
         timing = {"seconds": 60 * minutes, "env_steps_per_second": 100.0 * generation}
         return {
