@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from es_flipout import Flipout, FlipoutES, Independent, LowRank
+from es_flipout.bench.timing import Operation
+from es_flipout.bench.work import Work
 from es_flipout.perturbations import Perturbation
 
 pytestmark = [
@@ -86,6 +88,14 @@ def test_a_captured_forward_repeats_and_follows_new_members(name: str, family: P
     x.copy_(torch.randn_like(x))
     graph.replay()
     torch.testing.assert_close(captured, rows.each(x), rtol=0, atol=1e-5)
+
+
+def test_a_bench_replays_what_it_measures() -> None:
+    x, doubled = torch.ones(3, device="cuda"), torch.zeros(3, device="cuda")
+    run = Operation(lambda: doubled.copy_(2 * x), Work(0, 0), is_forward=True).on(x.device)
+    x.fill_(5.0)
+    run()
+    assert doubled.tolist() == [10.0] * 3
 
 
 @every_family

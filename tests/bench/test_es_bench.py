@@ -244,6 +244,17 @@ def test_update(measure):
     assert "FlipES" in result.stdout
 
 
+def test_update_without_process_pools(measure):
+    sizes = ("--hidden-sizes", 32, "--conv-scales", 0.05, "--samples", 16, "--members-per-base", 4)
+    result = measure("update", *sizes, *FAST, "--workers", 0, "--threads", 1)
+    for each in result.document("update_cpu")["results"]:
+        assert set(each["medians"]) == {"flipout", "flipout, 1 base", "low rank 1"}
+        assert (each["pool_samples"], each["ratios"]) == (None, {})
+        assert_positive(each["rounds"])
+    assert "pool" not in result.stdout
+    assert "FlipES" in result.stdout
+
+
 def test_prices():
     config = Config(device="cpu")
     pool = Setup("pool", replace(config, backend="process_pool"), cores=4, workers=4)
