@@ -17,6 +17,7 @@ from es_flipout.cli import eval, train
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.shipped import find_config
 from es_flipout.config import Config, EnvConfig, OptimizerConfig, PolicyConfig
+from es_flipout.evaluators import OfficialEvaluator
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import make_action_head
 from es_flipout.trainer import Trainer
@@ -93,8 +94,8 @@ def test_a_users_recurrent_policy_learns_to_recall():
 def test_a_policy_without_memory_does_not():
     config = recall(kind="mlp", generations=15, out="run")
     _, trainer = run(replace(config, policy=replace(config.policy, hidden_sizes=[8])))
-    with closing(Trainer(config)) as fresh:
-        scores = [fresh.judge.score(trainer.policy, seed=1000 * index).returns for index in range(5)]
+    with closing(OfficialEvaluator(config.env, config.evaluation.episodes)) as judge:
+        scores = [judge.score(trainer.policy, seed=1000 * index).returns for index in range(5)]
     # It answers the same to both cues.
     assert len({round(abs(value), 5) for returns in scores for value in returns}) == 1
 
