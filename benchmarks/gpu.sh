@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# All that only a GPU can show, in two calls of together less than 15 minutes.
+# All that only a GPU can show, in two calls that take less than 15 minutes together.
 #
 #   benchmarks/gpu.sh first [OUT]     what needs no Warp: populations, forwards, figure 5          (at most 200 s)
 #   benchmarks/gpu.sh second [OUT]    parity, generations, throughput, profile, training, scores   (at most 590 s)
 #
-# Each stage has a limit of its own (seconds, below); one that fails or is cut off does not end the others, and the exit
-# status is the number of those. OUT (benchmarks/results/gpu) gets at most eight files from both calls: a JSON for each
-# measurement, and the logs, with the run that was trained, as logs_first.tgz and logs_second.tgz.
+# Each stage has a limit of its own (seconds, below); one that fails or is cut off does not end the others. The exit
+# status is the number of stages that failed. OUT (benchmarks/results/gpu) gets at most eight files from both calls: a
+# JSON for each measurement, and the logs, with the run that was trained, as logs_first.tgz and logs_second.tgz.
 # `python -m benchmarks.gpu.tables OUT` makes the tables of docs/benchmarks.md from them.
 #
 # From the environment: PYTHON (python3), ENV_ID (Humanoid-v5), NUM_ENVS (8192 2048 16384: the most important first),
-# INIT_FROM (benchmarks/results/humanoid_long_run, if it is there), TRAIN_ARGS (more options of es-train), TOTAL (570:
-# seconds that `second` plans with). DEVICE=cpu QUICK=1 rehearses all of it without a GPU, on a small task.
+# INIT_FROM (benchmarks/results/humanoid_long_run: training begins with its last policy if that fits), TRAIN_ARGS (more
+# options of es-train), TOTAL (560: seconds that `second` plans with; unpacking and starting come on top).
+# DEVICE=cpu QUICK=1 rehearses all of it without a GPU, on a small task; what it leaves is called quick_*.
 #
 # Without `pip install -e '.[gpu]'` it needs on PYTHONPATH: mujoco, mujoco-core, mujoco-warp, warp-lang, gymnasium,
 # jsonargparse, docstring-parser, rich, tensorboard, matplotlib, pytest, pytest-timeout, hypothesis. Kernels that
@@ -23,8 +24,9 @@ if [ "$call" != first ] && [ "$call" != second ]; then
   exit 2
 fi
 device=${DEVICE:-cuda}
-if [ "$device" = cpu ] && [ -z "${2:-}" ]; then
-  echo "a rehearsal on the CPU needs a folder of its own: benchmarks/gpu.sh $call OUT" >&2
+QUICK=${QUICK:-}
+if { [ "$device" = cpu ] || [ -n "$QUICK" ]; } && [ -z "${2:-}" ]; then
+  echo "a rehearsal needs a folder of its own: benchmarks/gpu.sh $call OUT" >&2
   exit 2
 fi
 out=$(realpath -m "${2:-$(dirname "$0")/results/gpu}")
@@ -47,19 +49,32 @@ stage() { # stage NAME LIMIT COMMAND...: an interrupt ends es-train as Ctrl-C do
   local name=$1 limit=$2 status=0
   shift 2
   say "$name, at most $limit s"
-  timeout --signal=INT --kill-after=10 "$limit" "$@" >"$work/log/$name.txt" 2>&1 || status=$?
+  timeout --signal=INT --kill-after=5 "$limit" "$@" >"$work/log/$name.txt" 2>&1 || status=$?
   tail -n 25 "$work/log/$name.txt"
   say "$name: exit status $status"
   [ "$status" = 0 ] || [ "$name:$status" = train:124 ] || failures=$((failures + 1))
 }
 
 keep() { # keep FILE NAME: puts a stage's document among the results
-  if [ -e "$1" ]; then cp "$1" "$out/$2.json"; fi
+  if [ -e "$1" ]; then cp "$1" "$out/${QUICK:+quick_}$2.json"; fi
 }
 
-es() { # es COMMAND...: prints the command that runs es-COMMAND, installed or not
+pack() { tar -C "$work" -czf "$out/logs_$call.tgz" log; }
+
+es() { # es COMMAND...: sets `command` to what runs es-COMMAND, installed or not
   local run='import importlib, sys; sys.exit(importlib.import_module("es_flipout.cli." + sys.argv[1]).main(sys.argv[2:]))'
   command=("$python" -c "$run" "$@")
+}
+
+train=(--config humanoid_gpu.yaml)
+
+fits() { # fits RUN: whether training can begin with its last policy
+  local build='import sys; from es_flipout.cli.arguments import parse_train; from es_flipout.trainer import Trainer'
+  local small=(--device cpu --env.num_slots 1 --evaluation.interval 0)
+  "$python" -c "$build; Trainer(parse_train(sys.argv[1:]).config).close()" "${train[@]}" "${train_args[@]}" "${small[@]}" \
+    --init_from "$1" >"$work/log/fits.txt" 2>&1 && return
+  say "no warm start from $1: $(tail -n 1 "$work/log/fits.txt")"
+  return 1
 }
 
 tests=("$python" -m pytest -m gpu -q -p no:cacheprovider -W default -o timeout=120 --durations=10)
@@ -67,53 +82,54 @@ tests=("$python" -m pytest -m gpu -q -p no:cacheprovider -W default -o timeout=1
 first() {
   local forwards=(--population-size 16384 4096 1024 --width 256 --depth 2 --max-gib 12 --rounds 5 --seconds 0.05)
   local updates=(--max-gib 16 --rounds 3 --seconds 0.2)
-  if [ -n "${QUICK:-}" ]; then
+  if [ -n "$QUICK" ]; then
     forwards=(--quick --population-size 32 16 --width 8 --depth 1)
     updates=(--quick --samples 80)
   fi
-  stage populations 60 "${tests[@]}" tests/test_gpu.py
+  stage populations 50 "${tests[@]}" tests/test_gpu.py
   es bench policy "${forwards[@]}" --device "$device" --out "$work"
-  stage forwards 60 "${command[@]}"
-  keep "$work"/policy_*.json forwards
+  stage forwards 55 "${command[@]}"
+  keep "$work/policy_${device%%:*}.json" forwards
   es bench update "${updates[@]}" --workers 0 --device "$device" --out "$work"
-  stage update 60 "${command[@]}"
-  keep "$work"/update_*.json update
+  stage update 55 "${command[@]}"
+  keep "$work/update_${device%%:*}.json" update
 }
 
 second() {
-  local throughput=(--workers 1 "$(nproc)" --num-envs "${num_envs[@]}" --total 130)
+  local throughput=(--workers 1 "$(nproc)" --num-envs "${num_envs[@]}" --total 125)
   local profile=(--num-slots 8192 --population-size 16384 --max-episode-steps 40 --rounds 1 --kernels 40)
   local episodes=64
-  if [ -n "${QUICK:-}" ]; then
+  if [ -n "$QUICK" ]; then
     env_id=InvertedPendulum-v5
     throughput=(--workers 1 2 --num-envs 4 2 --members-per-env 2 --pool-population-size 8 --hidden-sizes 8 --seconds 0.1)
     profile=(--num-slots 4 --population-size 8 --max-episode-steps 10 --rounds 1 --hidden-sizes 8)
     train_args+=(--env.id "$env_id" --env.kwargs '{max_episode_steps: 20}' --es.population_size 16 --env.num_slots 8
       --generations 2 --evaluation.episodes 2)
     episodes=2
-  elif [ -d "$init_from" ]; then
+  elif fits "$init_from"; then
     train_args=(--init_from "$init_from" "${train_args[@]}")
   fi
-  stage smoke 45 "${tests[@]}" -x \
+  stage smoke 40 "${tests[@]}" -x \
     tests/evaluators/test_on_device.py::test_a_graph_replays_what_is_done_without_one \
     tests/envs/test_warp.py::test_recording_moves_nothing
-  stage parity 110 "${tests[@]}" tests/envs/test_warp.py tests/evaluators/test_on_device.py \
+  stage parity 105 "${tests[@]}" tests/envs/test_warp.py tests/evaluators/test_on_device.py \
     tests/evaluators/test_placement.py
-  stage throughput 150 "$python" -m benchmarks.gpu.throughput --env "$env_id" "${throughput[@]}" --device "$device" \
+  stage throughput 140 "$python" -m benchmarks.gpu.throughput --env "$env_id" "${throughput[@]}" --device "$device" \
     --json "$work/throughput.json"
   keep "$work/throughput.json" throughput
-  stage profile 45 "$python" -m scripts.profile_device --env "$env_id" "${profile[@]}" --device "$device" \
+  stage profile 40 "$python" -m scripts.profile_device --env "$env_id" "${profile[@]}" --device "$device" \
     --json "$work/profile.json"
   keep "$work/profile.json" profile
-  # What is left, but for 60 s: to score the center, and to end.
-  local left=$((${TOTAL:-570} - (SECONDS - start) - 60))
-  es train --config humanoid_gpu.yaml --device "$device" --engine warp --out "$work/log/run" --evaluation.interval 5 \
+  # The time that is left, minus what ending, summarizing, scoring and packing may take.
+  local left=$((${TOTAL:-560} - (SECONDS - start) - 75))
+  es train "${train[@]}" --device "$device" --engine warp --out "$work/log/run" --evaluation.interval 5 \
     --logging.tensorboard false "${train_args[@]}"
-  stage train $((left > 20 ? left : 20)) "${command[@]}"
-  stage summary 15 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.5 --device "$device" \
+  stage train "$left" "${command[@]}"
+  pack # with the policy, whatever may come
+  stage summary 10 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.5 --device "$device" \
     --json "$work/train.json"
   keep "$work/train.json" train
-  stage scores 45 "$python" -m scripts.compare_engines "$work/log/run" --episodes "$episodes" --device "$device" \
+  stage scores 40 "$python" -m scripts.compare_engines "$work/log/run" --episodes "$episodes" --device "$device" \
     --json "$work/engines.json"
   keep "$work/engines.json" engines
 }
@@ -123,6 +139,6 @@ if [ "$device" != cpu ]; then
 fi
 "$call"
 say "$call: $failures stages failed or were cut off"
-tar -C "$work" -czf "$out/logs_$call.tgz" log
+pack
 ls -l "$out"
 exit "$failures"

@@ -216,6 +216,17 @@ def load_policy(policy: nn.Module, state: Mapping[str, Any], path: Path) -> None
     policy.load_state_dict(state["policy"])
 
 
+def begin_with(policy: nn.Module, path: Path) -> None:
+    """Loads the policy of a run's last checkpoint, or of a checkpoint file, into `policy`, wherever that is.
+
+    Raises:
+        RunError: if there is none, or its shapes are not the policy's.
+    """
+    if path.is_dir():
+        path = RunDirectory.open(path).last
+    load_policy(policy, load(path), path)
+
+
 def check_policy(policy: nn.Module, state: Mapping[str, Any], path: Path) -> None:
     """Checks that a checkpoint's policy has the names and shapes of `policy`.
 

@@ -65,8 +65,8 @@ class EnvConfig:
     or gymnasium_processes (any environment, shared out over `threads` processes). auto takes warp if `device`
     is a GPU, else another native engine, for a native task; and gymnasium for any other."""
     engine_kwargs: dict[str, Any] = field(default_factory=dict)
-    """For warp: room for contacts and constraints per slot, for example {nconmax: 48, njmax: 128}; and with
-    {deterministic: true}, which is slower, simulations that a GPU repeats to the last bit."""
+    """For warp: room for contacts and constraints per slot, for example {nconmax: 48, njmax: 128};
+    {deterministic: true} makes simulations on a GPU repeatable to the last bit, but slower."""
     wrappers: list[str] = field(default_factory=list)
     """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
 
@@ -327,7 +327,7 @@ class Config:
     """Logging and checkpoints."""
     init_from: str | None = None
     """Warm start: a run directory (its last checkpoint) or a checkpoint file, whose policy and observation
-    moments the run begins with; null for new weights. Everything else begins anew."""
+    moments the run begins with; null for freshly initialized weights. Everything else starts from scratch."""
     seed: int = 0
     """Seed of every random stream of the run."""
     generations: int | None = None

@@ -6,9 +6,9 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -79,15 +79,46 @@ class GenerationMetrics:
         figures = {name: plain(value) for name, value in asdict(self).items()}
         return json.dumps(figures)
 
+    def scored(self, mean: float, std: float, episode_length: float) -> GenerationMetrics:
+        """Returns the figures with those of the center's score."""
+        return replace(self, centre_score=mean, centre_score_std=std, centre_episode_length=episode_length)
+
 
 @dataclass(frozen=True)
 class Timing:
     """Wall-clock figures of a generation, which differ from run to run."""
 
     env_steps_per_second: float
-    """Live env steps over the seconds of the generation: rollouts and update, without official scoring."""
+    """Live env steps over the seconds of the generation: rollouts and update. The score of the generation
+    before may share the cores with them."""
     seconds: float
-    """Seconds of training since the run began, interruptions left out."""
+    """Seconds of training since the run began, without interruptions and the wait for the last score."""
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A generation that is saved but not reported, because its center is still being scored.
+
+    Attributes:
+        metrics: its figures, without the score.
+        histograms: of its episodes, by name, on the CPU.
+        state: of the run after it.
+    """
+
+    metrics: GenerationMetrics
+    histograms: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def saved(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds of it, besides the run's state."""
+        return {"metrics": asdict(self.metrics), "histograms": self.histograms}
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any], state: dict[str, Any]) -> Unscored:
+        """Returns it from what `saved` returned, and the run's state."""
+        timing = Timing(**saved["metrics"]["timing"])
+        histograms = {name: values.cpu() for name, values in saved["histograms"].items()}
+        return cls(GenerationMetrics(**{**saved["metrics"], "timing": timing}), histograms, state)
 
 
 class Reporter(Protocol):

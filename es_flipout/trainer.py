@@ -14,14 +14,14 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
-from torch import Tensor, nn
+from torch import Tensor
 
 from es_flipout import checkpoint
 from es_flipout.checkpoint import RunDirectory, RunError
@@ -42,38 +42,13 @@ from es_flipout.evaluators import (
 )
 from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
 from es_flipout.fitness import failed
-from es_flipout.metrics import GenerationMetrics, Reporter, Timing
+from es_flipout.metrics import GenerationMetrics, Reporter, Timing, Unscored
 from es_flipout.optimizers import make_optimizer
 from es_flipout.perturbations import make_perturbation
 from es_flipout.policies import make_policy
+from es_flipout.processes import prepare_processes
 from es_flipout.seeding import torch_generator
 from es_flipout.strategy import FlipoutES, Update
-
-
-@dataclass(frozen=True)
-class _Unscored:
-    """A generation whose center has no score yet.
-
-    Attributes:
-        state: of the run after it.
-        metrics: what is to be reported, without the score.
-        histograms: as well, without those of the parameters, which are in `state`.
-    """
-
-    state: dict[str, Any]
-    metrics: GenerationMetrics
-    histograms: dict[str, Tensor]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds of it, besides the run's state."""
-        return {"metrics": asdict(self.metrics), "histograms": self.histograms}
-
-    @classmethod
-    def of(cls, state: dict[str, Any], saved: Mapping[str, Any]) -> _Unscored:
-        """Returns it from the run's state and from what `state_dict` has returned."""
-        metrics = {**saved["metrics"], "timing": Timing(**saved["metrics"]["timing"])}
-        histograms = {name: values.cpu() for name, values in saved["histograms"].items()}
-        return cls(state, GenerationMetrics(**metrics), histograms)
 
 
 class Trainer:
@@ -109,7 +84,7 @@ class Trainer:
             torch_generator(config.seed, 0, "policy"),
         ).to(config.device)
         if config.init_from is not None and not continues:
-            _begin_with(self.policy, Path(config.init_from).expanduser(), config.device)
+            checkpoint.begin_with(self.policy, Path(config.init_from).expanduser())
         self.es = FlipoutES(
             self.policy,
             population_size=config.es.population_size,
@@ -126,19 +101,21 @@ class Trainer:
             observations, info = env.reset(seed=0)
             if "failed" in info and info["failed"].all():
                 raise ValueError(info["failures"][0])
-            self.judge = BackgroundJudge(
-                config.env, config.evaluation.episodes, processes=_judge_processes(config)
-            )
+            # gymnasium_processes is for environments that one process would be too slow for, or not survive.
+            processes = num_threads(config) if config.env.engine == "gymnasium_processes" else 0
+            self.judge = BackgroundJudge(config.env, config.evaluation.episodes, processes=processes)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
         _try_policy(self.es, env, observations[:1])
         env.close()
+        if config.evaluation.interval:
+            prepare_processes()
         self.evaluator = make_evaluator(config, self.policy)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
         self.best_score = float("-inf")
-        self._unscored: _Unscored | None = None
+        self._unscored: Unscored | None = None
         self._saved_generation = -1
         self._is_last = False  # whether the generation that runs is the last of the call
         # Those of the next generation are found by another thread, beside this one.
@@ -156,7 +133,7 @@ class Trainer:
 
     @property
     def reported_env_steps(self) -> int:
-        """Env steps that are less than those of every report to come, and not less than those of the last."""
+        """A number of env steps at or after the last report and before the next."""
         return self.env_steps - (0 if self._unscored is None else 1)
 
     def train(
@@ -169,8 +146,8 @@ class Trainer:
     ) -> None:
         """Runs generations until the budget is used up or `should_stop` says so, then saves.
 
-        A generation under way when the run is stopped is dropped; a resumed run repeats it. So is a score
-        under way; the generation that it is of has been saved, and a resumed run reports it.
+        A generation under way when the run is stopped is dropped; a resumed run repeats it. A score under way
+        is dropped too; its generation has been saved, and a resumed run reports it.
 
         Args:
             run: where checkpoints go.
@@ -192,7 +169,7 @@ class Trainer:
             self._save_last(run)
 
     def _save_last(self, run: RunDirectory) -> None:
-        waiting = {} if self._unscored is None else {"unscored": self._unscored.state_dict()}
+        waiting = {} if self._unscored is None else {"unscored": self._unscored.saved()}
         checkpoint.save(run.last, {**self.state_dict(), **waiting})
         self._saved_generation = self.es.generation
 
@@ -201,7 +178,13 @@ class Trainer:
     ) -> None:
         started = time.perf_counter()
         self._apply_schedules()
-        evaluation = self._evaluate(should_stop)
+        try:
+            evaluation = self._evaluate(should_stop)
+        except RunError:
+            if self._unscored is not None:
+                self._report_scored(run, reporters, should_stop)
+                self._save_last(run)
+            raise
         elapsed = time.perf_counter() - started
         self._report_scored(run, reporters, should_stop)
         # From here on nothing is interrupted before the generation is whole.
@@ -220,12 +203,14 @@ class Trainer:
         if self._is_due(self.config.logging.histogram_interval):
             histograms = {"fitness": fitness, "episode_length": evaluation.lengths.flatten()}
         if self._is_due(self.config.evaluation.interval):
-            self._unscored = _Unscored(copy.deepcopy(self.state_dict()), metrics, histograms)
-            self.judge.start(self.policy, self.config.evaluation.seed)
+            # A copy: the schedules of the next generation change the state.
+            self._unscored = Unscored(metrics, histograms, copy.deepcopy(self.state_dict()))
         else:
             self._report(run, reporters, metrics, histograms, self.state_dict())
         if self._is_due(self.config.logging.checkpoint_interval):
             self._save_last(run)
+        if self._unscored is not None:
+            self.judge.start(self.policy, self.config.evaluation.seed)
 
     def _report_scored(
         self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
@@ -234,14 +219,13 @@ class Trainer:
         unscored = self._unscored
         if unscored is None:
             return
-        score = self.judge.result(should_stop)
+        try:
+            score = self.judge.result(should_stop)
+        except WorkerError as error:
+            raise RunError(str(error)) from error
         self._unscored, self._saved_generation = None, -1
-        metrics = replace(
-            unscored.metrics,
-            centre_score=score.mean,
-            centre_score_std=score.std,
-            centre_episode_length=sum(score.lengths) / len(score.lengths),
-        )
+        length = sum(score.lengths) / len(score.lengths)
+        metrics = unscored.metrics.scored(score.mean, score.std, length)
         is_best = score.mean > self.best_score
         if is_best:
             self.best_score = score.mean
@@ -260,9 +244,8 @@ class Trainer:
     ) -> None:
         """Reports a generation that `state` is of, and keeps its checkpoint if it is time for one."""
         if histograms:
-            names = (name for name, _ in self.policy.named_parameters())
-            parameters = {f"parameters/{name}": state["policy"][name] for name in names}
-            histograms = {**histograms, **parameters}
+            parameters = self.policy.named_parameters()
+            histograms = {**histograms, **{f"parameters/{name}": each.detach() for name, each in parameters}}
         progress = self.config.progress(metrics.generation, metrics.env_steps)
         for reporter in reporters:
             reporter.report(metrics, histograms, progress)
@@ -381,7 +364,7 @@ class Trainer:
             try:
                 self._check_optimizer(state["optimizer"])
                 self._load_state_dict(state)
-                self._unscored = waiting and _Unscored.of(state, waiting)
+                self._unscored = waiting and Unscored.of(waiting, state)
             except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
             generation = self.es.generation
@@ -399,24 +382,6 @@ class Trainer:
         """Closes the environments and ends their threads and processes."""
         self.evaluator.close()
         self.judge.close()
-
-
-def _begin_with(policy: nn.Module, path: Path, device: str) -> None:
-    """Loads the policy of a run's last checkpoint, or of a checkpoint file."""
-    if path.is_dir():
-        path = RunDirectory.open(path).last
-    checkpoint.load_policy(policy, checkpoint.load(path, device), path)
-
-
-def _judge_processes(config: Config) -> int:
-    """Returns how many processes step the environments of the judge.
-
-    A run on the GPU leaves the cores to it.
-    """
-    if config.env.engine == "gymnasium_processes":
-        return num_threads(config)
-    on_gpu = config.env.engine == "warp" and config.device != "cpu"
-    return max(min(num_threads(config) - 1, config.evaluation.episodes), 1) if on_gpu else 1
 
 
 def _try_policy(es: FlipoutES, env: SlotVectorEnv, observations: Tensor) -> None:

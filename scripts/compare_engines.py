@@ -27,6 +27,7 @@ from es_flipout.cli.arguments import load_config
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.config import EnvConfig
 from es_flipout.envs import make_vec
+from es_flipout.envs.engine import available_cores
 from es_flipout.evaluators import OfficialEvaluator
 from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
 from es_flipout.policies import make_policy
@@ -84,7 +85,8 @@ def main() -> None:
     silence_mujoco()
     run = RunDirectory.open(arguments.run)
     config = load_config(run.config)
-    judge = OfficialEvaluator(config.env, arguments.episodes)
+    processes = min(available_cores(), arguments.episodes)
+    judge = OfficialEvaluator(config.env, arguments.episodes, processes=processes)
     policy = make_policy(config.policy, judge.env.observation_space, judge.env.action_space)
     state = checkpoint.load(run.last)
     checkpoint.load_policy(policy, state, run.last)

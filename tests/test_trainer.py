@@ -26,6 +26,7 @@ from es_flipout.evaluators import (
     OfficialEvaluator,
     OnDeviceEvaluator,
     VectorizedEvaluator,
+    WorkerError,
 )
 from es_flipout.evaluators.sharded import ShardedEvaluator
 from es_flipout.metrics import JsonLines
@@ -496,7 +497,7 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
     assert [line["generation"] for line in figures(parts)] == [1, 2]
     with closing(Trainer(config)) as trainer:
         trainer.restore(parts)
-        assert not trainer.finished  # the score of the last generation is missing
+        assert not trainer.finished  # a score is missing
         assert trainer.reported_env_steps == trainer.env_steps - 1
     assert train(config, parts).finished
     for name in ("last", "best"):
@@ -504,6 +505,50 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
         assert_same_state(*states)
     assert_same_state(checkpoint.load(whole.kept(2)), checkpoint.load(parts.kept(2)))
     assert figures(whole) == figures(parts)
+
+
+def test_a_generation_that_cannot_be_played_loses_no_score_before_it(config, monkeypatch):
+    run = RunDirectory.create(config)
+    with closing(Trainer(config)) as trainer, closing(JsonLines(run.metrics)) as reporter:
+        evaluate = trainer._evaluate
+
+        def fail_in_the_third(should_stop):
+            if trainer.es.generation == 2:
+                raise RunError("the physics is on strike")
+            return evaluate(should_stop)
+
+        monkeypatch.setattr(trainer, "_evaluate", fail_in_the_third)
+        with pytest.raises(RunError, match="on strike"):
+            trainer.train(run, [reporter])
+    assert [line["centre_score"] is not None for line in figures(run)] == [False, True]
+    assert "unscored" not in checkpoint.load(run.last)
+    assert checkpoint.load(run.best)["best_score"] == figures(run)[-1]["centre_score"]
+
+
+def test_the_best_checkpoint_is_of_its_own_generation(config):
+    schedule = ScheduleConfig("linear", final_fraction=0.1)
+    config = replace(config, optimizer=replace(config.optimizer, lr_schedule=schedule))
+    run = RunDirectory.create(config)
+    train(config, run)
+    best = checkpoint.load(run.best)
+    scores = {line["generation"]: line["centre_score"] for line in figures(run) if line["centre_score"]}
+    assert best["best_score"] == scores[best["generation"]] == max(scores.values())
+    [line] = [line for line in figures(run) if line["generation"] == best["generation"]]
+    assert best["optimizer"]["param_groups"][0]["lr"] == line["lr"]  # not that of the next one
+
+
+def test_a_center_that_cannot_be_scored_ends_the_run_with_the_reason(config, monkeypatch):
+    run = RunDirectory.create(config)
+    with closing(Trainer(config)) as trainer:
+        monkeypatch.setattr(trainer.judge, "result", raise_worker_error)
+        with pytest.raises(RunError, match="the center cannot be scored"):
+            trainer.train(run)
+    assert checkpoint.load(run.last)["generation"] == 2
+    assert train(config, run).finished
+
+
+def raise_worker_error(should_stop):
+    raise WorkerError("the center cannot be scored: ValueError: no")
 
 
 def with_limit(config: Config) -> Config:

@@ -59,7 +59,7 @@ def noted_launches() -> Iterator[list[Launch]]:
             launches.append((kernel.module, block_dim))
 
     def note_suggested(kernel: Any, device: Any = None) -> tuple[int, int]:
-        launches.append((kernel.module, kernel.module.options["block_dim"]))  # whom it asks, it loads
+        launches.append((kernel.module, kernel.module.options["block_dim"]))  # asking loads the module
         return 256, 4 * MULTIPROCESSORS
 
     def loop_once(condition: Any, while_body: Callable[..., Any], stream: Any = None, **given: Any) -> None:

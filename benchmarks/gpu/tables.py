@@ -31,36 +31,36 @@ Document = Mapping[str, Any]
 
 
 def card(document: Document) -> str:
-    """Returns the short name of the GPU that a document is of: `h100` of NVIDIA H100 80GB HBM3.
+    """Returns the GPU that a document was measured on: h100_80gb_hbm3 for NVIDIA H100 80GB HBM3.
 
     Raises:
-        ValueError: if it is of no GPU.
+        ValueError: if it was measured without a GPU.
     """
     gpu = document["machine"].get("gpu")
     if gpu is None:
-        raise ValueError("it was measured without a GPU: a rehearsal")
-    found = re.search(r"\b[A-Za-z]*\d+\w*", gpu)
-    return (found[0] if found else gpu.replace(" ", "_")).lower()
+        raise ValueError("it was measured without a GPU")
+    return re.sub(r"\W+", "_", gpu.removeprefix("NVIDIA ")).lower()
 
 
 def take(folder: Path, results: Path = RESULTS) -> list[Path]:
     """Copies the documents of a folder into the results, under the name of their card; returns the copies.
 
     Raises:
-        ValueError: if there is none, or one is of no GPU.
+        ValueError: if there is none, or one was measured without a GPU; nothing is then copied.
     """
-    found = [path for name in DOCUMENTS if (path := folder / f"{name}.json").exists()]
-    if not found:
+    copies: dict[Path, str] = {}
+    for path in (folder / f"{name}.json" for name in DOCUMENTS):
+        if path.exists():
+            text = path.read_text()
+            try:
+                copies[results / f"gpu_{card(json.loads(text))}_{path.name}"] = text
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+    if not copies:
         raise ValueError(f"{folder} holds none of {', '.join(f'{name}.json' for name in DOCUMENTS)}")
-    copies = []
-    for path in found:
-        text = path.read_text()
-        try:
-            copies.append(results / f"gpu_{card(json.loads(text))}_{path.name}")
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        copies[-1].write_text(text)
-    return copies
+    for copy, text in copies.items():
+        copy.write_text(text)
+    return list(copies)
 
 
 def by_card(name: str, table: Callable[[Document], str]) -> str:

@@ -27,6 +27,7 @@ import torch
 from es_flipout.bench.machine import describe_machine
 from es_flipout.bench.physics_alone import PhysicsAlone
 from es_flipout.bench.throughput import FirstGeneration, Setup, alone, setups
+from es_flipout.checkpoint import atomic_write
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.config import Config, EnvConfig, ESConfig, PolicyConfig
 
@@ -144,7 +145,8 @@ def main(options: Sequence[str] | None = None) -> None:
             "machine": describe_machine(arguments.device),
             "rows": rows,
         }
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        with atomic_write(arguments.json) as file:
+            file.write((json.dumps(document, indent=1) + "\n").encode())
 
     Measurement(arguments, write).run(config)
 

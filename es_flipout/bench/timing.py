@@ -50,7 +50,7 @@ def recorded(run: Callable[[], object], device: torch.device) -> Callable[[], ob
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        for _ in range(3):  # loads and sets up whatever there is to
+        for _ in range(3):  # load modules, set up workspaces
             run()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()

@@ -26,7 +26,7 @@ from es_flipout.bench.throughput import (
     slots_on_warp,
     throughput_ratios,
 )
-from es_flipout.bench.timing import torch_threads
+from es_flipout.bench.timing import checked_device, torch_threads
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import (
     Bench,
@@ -89,6 +89,8 @@ def _setups(parsed: argparse.Namespace, config: Config) -> list[Setup]:
         raise UsageError(f"--warp-members-a-slot must be >= 1, got {parsed.warp_members_a_slot}")
     gpu = "cuda" if torch.cuda.is_available() else None
     try:
+        if parsed.warp_slots:
+            checked_device(parsed.warp_device)
         return setups(
             config,
             workers,

@@ -36,8 +36,6 @@ _CLEARED = ("time", "act", "qacc_warmstart", "ctrl")
 """What is 0 at the start of an episode."""
 _STATE = ("qpos", "qvel", *_CLEARED)
 """All of a simulation that a step begins with and changes."""
-_FORWARD = 0
-"""Where the graph of `WarpEngine.forward` is kept, beside those of so many substeps."""
 
 BAD_QPOS, BAD_QVEL, BAD_CTRL, CONTACTS_FULL, CONSTRAINTS_FULL, CONVEX_FULL, OTHER_FULL = (
     1 << bit for bit in range(7)
@@ -149,7 +147,7 @@ class WarpEngine(PhysicsEngine):
                 self._model = self._mjw.put_model(_for_warp(model))
                 self._model.opt.warn_overflow = 0  # `faults` tells
                 self._model.opt.deterministic = deterministic
-                # Without such nodes the solver always runs all of its iterations.
+                # Without conditional nodes the solver always runs all of its iterations.
                 self._model.opt.graph_conditional = self._device.is_cpu or wp.is_conditional_graph_supported()
                 self._data = self._mjw.make_data(
                     model, nworld=num_envs, nconmax=nconmax, njmax=njmax, nccdmax=nccdmax
@@ -166,7 +164,7 @@ class WarpEngine(PhysicsEngine):
         self.ctrl = self._views["ctrl"]
         self._cleared = [self._overflow, *(self._views[name] for name in _CLEARED)]
         self.failures: dict[int, str] = {}
-        self._graphs: dict[int, Any] = {}
+        self._graphs: dict[int | str, Any] = {}  # by number of substeps, and that of `forward`
         checked = {BAD_QPOS: self._qpos, BAD_QVEL: self._qvel, BAD_CTRL: self.ctrl}
         self._checked = {bit: values for bit, values in checked.items() if values.shape[1]}
         self._bits = torch.tensor(list(self._checked), dtype=torch.int32, device=self.device)
@@ -222,7 +220,7 @@ class WarpEngine(PhysicsEngine):
 
         self._record(num_substeps, run)
 
-    def _record(self, key: int, run: Callable[[], None]) -> None:
+    def _record(self, key: int | str, run: Callable[[], None]) -> None:
         """Records what Warp launches in `run`, unless that has been done; the simulations do not move."""
         if key in self._graphs:
             return
@@ -242,7 +240,7 @@ class WarpEngine(PhysicsEngine):
                     self._put_back(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), kept)
         self._graphs[key] = capture.graph
 
-    def _launch(self, key: int) -> None:
+    def _launch(self, key: int | str) -> None:
         self._wp.capture_launch(self._graphs[key], stream=self._warp_stream())
 
     def advance(self, num_substeps: int) -> None:
@@ -293,8 +291,8 @@ class WarpEngine(PhysicsEngine):
 
         The state itself stays.
         """
-        self._record(_FORWARD, lambda: self._mjw.forward(self._model, self._data))
-        self._launch(_FORWARD)
+        self._record("forward", lambda: self._mjw.forward(self._model, self._data))
+        self._launch("forward")
         if self._has_contact_forces:
             self.fields["cfrc_ext"].zero_()
 

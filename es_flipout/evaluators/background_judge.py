@@ -1,85 +1,83 @@
-"""Scores the center beside training: in a thread, with the official environments in other processes."""
+"""Scores the center beside training, in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import pickle
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
+import cloudpickle  # type: ignore[import-untyped]
+import mujoco
+import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from es_flipout.config import EnvConfig
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
 from es_flipout.evaluators.results import EvaluationStoppedError
+from es_flipout.evaluators.worker_pool import WorkerError
+from es_flipout.processes import end_processes, start_process
 
 SECONDS_BETWEEN_LOOKS = 0.1
 """How long `BackgroundJudge.result` waits before it asks again whether to stop."""
-PATIENCE = 5.0
-"""Seconds that a score has to notice that it is no longer wanted."""
+MAX_DEATHS = 3
+"""Processes that may die with a score before it is given up."""
 
 
 class BackgroundJudge:
-    """Scores one policy at a time while this process does something else.
+    """Scores one policy at a time, as an `OfficialEvaluator` does, while this process does something else.
 
-    The scores are those of an `OfficialEvaluator`. Environments that no other process can make (their id was
-    registered in this one alone) are stepped in this process, and only when `result` is called, since other
-    people's environments need not bear two threads.
+    A score depends on policy and seed alone: if its process dies, another one repeats it. If no process can
+    make the environments (their id was registered in this one alone) or be sent the policy, `result` scores
+    in this process.
     """
 
-    def __init__(self, env: EnvConfig, episodes: int, *, processes: int) -> None:
-        """Makes one environment to see that it can be made; the others follow with the first score.
+    def __init__(self, env: EnvConfig, episodes: int, *, processes: int = 0) -> None:
+        """Makes one environment to see that it can be made; nothing else is begun before the first score.
 
         Args:
             env: the environment's id, keyword arguments and wrappers.
             episodes: number of episodes per score.
-            processes: how many processes the environments are shared out over, at least 1.
+            processes: if not 0, `result` scores in this process, its environments shared out over so many:
+                for environments that are slow, or that their process does not survive.
 
         Raises:
             ValueError: if the environment cannot be made.
         """
         OfficialEvaluator(env, 1).close()
-        self._env, self._episodes, self._processes = env, episodes, processes
-        self._judge: OfficialEvaluator | None = None
-        self._is_beside = False
-        self._score: Callable[[Callable[[], bool]], OfficialScore] | None = None
-        self._future: Future[OfficialScore] = Future()
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._make = partial(OfficialEvaluator, env, episodes, processes=processes)
+        self._is_beside = processes == 0
+        self._here: OfficialEvaluator | None = None
+        self._worker: tuple[BaseProcess, Connection] | None = None
+        self._policy: nn.Module | None = None
+        self._seed = self._number = self._deaths = 0
+        self._answer: OfficialScore | WorkerError | None = None
 
     def start(self, policy: nn.Module, seed: int) -> None:
-        """Begins the score of a policy as it is now; the one before must have been waited for.
+        """Begins the score of a policy as it is now; one that is under way is given up.
 
         Args:
             policy: on any device; a copy on the CPU is scored.
             seed: reset seed of the first episode; episode i is reset with `seed + i`.
         """
-        judge = self._judge or self._open()
-        scored = copy.deepcopy(policy).cpu()
-        self._score = lambda should_stop: judge.score(scored, seed=seed, should_stop=should_stop)
+        self._policy, self._seed = copy.deepcopy(policy).cpu(), seed
+        self._number += 1
+        self._deaths, self._answer = 0, None
         if self._is_beside:
-            self._future = Future()
-            # A daemon: a program that ends does not wait for an environment that hangs.
-            self._thread = threading.Thread(target=self._run, args=(self._score, self._future), daemon=True)
-            self._thread.start()
+            self._send()
 
-    def _open(self) -> OfficialEvaluator:
+    def _send(self) -> None:
         try:
-            self._judge = OfficialEvaluator(self._env, self._episodes, processes=self._processes)
-            self._is_beside = True
-        except (RuntimeError, TypeError, pickle.PicklingError):
-            self._judge = OfficialEvaluator(self._env, self._episodes)
-        return self._judge
-
-    def _run(
-        self, score: Callable[[Callable[[], bool]], OfficialScore], future: Future[OfficialScore]
-    ) -> None:
-        try:
-            future.set_result(score(self._closing.is_set))
-        except BaseException as error:
-            future.set_exception(error)
+            request = cloudpickle.dumps(self._policy)
+            self._worker = self._worker or start_process(_serve, cloudpickle.dumps(self._make))
+        except Exception:  # whatever pickling a user's class or keyword arguments may raise
+            self._is_beside = False
+            return
+        with contextlib.suppress(OSError):  # that it died shows when it does not answer
+            self._worker[1].send((self._number, request, self._seed))
 
     def result(self, should_stop: Callable[[], bool] = lambda: False) -> OfficialScore:
         """Waits for the score that was begun, and returns it.
@@ -89,20 +87,83 @@ class BackgroundJudge:
 
         Raises:
             EvaluationStoppedError: if `should_stop` said so; `result` may be called again.
+            WorkerError: if the policy raised, or process after process died.
         """
-        assert self._score is not None, "start comes first"
-        if not self._is_beside:
-            return self._score(should_stop)
-        while not wait([self._future], SECONDS_BETWEEN_LOOKS).done:
-            if should_stop():
-                raise EvaluationStoppedError
-        return self._future.result()
+        assert self._policy is not None, "start comes first"
+        while self._answer is None:
+            if self._is_beside:
+                self._receive(should_stop)
+            else:
+                self._here = self._here or self._make()
+                self._answer = self._here.score(self._policy, seed=self._seed, should_stop=should_stop)
+        if isinstance(self._answer, WorkerError):
+            raise self._answer
+        return self._answer
+
+    def _receive(self, should_stop: Callable[[], bool]) -> None:
+        """Waits for a message of the process; one that died is replaced."""
+        assert self._worker is not None
+        process, connection = self._worker
+        try:
+            while not connection.poll(SECONDS_BETWEEN_LOOKS):
+                if should_stop():
+                    raise EvaluationStoppedError
+            number, answer = connection.recv()
+        except (EOFError, OSError):
+            self._end_worker()
+            if should_stop():  # perhaps the same signal ended the process
+                self._send()
+                raise EvaluationStoppedError from None
+            self._deaths += 1
+            if self._deaths < MAX_DEATHS:
+                self._send()
+            else:
+                self._answer = WorkerError(
+                    f"{MAX_DEATHS} processes died while they scored the center "
+                    f"(exit code of the last: {process.exitcode})"
+                )
+            return
+        if number is None:
+            self._end_worker()
+            self._is_beside = False
+        elif number == self._number:  # not of a score that was given up
+            is_score = isinstance(answer, OfficialScore)
+            self._answer = answer if is_score else WorkerError(f"the center cannot be scored: {answer}")
+
+    def _end_worker(self) -> None:
+        if self._worker is None:
+            return
+        process, connection = self._worker
+        self._worker = None
+        connection.close()  # it then gives up what it does, and ends
+        end_processes([process])
 
     def close(self) -> None:
-        """Gives up a score that is under way, closes the environments and ends their processes."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join(PATIENCE)
-        if self._judge is not None:
-            with contextlib.suppress(OSError):
-                self._judge.close()
+        """Gives up a score that is under way, closes the environments and ends their process."""
+        self._end_worker()
+        if self._here is not None:
+            self._here.close()
+
+
+def _serve(connection: Connection, make: bytes) -> None:
+    """Scores policies until the connection is closed; a number of None says that it cannot."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        judge: OfficialEvaluator = cloudpickle.loads(make)()
+    except Exception as error:  # whatever a user's environment may raise
+        connection.send((None, f"{type(error).__name__}: {error}"))
+        return
+    with contextlib.closing(judge):
+        while True:
+            number, policy, seed = connection.recv()
+            try:
+                answer: OfficialScore | str = judge.score(
+                    cloudpickle.loads(policy), seed=seed, should_stop=connection.poll
+                )
+            except EvaluationStoppedError:
+                continue
+            except Exception as error:  # whatever a user's policy may raise
+                answer = f"{type(error).__name__}: {error}"
+            connection.send((number, answer))

@@ -110,8 +110,7 @@ class OnDeviceEvaluator:
         engine, task, states = self._engine, self.env.task, self._states(seeds, next_seeds)
         try:
             with working_on(self._stream, after=current_stream(engine.device)):
-                self._compile()
-                starts = Starts.compute(engine, task, states, self.env.dtype)
+                starts = self._starts(states)
                 slots = DeviceSlots(engine, task, population, starts, min(limits) if limits else None)
                 steps = self._play(slots, should_stop)
                 return _evaluation(slots, seeds.shape, steps * self.env.num_envs)
@@ -160,9 +159,12 @@ class OnDeviceEvaluator:
             looks.append(_Look(slots.live))
         return steps
 
-    def _compile(self) -> None:
+    def _starts(self, states: SeededStates) -> Starts:
+        """Returns what episodes begin with; the first time, all of the physics is recorded."""
+        engine, task = self._engine, self.env.task
         try:
-            self._engine.compile(self.env.task.frame_skip)
+            engine.compile(task.frame_skip)
+            return Starts.compute(engine, task, states, self.env.dtype)
         except RuntimeError as error:
             if _is_of_memory(error):
                 raise
@@ -171,17 +173,22 @@ class OnDeviceEvaluator:
     def _recorded(self, slots: DeviceSlots) -> Callable[[], None]:
         """Returns `slots.between_steps` as a graph."""
         try:
-            graph = self._record(slots)
+            try:
+                graph = self._record(slots)
+            except RuntimeError as error:
+                if not _is_of_memory(error):
+                    raise
+                torch.cuda.empty_cache()  # within a recording torch must not do so
+                graph = self._record(slots)
         except RuntimeError as error:
-            if not _is_of_memory(error):
-                raise DeviceError(
-                    "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at "
-                    "values on the GPU; env.engine batch or mjdata_pool runs them all the same): "
-                    f"{_first_line(error)}"
-                ) from error
-            torch.cuda.empty_cache()  # within a recording torch must not do so
-            graph = self._record(slots)
-        self._graph = graph  # only now is the last one gone: till then its memory was kept for this one
+            if _is_of_memory(error):
+                raise
+            raise DeviceError(
+                "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at values on "
+                f"the GPU; env.engine batch or mjdata_pool runs them all the same): {_first_line(error)}"
+            ) from error
+        # The previous graph is freed only now, so that its memory pool stays alive.
+        self._graph = graph
         return graph.replay
 
     def _record(self, slots: DeviceSlots) -> torch.cuda.CUDAGraph:
@@ -213,7 +220,7 @@ class OnDeviceEvaluator:
 def _is_of_memory(error: RuntimeError) -> bool:
     """Returns whether an error of torch, of cuBLAS or of Warp says that memory is short."""
     text = str(error)
-    if "memory pools are not supported" in text:  # whatever there is of it
+    if "memory pools are not supported" in text:  # no matter how much memory is free
         return False
     said = ("out of memory", "Failed to allocate", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(each in text for each in said)

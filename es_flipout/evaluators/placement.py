@@ -52,6 +52,9 @@ def _obstacle(config: Config) -> str | None:
         return "torch sees no CUDA device"
     if find_spec("mujoco_warp") is None:
         return "mujoco-warp is not installed (pip install 'es-flipout[gpu]')"
-    if config.device != "cpu" and torch.cuda.is_available() and not num_warp_gpus():
-        return NO_GPU_FOR_WARP
+    if config.device != "cpu" and torch.cuda.is_available():
+        try:
+            return None if num_warp_gpus() else NO_GPU_FOR_WARP
+        except (ValueError, RuntimeError, OSError) as error:
+            return f"Warp does not start: {str(error).partition(chr(10))[0]}"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,13 +16,17 @@ from benchmarks.gpu import throughput
 from scripts.summarize_run import milestones
 
 ROOT = Path(__file__).parents[2]
-FIRST = {"forwards.json", "update.json", "logs_first.tgz"}
-SECOND = {"throughput.json", "profile.json", "train.json", "engines.json", "logs_second.tgz"}
+SCRIPT = ROOT / "benchmarks" / "gpu.sh"
+FIRST = {"quick_forwards.json", "quick_update.json", "logs_first.tgz"}
+SECOND = {
+    *(f"quick_{name}.json" for name in ("throughput", "profile", "train", "engines")),
+    "logs_second.tgz",
+}
 
 
 def run(*arguments, **variables):
     return subprocess.run(
-        [ROOT / "benchmarks" / "gpu.sh", *arguments],
+        [SCRIPT, *arguments],
         env={**os.environ, "DEVICE": "cpu", "QUICK": "1", "PYTHON": sys.executable, **variables},
         capture_output=True,
         text=True,
@@ -30,7 +35,7 @@ def run(*arguments, **variables):
 
 
 def load(folder, name):
-    return json.loads((folder / f"{name}.json").read_text())
+    return json.loads((folder / f"quick_{name}.json").read_text())
 
 
 @pytest.mark.slow
@@ -61,6 +66,28 @@ def test_both_calls_leave_eight_files(tmp_path):
         assert {"log/parity.txt", "log/run/checkpoints/last.pt", "log/stages.txt"} <= set(logs.getnames())
 
 
+def limits(call):
+    """The stages of a call and their limits in seconds, with those that a stage has to end in."""
+    script = SCRIPT.read_text()
+    patience = int(re.search(r"--kill-after=(\d+)", script)[1])
+    body = script[script.index(f"{call}() {{") :].split("\n}\n")[0]
+    return {name: int(limit) + patience for name, limit in re.findall(r"^  stage (\w+) (\d+) ", body, re.M)}
+
+
+def test_the_limits_add_up_to_less_than_a_call_may_last():
+    to_start_and_pack = 20  # unpacking what was carried there among it
+    assert sum(limits("first").values()) + to_start_and_pack <= 200
+    stages = limits("second")
+    assert list(stages) == ["smoke", "parity", "throughput", "profile", "summary", "scores"]
+    script = SCRIPT.read_text()
+    total = int(re.search(r"TOTAL:-(\d+)", script)[1])
+    after_training = int(re.search(r"\(SECONDS - start\) - (\d+)\)\)", script)[1])
+    assert total + to_start_and_pack <= 590
+    assert 5 + stages["summary"] + stages["scores"] <= after_training
+    least_training = total - sum(stages.values()) + stages["summary"] + stages["scores"] - after_training
+    assert least_training >= 120
+
+
 @pytest.mark.parametrize(("call", "stages"), [("first", 3), ("second", 7)])
 def test_a_stage_that_fails_does_not_end_the_others(tmp_path, call, stages):
     result = run(call, tmp_path, PYTHON="false")
@@ -75,11 +102,12 @@ def test_a_stage_that_fails_does_not_end_the_others(tmp_path, call, stages):
     [
         ([], "usage: benchmarks/gpu.sh first|second [OUT]"),
         (["third"], "usage: benchmarks/gpu.sh first|second [OUT]"),
-        (["first"], "a rehearsal on the CPU needs a folder of its own"),
+        (["first"], "a rehearsal needs a folder of its own"),
     ],
 )
-def test_a_mistake_is_told(arguments, message):
-    result = run(*arguments)
+@pytest.mark.parametrize("rehearsal", [{"QUICK": ""}, {"DEVICE": "cuda"}], ids=["cpu", "quick"])
+def test_a_mistake_is_told(arguments, message, rehearsal):
+    result = run(*arguments, **rehearsal)
     assert result.returncode == 2
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
@@ -110,7 +138,7 @@ def test_throughput_is_written_round_by_round_and_ends_in_time(tmp_path, capsys)
     ]
     throughput.main([*options, *sizes, *short])
     assert "s are left, and this took" in capsys.readouterr().out
-    document = load(tmp_path, "it")
+    document = json.loads((tmp_path / "it.json").read_text())
     assert document["command"].startswith("python -m benchmarks.gpu.throughput --env InvertedPendulum-v5")
     rows = [(row["num_envs"], row["contestant"], row["metric"], row["round"]) for row in document["rows"]]
     of_a_round = [

@@ -152,6 +152,7 @@ def test_the_same_calls_give_the_same_numbers(model, device, deterministic):
     if device == "cuda" and not deterministic:
         pytest.skip("a GPU adds up contacts in any order")
     engines = [started(model, device, deterministic=deterministic) for _ in range(2)]
+    assert bool(engines[0]._model.opt.deterministic) == deterministic
     assert_same(*engines)
 
 

@@ -51,6 +51,16 @@ def test_a_gpu_that_only_torch_can_use_is_told(machine):
     assert placed("cuda") == ("cuda", "auto", line)
 
 
+def test_a_warp_that_does_not_start_is_told(machine, monkeypatch):
+    machine(gpu=True, warp=True)
+
+    def fail():
+        raise RuntimeError("no such symbol\nin libcuda")
+
+    monkeypatch.setattr(placement, "num_warp_gpus", fail)
+    assert placed() == ("cpu", "auto", "device cpu, picked because Warp does not start: no such symbol")
+
+
 @pytest.mark.parametrize(
     ("gpu", "warp", "wanted", "reason"),
     [
