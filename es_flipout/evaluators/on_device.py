@@ -184,8 +184,8 @@ class OnDeviceEvaluator:
             if _is_of_memory(error):
                 raise
             raise DeviceError(
-                "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at values on "
-                f"the GPU; env.engine batch or mjdata_pool runs them all the same): {_first_line(error)}"
+                "the policy, or the task, cannot be recorded as a CUDA graph (they must not look at values "
+                f"on the GPU; env.engine batch or mjdata_pool runs them anyway): {_first_line(error)}"
             ) from error
         # The previous graph is freed only now, so that its memory pool stays alive.
         self._graph = graph

@@ -3,8 +3,8 @@
 Which slot a member runs in, and beside whom, must not change its return. BLAS libraries do not promise
 that: for some shapes they choose kernels whose order of summation depends on the number of rows, or on a
 row's place among them. Padded as here, products on the CPU showed no such dependence: in float32 up to 2,048
-inputs and outputs, in float64 below 256 outputs (measured for the MKL that torch ships, on processors with AVX2
-and with AVX-512; the tests check it on the machine they run on).
+inputs and outputs, in float64 below 256 outputs (measured for the MKL that torch ships, on processors with
+AVX2 and with AVX-512; the tests check it on the machine they run on).
 """
 
 from __future__ import annotations
