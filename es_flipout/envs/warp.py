@@ -82,7 +82,7 @@ def import_warp() -> tuple[Any, Any]:
     return wp, mjw
 
 
-NO_GPU_FOR_WARP = "Warp sees no such GPU: the driver or the GPU is too old for this build of warp-lang"
+NO_GPU_FOR_WARP = "Warp sees no such GPU: the driver is probably too old for this build of warp-lang"
 
 
 def num_warp_gpus() -> int:

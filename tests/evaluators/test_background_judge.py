@@ -208,19 +208,16 @@ def test_an_environment_that_cannot_be_made_is_told_at_once():
 
 
 CTRL_C = """
-import os, signal, time
+import os, signal, threading
+from gymnasium import spaces
 from es_flipout.config import EnvConfig
 from es_flipout.evaluators import BackgroundJudge
 from es_flipout.policies import LinearPolicy
-from es_flipout.processes import prepare_processes
 
-signal.signal(signal.SIGINT, lambda *_: None)  # as es-train does, to end a run by itself
+signal.signal(signal.SIGINT, lambda *_: print("interrupted"))  # as es-train does, to end a run by itself
 judge = BackgroundJudge(EnvConfig("InvertedPendulum-v5"), 1)
-prepare_processes()
-time.sleep({seconds})
-os.killpg(0, signal.SIGINT)
-from gymnasium import spaces
 policy = LinearPolicy(spaces.Box(-1, 1, (4,)), spaces.Box(-3, 3, (1,)))
+threading.Timer({seconds}, os.killpg, (0, signal.SIGINT)).start()
 judge.start(policy, 0)
 judge.result()
 assert judge._is_beside
@@ -229,11 +226,11 @@ print("scored")
 """
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("seconds", [0.1, 0.5])
 def test_ctrl_c_does_not_end_a_fork_server_that_starts(tmp_path, seconds):
     script = tmp_path / "script.py"
     script.write_text(CTRL_C.format(seconds=seconds))
     result = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, start_new_session=True, check=False
     )
-    assert (result.returncode, result.stdout) == (0, "scored\n"), result.stderr
+    assert (result.returncode, result.stdout) == (0, "interrupted\nscored\n"), result.stderr
