@@ -10,7 +10,6 @@ before that makes its update.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -203,8 +202,8 @@ class Trainer:
         if self._is_due(self.config.logging.histogram_interval):
             histograms = {"fitness": fitness, "episode_length": evaluation.lengths.flatten()}
         if self._is_due(self.config.evaluation.interval):
-            # A copy: the schedules of the next generation change the state.
-            self._unscored = Unscored(metrics, histograms, copy.deepcopy(self.state_dict()))
+            # Its tensors stay as they are until the next update, which comes after the report.
+            self._unscored = Unscored(metrics, histograms, self.state_dict())
         else:
             self._report(run, reporters, metrics, histograms, self.state_dict())
         if self._is_due(self.config.logging.checkpoint_interval):
