@@ -128,12 +128,17 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether the budget is used up and all that came of it has been reported."""
-        return self.progress >= 1.0 and self._unscored is None
+        return self.progress >= 1.0 and not self.awaits_score
+
+    @property
+    def awaits_score(self) -> bool:
+        """Whether the last generation has not been reported yet, because its center is being scored."""
+        return self._unscored is not None
 
     @property
     def reported_env_steps(self) -> int:
         """A number of env steps at or after the last report and before the next."""
-        return self.env_steps - (0 if self._unscored is None else 1)
+        return self.env_steps - int(self.awaits_score)
 
     def train(
         self,

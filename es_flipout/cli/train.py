@@ -56,9 +56,8 @@ def _train(arguments: Sequence[str]) -> int:
         trainer.train(run, reporters, stop)
         stop.restore()
     if stop():
-        console.print(
-            f"stopped at generation {trainer.es.generation}; continue with: es-train --resume {name}"
-        )
+        where = f"generation {trainer.es.generation}{', not scored yet' if trainer.awaits_score else ''}"
+        console.print(f"stopped at {where}; continue with: es-train --resume {name}")
     else:
         console.print(f"finished; score it with: es-eval {name}")
     return stop.exit_status

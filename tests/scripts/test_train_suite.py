@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from es_flipout import checkpoint
 from es_flipout.cli import eval as es_eval
 from scripts import suite_report, train_suite
 
@@ -104,7 +105,7 @@ def test_a_suite_that_was_stopped_goes_on(suite, train, tmp_path):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     process.wait(timeout=60)
-    stopped = len((run / "metrics.jsonl").read_text().splitlines())
+    stopped = checkpoint.load(run / "checkpoints" / "last.pt")["generation"]
     train("--only", "short", "--seeds", 0, "--report")
     (unfinished,) = results(tmp_path, "short")["runs"]
     assert unfinished["generation"] == stopped
