@@ -15,6 +15,10 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+import mujoco
+import torch
+from threadpoolctl import threadpool_limits
+
 CONTEXT = mp.get_context("forkserver")
 """A fork of this process could inherit locked locks from its threads; a spawn would import all anew."""
 CONTEXT.set_forkserver_preload(["es_flipout"])
@@ -43,6 +47,12 @@ def start_process(serve: Serve, *args: Any) -> tuple[BaseProcess, Connection]:
         process.start()
     theirs.close()
     return process, ours
+
+
+def use_one_thread() -> None:
+    """Keeps a process to one thread of torch's and of BLAS, for other processes are on the other cores."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def prepare_processes() -> None:
@@ -80,6 +90,7 @@ def _nameless_main() -> Iterator[None]:
 
 def _run(serve: Serve, connection: Connection, *args: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    mujoco.set_mju_user_warning(lambda message: None)  # failures are counted and reported as such
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone, or has closed its end
         serve(connection, *args)

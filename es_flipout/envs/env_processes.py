@@ -12,7 +12,6 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
-import mujoco
 import numpy as np
 from gymnasium import spaces
 
@@ -154,7 +153,6 @@ def _serve(
     rows: slice,
 ) -> None:
     """What a process does: its share of every call, until it is told to end."""
-    mujoco.set_mju_user_warning(lambda message: None)
     try:
         envs = EnvRows(cloudpickle.loads(make), _arrays(memory, shapes).part(rows))
     except Exception as error:

@@ -10,16 +10,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 import cloudpickle  # type: ignore[import-untyped]
-import mujoco
-import torch
-from threadpoolctl import threadpool_limits
 from torch import nn
 
 from es_flipout.config import EnvConfig
 from es_flipout.evaluators.official import OfficialEvaluator, OfficialScore
 from es_flipout.evaluators.results import EvaluationStoppedError
 from es_flipout.evaluators.worker_pool import WorkerError
-from es_flipout.processes import end_processes, start_process
+from es_flipout.processes import end_processes, start_process, use_one_thread
 
 SECONDS_BETWEEN_LOOKS = 0.1
 """How long `BackgroundJudge.result` waits before it asks again whether to stop."""
@@ -45,7 +42,8 @@ class BackgroundJudge:
                 for environments that are slow, or that their process does not survive.
 
         Raises:
-            ValueError: if the environment cannot be made.
+            TypeError: if the environment does not know a keyword argument.
+            ValueError: if it cannot be made for another reason.
         """
         OfficialEvaluator(env, 1).close()
         self._make = partial(OfficialEvaluator, env, episodes, processes=processes)
@@ -147,9 +145,7 @@ class BackgroundJudge:
 
 def _serve(connection: Connection, make: bytes) -> None:
     """Scores policies until the connection is closed; a number of None says that it cannot."""
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-    mujoco.set_mju_user_warning(lambda message: None)
+    use_one_thread()
     try:
         judge: OfficialEvaluator = cloudpickle.loads(make)()
     except Exception as error:  # whatever a user's environment may raise

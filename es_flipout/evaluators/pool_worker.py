@@ -11,15 +11,13 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
-import mujoco
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from es_flipout.population import NoiseOrigin, Population
-from es_flipout.processes import CONTEXT
+from es_flipout.processes import CONTEXT, use_one_thread
 
 ALIGNMENT = 64
 """Bytes; each tensor in shared memory starts at a multiple of it."""
@@ -118,10 +116,8 @@ def serve(connection: Connection, policy: bytes, make_player: bytes, centre: Sha
 
     First it sends the player's observation size in a tuple. A string, at any time, says what went wrong.
     """
-    torch.set_num_threads(1)
-    threadpool_limits(1)
+    use_one_thread()
     np.seterr(all="ignore")  # a member whose numbers overflow fails by itself
-    mujoco.set_mju_user_warning(lambda message: None)
     try:
         player: Player = cloudpickle.loads(make_player)()
         module: nn.Module = cloudpickle.loads(policy)

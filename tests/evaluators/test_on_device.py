@@ -467,8 +467,11 @@ def test_physics_that_cannot_be_recorded_is_told_in_one_line(monkeypatch):
 
 def test_an_environment_keeps_its_evaluator():
     env, other = (make_env("InvertedPendulum-v5", "cpu") for _ in range(2))
-    assert OnDeviceEvaluator.of(env) is OnDeviceEvaluator.of(env)
-    assert OnDeviceEvaluator.of(env) is not OnDeviceEvaluator.of(other)
+    kept = OnDeviceEvaluator.of(env)
+    evaluate(make_population(env), env, reset_seeds=make_seeds(), episode_limit=2)
+    assert kept._last.seeds.tolist() == make_seeds()  # it is the one that has played
+    assert OnDeviceEvaluator.of(env) is kept
+    assert OnDeviceEvaluator.of(other) is not kept
 
 
 # --- what a CUDA graph needs -----------------------------------------------------------------------------
