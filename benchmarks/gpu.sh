@@ -69,8 +69,8 @@ es() { # es COMMAND...: sets `command` to what runs es-COMMAND, installed or not
 train=(--config humanoid_gpu.yaml)
 
 fits() { # fits RUN: whether training can begin with its last policy
-  local build='import sys; from es_flipout.cli.arguments import parse_train; from es_flipout.trainer import Trainer'
-  local small=(--device cpu --env.num_slots 1 --evaluation.interval 0)
+  local build='import sys; from es_flipout.cli.arguments import parse_train; from es_flipout.run.trainer import Trainer'
+  local small=(--device cpu --env.num_envs 1 --evaluation.interval 0)
   "$python" -c "$build; Trainer(parse_train(sys.argv[1:]).config).close()" "${train[@]}" "${train_args[@]}" "${small[@]}" \
     --init_from "$1" >"$work/log/fits.txt" 2>&1 && return
   say "no warm start from $1: $(tail -n 1 "$work/log/fits.txt")"
@@ -103,16 +103,16 @@ second() {
     env_id=InvertedPendulum-v5
     throughput=(--workers 1 2 --num-envs 4 2 --members-per-env 2 --pool-population-size 8 --hidden-sizes 8 --seconds 0.1)
     profile=(--num-slots 4 --population-size 8 --max-episode-steps 10 --rounds 1 --hidden-sizes 8)
-    train_args+=(--env.id "$env_id" --env.kwargs '{max_episode_steps: 20}' --es.population_size 16 --env.num_slots 8
+    train_args+=(--env.id "$env_id" --env.kwargs '{max_episode_steps: 20}' --es.population_size 16 --env.num_envs 8
       --generations 2 --evaluation.episodes 2)
     episodes=2
   elif fits "$init_from"; then
     train_args=(--init_from "$init_from" "${train_args[@]}")
   fi
   stage smoke 40 "${tests[@]}" -x \
-    tests/evaluators/test_on_device.py::test_a_graph_replays_what_is_done_without_one \
+    tests/rollout/test_device.py::test_a_graph_replays_what_is_done_without_one \
     tests/envs/test_warp.py::test_recording_moves_nothing
-  stage parity 105 "${tests[@]}" tests/envs/test_warp.py tests/evaluators/test_on_device.py \
+  stage parity 105 "${tests[@]}" tests/envs/test_warp.py tests/rollout/test_device.py \
     tests/evaluators/test_placement.py
   stage throughput 140 "$python" -m benchmarks.gpu.throughput --env "$env_id" "${throughput[@]}" --device "$device" \
     --json "$work/throughput.json"

@@ -1,16 +1,6 @@
 """Evolution strategies at the speed of the physics: one forward for a whole population, by flipout."""
 
-from es_flipout.config import Config
 from es_flipout.envs import MujocoTask, make_vec, register_task
-from es_flipout.evaluators import (
-    Evaluation,
-    GymnasiumRollout,
-    OfficialEvaluator,
-    ProcessPoolEvaluator,
-    VectorizedEvaluator,
-    evaluate,
-    reset_seeds,
-)
 from es_flipout.fitness import centered_ranks, nes, raw, standardized
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
 from es_flipout.optimizers import ClipUp
@@ -24,8 +14,18 @@ from es_flipout.perturbations import (
 )
 from es_flipout.policies import CNNPolicy, GRUPolicy, LinearPolicy, LSTMPolicy, MLPPolicy
 from es_flipout.population import Population
+from es_flipout.rollout import (
+    Evaluation,
+    GymnasiumRollout,
+    OfficialEvaluator,
+    ProcessPoolEvaluator,
+    VectorizedEvaluator,
+    reset_seeds,
+)
+from es_flipout.run.build import evaluate
+from es_flipout.run.config import Config
+from es_flipout.run.trainer import Trainer
 from es_flipout.strategy import FlipoutES, Update
-from es_flipout.trainer import Trainer
 
 __all__ = [
     "CNNPolicy",

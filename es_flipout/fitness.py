@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from es_flipout.config import FitnessShaping
+FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
+
 
 Shaping = Callable[[Tensor], Tensor]
 

@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, and the module that standardises by them.
+"""Running mean and variance of observations, and the module that standardizes by them.
 
 Moments are kept in float64 and merged by the parallel update of Chan, Golub and LeVeque (1979):
 with counts a, b and delta = mean_b - mean_a,
@@ -139,10 +139,10 @@ def _pooled(counts: Tensor, sums: Tensor) -> RunningStatistics:
 
 
 class ObservationNormalizer(nn.Module):
-    """Standardises observations by moments that only `merge` changes.
+    """Standardizes observations by moments that only `merge` changes.
 
     The moments are buffers, so they travel with the policy (state dict, device), and are frozen
-    between two calls of `merge`: all members of a generation see the same normalisation.
+    between two calls of `merge`: all members of a generation see the same normalization.
     """
 
     count: Tensor
@@ -150,11 +150,11 @@ class ObservationNormalizer(nn.Module):
     m2: Tensor
 
     def __init__(self, size: int, clip: float = 10.0) -> None:
-        """Creates a normaliser that has seen nothing and changes nothing but the range.
+        """Creates a normalizer that has seen nothing and changes nothing but the range.
 
         Args:
             size: number of features O.
-            clip: bound on each standardised feature, in standard deviations.
+            clip: bound on each standardized feature, in standard deviations.
         """
         super().__init__()
         empty = RunningStatistics(size)
@@ -194,6 +194,6 @@ class ObservationNormalizer(nn.Module):
         return self._standardizer
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Returns standardised observations, same shape and dtype as given ([..., O])."""
+        """Returns standardized observations, same shape and dtype as given ([..., O])."""
         mean, scale = self.standardizer(observations.dtype)
         return ((observations - mean) * scale).clamp(-self.clip, self.clip)

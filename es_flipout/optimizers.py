@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import OptimizerConfig
 from es_flipout.dotted_path import import_class, is_dotted
 
 
 class ClipUp(torch.optim.Optimizer):
-    """Normalised gradients, heavy-ball momentum, and a clipped velocity.
+    """Normalized gradients, heavy-ball momentum, and a clipped velocity.
 
     Norms are over all parameters of a group together. Like every torch optimizer it descends; FlipoutES hands
     it the negative of the ascent direction.
@@ -122,27 +121,35 @@ def _named_classes() -> dict[str, type[torch.optim.Optimizer]]:
     return named | {"ClipUp": ClipUp}
 
 
-def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> torch.optim.Optimizer:
-    """Builds the configured optimizer over the parameters of a policy that require a gradient.
+def make_optimizer(
+    name: str, policy: nn.Module, *, lr: float, kwargs: Mapping[str, Any] = {}
+) -> torch.optim.Optimizer:
+    """Builds an optimizer over the parameters of a policy that require a gradient.
+
+    Args:
+        name: a class of torch.optim, ClipUp, or MODULE:CLASS.
+        policy: whose parameters.
+        lr: learning rate.
+        kwargs: further keyword arguments of the class.
 
     Raises:
         ValueError: if there is no such optimizer, or it does not take the arguments.
     """
-    if is_dotted(config.name):
-        optimizer = import_class(config.name, torch.optim.Optimizer, "optimizer.name")
+    if is_dotted(name):
+        optimizer = import_class(name, torch.optim.Optimizer, "optimizer.name")
         if not _is_usable(optimizer):
-            raise ValueError(f"optimizer.name {config.name!r} needs a closure or sparse gradients")
+            raise ValueError(f"optimizer.name {name!r} needs a closure or sparse gradients")
     else:
         classes = _named_classes()
-        if config.name not in classes:
+        if name not in classes:
             raise ValueError(
-                f"optimizer.name {config.name!r} is not available; choose one of "
+                f"optimizer.name {name!r} is not available; choose one of "
                 f"{', '.join(sorted(classes))}, or a class of your own by MODULE:CLASS"
             )
-        optimizer = classes[config.name]
+        optimizer = classes[name]
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     build: Callable[..., torch.optim.Optimizer] = optimizer
     try:
-        return build(parameters, lr=config.lr, **config.kwargs)
+        return build(parameters, lr=lr, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
-        raise ValueError(f"optimizer {config.name}: {error}") from error
+        raise ValueError(f"optimizer {name}: {error}") from error

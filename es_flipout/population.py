@@ -193,7 +193,7 @@ class Population:
     """All P members of one generation.
 
     Attributes:
-        policy: the unperturbed policy (the centre); any module whose operations have rules.
+        policy: the unperturbed policy (the center); any module whose operations have rules.
         noise: the perturbations of the generation.
         sigma: standard deviation of a weight's perturbation.
         origin: what the noise follows from; None if it was drawn in some other way.

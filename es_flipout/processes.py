@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing as mp
 import os
 import signal
@@ -30,23 +31,89 @@ Serve = Callable[..., None]
 """What a process does: called with its end of the connection, and further arguments."""
 
 
-def start_process(serve: Serve, *args: Any) -> tuple[BaseProcess, Connection]:
-    """Starts a process.
+class WorkerDiedError(Exception):
+    """A worker process has died; the message says how."""
 
-    Args:
-        serve: a function of a module, called there with the other end of the connection, then `args`.
-        args: what can be pickled, or is memory of `CONTEXT.RawArray`. Whatever may be of the user's main
-            module must be bytes, pickled by cloudpickle.
 
-    Returns:
-        The process, and this end of its connection.
+class Worker:
+    """A process that works for this one, and this end of its connection.
+
+    A process that died is noticed by `receive`, never by `send`.
+
+    Attributes:
+        process: the process.
+        connection: this end, for `multiprocessing.connection.wait`.
     """
-    ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_run, args=(serve, theirs, *args), daemon=True)
-    with _nameless_main(), _interrupts_held():
-        process.start()
-    theirs.close()
-    return process, ours
+
+    def __init__(self, serve: Serve, *args: Any) -> None:
+        """Starts the process.
+
+        Args:
+            serve: a function of a module, called there with the other end of the connection, then `args`.
+            args: what can be pickled, or is a `SharedMemory`. Whatever may be of the user's main module must
+                be bytes, pickled by cloudpickle.
+        """
+        self.connection, theirs = CONTEXT.Pipe()
+        self.process: BaseProcess = CONTEXT.Process(target=_run, args=(serve, theirs, *args), daemon=True)
+        with _nameless_main(), _interrupts_held():
+            self.process.start()
+        theirs.close()
+
+    def send(self, message: object) -> None:
+        """Sends something that can be pickled; a process that died gets nothing."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+    def receive(self) -> Any:
+        """Waits for a message, and returns it.
+
+        Raises:
+            WorkerDiedError: if the process has died.
+        """
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            raise WorkerDiedError(f"the worker process died (exit code {code})") from None
+
+    def kill(self) -> None:
+        """Kills the process; `receive` then says that it died."""
+        self.process.kill()
+
+
+def end_workers(workers: Sequence[Worker], *, patience: float = 5.0) -> None:
+    """Closes connections, at which a worker ends, and kills those that take `patience` seconds longer."""
+    for worker in workers:
+        worker.connection.close()
+    for worker in workers:
+        worker.process.join(timeout=patience)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+class SharedMemory:
+    """Blocks of memory that this process shares with the workers that it is handed to."""
+
+    ALIGNMENT = 64
+    """Bytes; each block starts at a multiple of it."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """Makes zeroed blocks of so many bytes."""
+        self._sizes = list(sizes)
+        self._memory = CONTEXT.RawArray("b", max(sum(map(self._padded, self._sizes)), 1))
+
+    def _padded(self, size: int) -> int:
+        return math.ceil(size / self.ALIGNMENT) * self.ALIGNMENT
+
+    def blocks(self) -> list[memoryview]:
+        """Returns the blocks, writable, for `numpy.frombuffer` or `torch.frombuffer`."""
+        view, blocks, offset = memoryview(self._memory).cast("B"), [], 0
+        for size in self._sizes:
+            blocks.append(view[offset : offset + size])
+            offset += self._padded(size)
+        return blocks
 
 
 def use_one_thread() -> None:
@@ -103,8 +170,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def start_process(serve: Serve, *args: Any) -> tuple[BaseProcess, Connection]:
+    """Starts a process; see `Worker`."""
+    worker = Worker(serve, *args)
+    return worker.process, worker.connection
+
+
 def end_processes(processes: Sequence[BaseProcess], *, patience: float = 5.0) -> None:
-    """Waits for processes that were told to end, and kills those that take `patience` seconds longer."""
+    """Waits for processes that were told to end; see `end_workers`."""
     for process in processes:
         process.join(timeout=patience)
         if process.is_alive():

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import FitnessShaping
-from es_flipout.fitness import SHAPINGS, Shaping, tied_fraction
+from es_flipout.fitness import SHAPINGS, FitnessShaping, Shaping, tied_fraction
 from es_flipout.perturbations import Flipout, Perturbation
 from es_flipout.population import NoiseOrigin, Population, trained_parameters, untracked
 
@@ -54,7 +53,7 @@ class FlipoutES:
     """An evolution strategy over the parameters of any `nn.Module`.
 
     Attributes:
-        policy: the centre; `tell` moves those of its parameters that require a gradient, in place.
+        policy: the center; `tell` moves those of its parameters that require a gradient, in place.
         optimizer: any torch.optim optimizer over them that needs no closure.
         population_size: members P a generation.
         sigma: standard deviation of a weight's perturbation; may be changed between generations.

@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from es_flipout import checkpoint
 from es_flipout.bench.machine import describe_machine
-from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import EnvConfig
 from es_flipout.envs import make_vec
 from es_flipout.envs.engine import available_cores
-from es_flipout.evaluators import OfficialEvaluator
-from es_flipout.evaluators.recurrence import RecurrentSlots, is_recurrent
-from es_flipout.policies import make_policy
+from es_flipout.rollout import OfficialEvaluator
+from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
+from es_flipout.run import checkpoint
+from es_flipout.run.build import make_policy
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.config import EnvConfig
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def returns_on_warp(
     )
     with closing(env):
         observations, _ = env.reset(seed=seed)
-        recurrent = RecurrentSlots(policy, episodes) if is_recurrent(policy) else None
+        recurrent = RecurrentState(policy, episodes) if is_recurrent(policy) else None
         total = torch.zeros(episodes, dtype=torch.float64, device=device)
         ended = torch.zeros(episodes, dtype=torch.bool, device=device)
         while not ended.all():

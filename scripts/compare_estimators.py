@@ -45,7 +45,7 @@ class Problem:
     """A fitness whose gradient is known.
 
     Attributes:
-        policy: the centre.
+        policy: the center.
         fitness: from a population to its members' fitness [P].
         gradient: what the estimates should be, by name of the parameter.
     """
@@ -65,7 +65,7 @@ def flat(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def linear_problem(layer: nn.Linear | nn.Conv2d, offset: float = 0.0) -> Problem:
-    """Returns F(W) = offset + <G, W - centre>, for a layer without bias and a random G of norm 1.
+    """Returns F(W) = offset + <G, W - center>, for a layer without bias and a random G of norm 1.
 
     One-hot inputs read the weights out: x = 1 at (i, ...) gives the outputs W[:, i, ...].
     """
@@ -156,7 +156,7 @@ def predicted_error(
         perturbation: the noise family.
         gradient: G, by name of the parameter.
         directions: N directions drawn: members, or antithetic pairs.
-        offset_over_sigma: fitness of the centre over sigma; 0 for antithetic pairs, in which it cancels.
+        offset_over_sigma: fitness of the center over sigma; 0 for antithetic pairs, in which it cancels.
     """
     num_weights = sum(value.numel() for value in gradient.values())
     norm = float(flat(gradient).square().sum())
@@ -213,14 +213,14 @@ def statistics(results: Tensor, target: Tensor) -> dict[str, float]:
     """
     count = len(results)
     errors = (results - target) / target.norm()
-    centred = (errors - errors.mean(0)).square().sum(1) * count / (count - 1)
+    centered = (errors - errors.mean(0)).square().sum(1) * count / (count - 1)
     # Products of two different estimates' errors have the squared bias as their mean. The error bar is that
     # of a U-statistic, to first order; without any bias it is too large by √2.
     products = errors @ errors.T
     others = (products.sum(1) - products.diagonal()) / (count - 1)
     values = {
         "error": errors.square().sum(1),
-        "variance": centred,
+        "variance": centered,
         "cosine": torch.cosine_similarity(results, target.expand_as(results), dim=1),
         "squared_bias": others,
     }
@@ -383,7 +383,7 @@ def plot(experiment: Experiment, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    colours = {name: f"C{index}" for index, name in enumerate(FAMILIES)}
+    colors = {name: f"C{index}" for index, name in enumerate(FAMILIES)}
     figure, axes = plt.subplots(2, 3, figsize=(15, 8.4), layout="constrained")
 
     exact, *sweeps_n = axes[0]
@@ -392,7 +392,7 @@ def plot(experiment: Experiment, path: Path) -> None:
             exact.errorbar(
                 *(row["theory"], row["error"], 2 * row["error_se"]),
                 marker=marker,
-                color=colours[row["family"]],
+                color=colors[row["family"]],
                 mfc=None if row["antithetic"] else "none",
                 ls="none",
                 label=row["family"] if part == "linear layer" and row["antithetic"] else None,
@@ -415,7 +415,7 @@ def plot(experiment: Experiment, path: Path) -> None:
                 [row[y] for row in line],
                 [2 * row[f"{y}_se"] for row in line],
                 marker=".",
-                color=colours.get(name) or colours[f"{name} K=1"],
+                color=colors.get(name) or colors[f"{name} K=1"],
                 label=name,
             )
 
@@ -426,7 +426,7 @@ def plot(experiment: Experiment, path: Path) -> None:
         by_n.set(title=f"tanh network, sigma {sigma}", xlabel="mirrored pairs N", xscale="log", yscale="log")
         draw(by_k, [row for row in at_sigma if row["part"] == "sweep K"], "num_bases", "error")
         independent = next(row["error"] for row in at_sigma if row["family"] == "independent")
-        by_k.axhline(independent, color=colours["independent"], label="independent")
+        by_k.axhline(independent, color=colors["independent"], label="independent")
         by_k.set(title=f"tanh network, sigma {sigma}", xlabel="bases K", xscale="log")
         by_k.set_ylim(0.9 * independent, 1.2 * independent)
     draw(axes[1, 2], experiment.part("network", "sweep sigma"), "sigma", "cosine")

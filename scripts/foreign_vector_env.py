@@ -1,4 +1,4 @@
-"""A vector environment of somebody else's: Gymnasium's own vectorised CartPole, in NumPy.
+"""A vector environment of somebody else's: Gymnasium's own vectorized CartPole, in NumPy.
 
 python -m scripts.foreign_vector_env --generations 20
 

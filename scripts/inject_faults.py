@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 
 from es_flipout import Config, Trainer
-from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import EnvConfig, ESConfig, EvaluationConfig, OptimizerConfig, PolicyConfig
-from es_flipout.evaluators import OfficialEvaluator
-from es_flipout.metrics import Terminal
+from es_flipout.rollout import OfficialEvaluator
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.config import EnvConfig, ESConfig, EvaluationConfig, OptimizerConfig, PolicyConfig
+from es_flipout.run.metrics import Terminal
 
 RUNS = [
     ("InvertedPendulum-v5", "InvertedPendulum-v5", "auto"),
@@ -43,7 +43,7 @@ def main() -> None:
     for trained_in, judged_in, engine in RUNS:
         console.print(f"\n{trained_in}, judged in {judged_in}")
         config = Config(
-            env=EnvConfig(trained_in, num_slots=32, engine=engine),
+            env=EnvConfig(trained_in, num_envs=32, engine=engine),
             policy=PolicyConfig(hidden_sizes=[16]),
             es=ESConfig(population_size=64, sigma=0.1),
             optimizer=OptimizerConfig(lr=0.05),
@@ -59,7 +59,7 @@ def main() -> None:
             terminal.close()
             trainer.close()
         judge = OfficialEvaluator(EnvConfig(judged_in), 20)
-        console.print(f"official score of the centre: {judge.score(trainer.policy, seed=0).mean:,.0f}")
+        console.print(f"official score of the center: {judge.score(trainer.policy, seed=0).mean:,.0f}")
         judge.close()
 
 

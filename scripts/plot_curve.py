@@ -1,4 +1,4 @@
-"""Draws the learning curves of runs: the official centre score over env steps and over time.
+"""Draws the learning curves of runs: the official center score over env steps and over time.
 
 python scripts/plot_curve.py runs/suite/published/ant/seed? --out docs/ant.png --title Ant-v5
 """
@@ -25,15 +25,15 @@ def main() -> None:
     figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for run in arguments.runs:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        scored = [line for line in lines if line["centre_score"] is not None]
+        scored = [line for line in lines if line["center_score"] is not None]
         for axis, horizontal in (
             (by_steps, lambda line: line["env_steps"] / 1e6),
             (by_time, lambda line: line["timing"]["seconds"] / 60),
         ):
             (curve,) = axis.plot(
                 [horizontal(line) for line in scored],
-                [line["centre_score"] for line in scored],
-                label=f"{run.name}: centre, official score",
+                [line["center_score"] for line in scored],
+                label=f"{run.name}: center, official score",
             )
             axis.plot(
                 [horizontal(line) for line in lines],

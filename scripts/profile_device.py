@@ -25,10 +25,10 @@ from torch.profiler import ProfilerActivity
 
 from es_flipout.bench.machine import describe_machine
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
-from es_flipout.evaluators import OnDeviceEvaluator, reset_seeds
-from es_flipout.evaluators.device_slots import DeviceSlots, SeededStates, Starts
-from es_flipout.trainer import Trainer
+from es_flipout.rollout import OnDeviceEvaluator, reset_seeds
+from es_flipout.rollout.device_envs import DeviceSlots, SeededStates, Starts
+from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
+from es_flipout.run.trainer import Trainer
 from scripts.profile_loop import costs
 
 PARTS = ("draw", "starts", "first step and recording", "physics", "between steps", "update")
@@ -122,11 +122,11 @@ def main() -> None:
         env=EnvConfig(
             arguments.env,
             {"max_episode_steps": arguments.max_episode_steps},
-            arguments.num_slots,
+            arguments.num_envs,
             engine="warp",
         ),
         policy=PolicyConfig(hidden_sizes=arguments.hidden_sizes),
-        es=ESConfig(population_size=arguments.population_size or 4 * arguments.num_slots),
+        es=ESConfig(population_size=arguments.population_size or 4 * arguments.num_envs),
         evaluation=EvaluationConfig(interval=0),
         device=arguments.device,
     )
@@ -140,7 +140,7 @@ def main() -> None:
             steps = generation(trainer, evaluator, clock)
             rounds.append({**{part: clock.seconds[part] for part in PARTS}, "env_steps": steps})
         dearest = kernels(trainer, evaluator, arguments.kernels) if arguments.kernels else []
-    print(f"{arguments.env}, {arguments.num_slots:,} slots: microseconds a live env step, share of all")
+    print(f"{arguments.env}, {arguments.num_envs:,} slots: microseconds a live env step, share of all")
     for part, (cost, share) in costs(rounds, PARTS).items():
         print(f"  {part:26} {cost:10.2f} {share:7.1%}")
     for kernel in dearest:

@@ -27,8 +27,8 @@ from es_flipout.bench.machine import describe_machine
 from es_flipout.bench.replay import PhysicsCalls
 from es_flipout.bench.training import training
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
-from es_flipout.evaluators.tiles import Tile
+from es_flipout.rollout.tiles import Tile
+from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 
 PARTS = ("physics", "environment", "policy", "slots", "noise and update", "report and checkpoint")
 
@@ -119,7 +119,7 @@ def main() -> None:
     size = arguments.population_size
     config = Config(
         device="cpu",
-        env=EnvConfig(arguments.env, {"max_episode_steps": arguments.max_episode_steps}, num_slots=size),
+        env=EnvConfig(arguments.env, {"max_episode_steps": arguments.max_episode_steps}, num_envs=size),
         policy=PolicyConfig(hidden_sizes=[64, 64]),
         es=ESConfig(population_size=size),
         evaluation=EvaluationConfig(interval=0),

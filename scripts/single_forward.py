@@ -23,8 +23,8 @@ from es_flipout.bench.machine import describe_machine
 from es_flipout.bench.report import compared, interleave, medians
 from es_flipout.bench.timing import Stopwatch
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.evaluators.single_policy import make_act
 from es_flipout.policies import MLPPolicy
+from es_flipout.rollout.single_policy import make_act
 
 CASES = [("HalfCheetah-v5", [64, 64]), ("Humanoid-v5", [64, 64]), ("Humanoid-v5", [256, 256])]
 TORCH, WORKER = "torch", "worker"

@@ -1,4 +1,4 @@
-"""What a run had come to after each ten minutes: centre score, live env steps, speed.
+"""What a run had come to after each ten minutes: center score, live env steps, speed.
 
 python -m scripts.summarize_run runs/Humanoid-v5-seed0 --json humanoid.json
 """
@@ -31,7 +31,7 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
     score = None
     for line, following in zip(lines, [*lines[1:], None], strict=True):
         period.append(line)
-        score = line["centre_score"] if line["centre_score"] is not None else score
+        score = line["center_score"] if line["center_score"] is not None else score
         number = line["timing"]["seconds"] // (60 * minutes)
         if following is None or following["timing"]["seconds"] // (60 * minutes) > number:
             found.append(
@@ -39,7 +39,7 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
                     "minutes": line["timing"]["seconds"] / 60,
                     "generation": line["generation"],
                     "env_steps": line["env_steps"],
-                    "last_centre_score": score,
+                    "last_center_score": score,
                     "median_env_steps_per_second": statistics.median(
                         each["timing"]["env_steps_per_second"] for each in period
                     ),
@@ -60,11 +60,11 @@ def main() -> None:
     lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text().splitlines()]
     found = milestones(lines, arguments.minutes)
     for each in found:
-        score = each["last_centre_score"]
+        score = each["last_center_score"]
         print(
             f"{each['minutes']:7.1f} min  generation {each['generation']:5}  "
             f"{each['env_steps'] / 1e6:9.2f} M env steps  "
-            f"centre {'-' if score is None else format(score, '.0f'):>6}  "
+            f"center {'-' if score is None else format(score, '.0f'):>6}  "
             f"{each['median_env_steps_per_second']:10,.0f} env steps/s  live {each['median_live_share']:.0%}"
         )
     if arguments.json:

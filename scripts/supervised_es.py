@@ -146,7 +146,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         title=f"{options['model']}, {result['data']}, {options['population_size']} members, "
         f"{options['batch_size']} images each\n(mean and range of {len(options['seeds'])} seeds)",
         xlabel="generation",
-        ylabel="held-out error of the centre, %",
+        ylabel="held-out error of the center, %",
         yscale="log",
     )
     axis.grid(alpha=0.3, which="both")

@@ -4,7 +4,7 @@ python -m scripts.train_suite scripts/suites/published.yaml --only hopper swimme
 
 A suite is a YAML file: for each name the arguments of es-train and, if there is one, a published score.
 Every run is a run directory OUT/NAME/seedSEED. A suite that was stopped, by Ctrl-C or a crash, goes on where
-it was when it is called again. A run's score is the mean return of its last policy, the centre, over episodes
+it was when it is called again. A run's score is the mean return of its last policy, the center, over episodes
 in the official environment from reset seeds that training never saw; a run that has not used up its budget is
 scored, too, and listed with the env steps it has had.
 
@@ -30,15 +30,16 @@ from typing import Any
 import torch
 import yaml
 
-from es_flipout import checkpoint
 from es_flipout.bench.report import document
-from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import Config
 from es_flipout.envs.engine import available_cores
-from es_flipout.evaluators import OfficialEvaluator, place
-from es_flipout.policies import make_policy
+from es_flipout.rollout import OfficialEvaluator
+from es_flipout.run import checkpoint
+from es_flipout.run.build import make_policy
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.config import Config
+from es_flipout.run.placement import place
 from scripts.suite_report import plot, table
 
 SCORE_SEED = 3_000_000
@@ -146,13 +147,13 @@ def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
 
 
 def curve(run: RunDirectory) -> dict[str, list[float]]:
-    """Returns a run's learning curve: what the centre had reached whenever training scored it."""
+    """Returns a run's learning curve: what the center had reached whenever training scored it."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    scored = [line for line in lines if line["centre_score"] is not None]
+    scored = [line for line in lines if line["center_score"] is not None]
     return {
         "env_steps": [line["env_steps"] for line in scored],
         "seconds": [round(line["timing"]["seconds"], 1) for line in scored],
-        "centre_score": [round(line["centre_score"], 2) for line in scored],
+        "center_score": [round(line["center_score"], 2) for line in scored],
     }
 
 

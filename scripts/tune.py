@@ -4,7 +4,7 @@ python -m scripts.tune --config hopper --space scripts/spaces/hopper.yaml --env-
 
 A space names settings as es-train does, and for each the values to choose from: a list, or a range
 `{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. All else is as in the configuration. Trials
-are judged by the centre score in the official environment when they have used 1/9, 1/3 and all of the env
+are judged by the center score in the official environment when they have used 1/9, 1/3 and all of the env
 steps; only the best third of those that have come so far goes on (asynchronous successive halving: Li et al.,
 2020, arXiv 1810.05934). The training seed of a trial is 1000 + its number, so that no published score has it.
 
@@ -32,13 +32,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from es_flipout.bench.report import document
-from es_flipout.checkpoint import RunDirectory, RunError
 from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import Config
-from es_flipout.evaluators import OfficialEvaluator
-from es_flipout.metrics import JsonLines
-from es_flipout.trainer import Trainer
+from es_flipout.rollout import OfficialEvaluator
+from es_flipout.run.checkpoint import RunDirectory, RunError
+from es_flipout.run.config import Config
+from es_flipout.run.metrics import JsonLines
+from es_flipout.run.trainer import Trainer
 
 REDUCTION = 3
 RUNGS = (1, 3, 9)

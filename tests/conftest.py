@@ -16,7 +16,7 @@ settings.register_profile(
 settings.load_profile("tests")
 
 TINY_RUN = {
-    "env": {"id": "InvertedPendulum-v5", "num_slots": 8, "kwargs": {"max_episode_steps": 60}},
+    "env": {"id": "InvertedPendulum-v5", "num_envs": 8, "kwargs": {"max_episode_steps": 60}},
     "policy": {"hidden_sizes": [8]},
     "es": {"population_size": 16, "sigma": 0.1},
     "optimizer": {"lr": 0.05},

@@ -1,4 +1,4 @@
-"""Running moments against numpy on everything at once, and the module that standardises by them."""
+"""Running moments against numpy on everything at once, and the module that standardizes by them."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from es_flipout.normalization import EpisodeMoments, ObservationNormalizer, Runn
 ROWS = torch.tensor([[1.0, 10.0], [2.0, 10.0], [6.0, 40.0]])
 # Means (3, 20); squared deviations 4 + 1 + 9 = 14 and 100 + 100 + 400 = 600.
 
-# Chunks of rows of one width, some empty, off centre by up to a thousand deviations.
+# Chunks of rows of one width, some empty, off center by up to a thousand deviations.
 chunks = st.builds(
     lambda sizes, width, offset, seed: [
         torch.randn(size, width, dtype=torch.float64, generator=generator) * 3.0 + offset
@@ -214,7 +214,7 @@ class TestNormalizer:
         normalizer.merge(statistics_of(*parts))
         return normalizer
 
-    def test_standardises_by_the_moments_of_what_it_has_seen(self) -> None:
+    def test_standardizes_by_the_moments_of_what_it_has_seen(self) -> None:
         rows = self.normalizer(ROWS)(ROWS)
         expected = (ROWS.numpy() - ROWS.numpy().mean(0)) / ROWS.numpy().std(0)
         np.testing.assert_allclose(rows.numpy(), expected, rtol=1e-6)
@@ -241,7 +241,7 @@ class TestNormalizer:
         normalizer.merge(statistics_of(1000.0 * ROWS))
         assert not torch.equal(normalizer(ROWS), first)
 
-    def test_what_was_merged_does_not_change_with_the_normaliser(self) -> None:
+    def test_what_was_merged_does_not_change_with_the_normalizer(self) -> None:
         seen = statistics_of(ROWS)
         normalizer = ObservationNormalizer(2)
         normalizer.merge(seen)
@@ -276,7 +276,7 @@ class TestNormalizer:
         assert rows.shape == shape
         assert rows.dtype == dtype
 
-    # Standardising keeps what it has worked out from the moments; whatever changes these must void that.
+    # Standardizing keeps what it has worked out from the moments; whatever changes these must void that.
 
     def used(self) -> ObservationNormalizer:
         normalizer = self.normalizer(ROWS)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import OptimizerConfig
-from es_flipout.optimizers import ClipUp, make_optimizer
+from es_flipout.optimizers import ClipUp
+from es_flipout.run.build import make_optimizer
+from es_flipout.run.config import OptimizerConfig
 
 
 def linear_policy(seed: int = 0) -> nn.Linear:

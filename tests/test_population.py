@@ -1,4 +1,4 @@
-"""A population: the centre, its members and the gradient estimate, on the policy that runs train."""
+"""A population: the center, its members and the gradient estimate, on the policy that runs train."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -75,18 +75,18 @@ def test_a_selection_serves_many_steps(policy: MLPPolicy) -> None:
     assert not torch.equal(first, other)
 
 
-def test_member_is_centre_plus_sigma_times_noise(policy: MLPPolicy) -> None:
+def test_member_is_center_plus_sigma_times_noise(policy: MLPPolicy) -> None:
     population = populate(policy, sigma=0.25)
     member, noise = population.member(5), population.noise.member(5)
-    for name, centre in policy.named_parameters():
-        torch.testing.assert_close(member[name], centre.detach() + 0.25 * noise[name], rtol=0, atol=0)
+    for name, center in policy.named_parameters():
+        torch.testing.assert_close(member[name], center.detach() + 0.25 * noise[name], rtol=0, atol=0)
 
 
-def test_antithetic_members_average_to_the_centre(policy: MLPPolicy) -> None:
+def test_antithetic_members_average_to_the_center(policy: MLPPolicy) -> None:
     population = populate(policy)
     plus, minus = population.member(6), population.member(7)
-    for name, centre in policy.named_parameters():
-        torch.testing.assert_close((plus[name] + minus[name]) / 2, centre.detach(), rtol=0, atol=1e-15)
+    for name, center in policy.named_parameters():
+        torch.testing.assert_close((plus[name] + minus[name]) / 2, center.detach(), rtol=0, atol=1e-15)
 
 
 def test_running_members_leaves_the_policy_and_autograd_alone(policy: MLPPolicy) -> None:

@@ -27,9 +27,9 @@ import torch
 from es_flipout.bench.machine import describe_machine
 from es_flipout.bench.physics_alone import PhysicsAlone
 from es_flipout.bench.throughput import FirstGeneration, Setup, alone, setups
-from es_flipout.checkpoint import atomic_write
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import Config, EnvConfig, ESConfig, PolicyConfig
+from es_flipout.run.checkpoint import atomic_write
+from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
 
 TRAINING, PHYSICS = "everything on the device", "physics alone"
 """Contestants, besides the process pools."""
@@ -83,7 +83,7 @@ class Measurement:
         return closing(FirstGeneration(setup, folder / setup.name))
 
     def _measure(self, setup: Setup, pools: Sequence[FirstGeneration], folder: Path) -> None:
-        num_envs = setup.config.env.num_slots
+        num_envs = setup.config.env.num_envs
         with self._built(setup, folder) as training:
             self._add(num_envs, TRAINING, MEMORY, 0, training.bytes)
             length = max(training.env_steps // setup.config.es.population_size, 1)
@@ -127,7 +127,7 @@ def main(options: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     silence_mujoco()
     config = Config(
-        env=EnvConfig(arguments.env, arguments.env_kwargs, num_slots=arguments.pool_population_size),
+        env=EnvConfig(arguments.env, arguments.env_kwargs, num_envs=arguments.pool_population_size),
         policy=PolicyConfig(hidden_sizes=arguments.hidden_sizes),
         es=ESConfig(population_size=arguments.pool_population_size),
         device="cpu",

@@ -20,7 +20,7 @@ from benchmarks.peers.contestant import (
     main,
 )
 from es_flipout.bench.training import record_physics, training
-from es_flipout.config import (
+from es_flipout.run.config import (
     Config,
     EnvConfig,
     ESConfig,
@@ -39,7 +39,7 @@ def measure(job: Job) -> Measurement:
     size = job.population_size
     config = Config(
         device="cpu",
-        env=EnvConfig(job.task, {"max_episode_steps": MAX_EPISODE_STEPS}, num_slots=size),
+        env=EnvConfig(job.task, {"max_episode_steps": MAX_EPISODE_STEPS}, num_envs=size),
         policy=PolicyConfig(hidden_sizes=[HIDDEN, HIDDEN]),
         es=ESConfig(population_size=size, sigma=SIGMA),
         optimizer=OptimizerConfig(lr=LEARNING_RATE),

@@ -169,7 +169,7 @@ class EpisodePool:
     def evaluate(self, population: Floats) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Runs an episode of each member of [P, D]; returns their returns [P] and lengths [P].
 
-        Observations are normalised by the moments of the evaluations before this one.
+        Observations are normalized by the moments of the evaluations before this one.
 
         Raises:
             RuntimeError: if a worker fails.

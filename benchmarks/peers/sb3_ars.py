@@ -1,4 +1,4 @@
-"""SB3-contrib: ARS with AsyncEval, a process for each core, observations normalised by VecNormalize."""
+"""SB3-contrib: ARS with AsyncEval, a process for each core, observations normalized by VecNormalize."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TimedRollouts(BaseCallback):
 
 
 def make_env(task: str, seed: int) -> VecEnv:
-    """Makes an environment that normalises its observations."""
+    """Makes an environment that normalizes its observations."""
 
     def make() -> gym.Env[Any, Any]:
         env = gym.make(task, max_episode_steps=MAX_EPISODE_STEPS, disable_env_checker=True)

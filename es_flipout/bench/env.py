@@ -15,9 +15,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from es_flipout.bench.replay import PhysicsCalls
 from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, interleave
 from es_flipout.bench.training import record_physics, training
-from es_flipout.config import Config
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
 from es_flipout.envs.engine import available_cores
+from es_flipout.run.config import Config
 
 WARMUP_STEPS = 3
 RAW_RANDOM = "raw physics, random actions"
@@ -62,7 +62,7 @@ def measure_native(config: Config, seconds: float, seed: int) -> tuple[Rate, Rat
     Returns:
         The rates of the environment and of its raw physics.
     """
-    with closing(_make_native(config, config.env.num_slots)) as env:
+    with closing(_make_native(config, config.env.num_envs)) as env:
         calls = PhysicsCalls.record(env.engine)
         low, high = torch.from_numpy(env.task.model.actuator_ctrlrange).float().unbind(dim=1)
         generator = torch.Generator().manual_seed(seed)
@@ -161,7 +161,7 @@ def measure_env(config: Config, *, seconds: float, rounds: int, watch: Watch) ->
     Returns:
         Live env steps/s of each contestant, by round.
     """
-    num_slots, cores = config.env.num_slots, config.threads or available_cores()
+    num_envs, cores = config.env.num_envs, config.threads or available_cores()
 
     def native(index: int) -> Figures:
         environment, physics = measure_native(config, seconds, seed=index)
@@ -181,8 +181,8 @@ def measure_env(config: Config, *, seconds: float, rounds: int, watch: Watch) ->
 
     contestants = {
         NATIVE: native,
-        SYNC: of_gymnasium(SYNC, "sync", num_slots),
-        ASYNC: of_gymnasium(ASYNC, "async", num_slots),
+        SYNC: of_gymnasium(SYNC, "sync", num_envs),
+        ASYNC: of_gymnasium(ASYNC, "async", num_envs),
         ASYNC_1: of_gymnasium(ASYNC_1, "async", cores),
         ASYNC_8: of_gymnasium(ASYNC_8, "async", 8 * cores),
         LOOP: training,

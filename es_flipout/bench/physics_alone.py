@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from es_flipout.bench.report import Figures
-from es_flipout.config import Config
-from es_flipout.envs.registration import native_maker
+from es_flipout.envs.make import native_maker
 from es_flipout.envs.warp import WarpEngine
-from es_flipout.evaluators.device_slots import SeededStates, Starts
+from es_flipout.rollout.device_envs import SeededStates, Starts
+from es_flipout.run.config import Config
 
 CONTROLS = 16
 """Different controls, taken in turns."""
@@ -41,14 +41,14 @@ class PhysicsAlone:
         env = config.env
         make = partial(native_maker(env.id, **env.kwargs), engine="warp", engine_kwargs=env.engine_kwargs)
         self._name, self._episode_length = name, episode_length
-        self._env = make(env.num_slots, device=config.device, info=False)
+        self._env = make(env.num_envs, device=config.device, info=False)
         assert isinstance(self._env.engine, WarpEngine)
         self._engine = self._env.engine
         self._engine.compile(self._env.task.frame_skip)
-        seeds = np.arange(env.num_slots).reshape(-1, 1)
+        seeds = np.arange(env.num_envs).reshape(-1, 1)
         states = SeededStates.draw(self._env.task, seeds)
         self._starts = Starts.compute(self._engine, self._env.task, states, torch.float32)
-        self._everyone = torch.ones(env.num_slots, dtype=torch.bool, device=self._engine.device)
+        self._everyone = torch.ones(env.num_envs, dtype=torch.bool, device=self._engine.device)
         low, high = torch.from_numpy(self._env.task.model.actuator_ctrlrange).float().unbind(dim=1)
         random = torch.rand(CONTROLS, *self._engine.ctrl.shape, generator=torch.Generator().manual_seed(0))
         self._controls = torch.lerp(low, high, random).to(self._engine.device)

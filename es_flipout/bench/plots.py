@@ -126,9 +126,9 @@ def _draw_lines(axes: Axes, panel: Lines) -> None:
             capsize=3,
         )
     for index, (name, spread) in enumerate(panel.levels.items()):
-        colour = f"C{len(panel.curves) + index}"
-        axes.axhline(spread.median, label=name, color=colour, linestyle="-.")
-        axes.axhspan(spread.lowest, spread.highest, color=colour, alpha=0.15)
+        color = f"C{len(panel.curves) + index}"
+        axes.axhline(spread.median, label=name, color=color, linestyle="-.")
+        axes.axhspan(spread.lowest, spread.highest, color=color, alpha=0.15)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     places = sorted({x for curve in panel.curves.values() for x in curve.points})

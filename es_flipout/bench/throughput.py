@@ -19,10 +19,10 @@ import torch
 
 from es_flipout.bench.physics_alone import PhysicsAlone
 from es_flipout.bench.report import Figures, Ratio, Watch, interleave
-from es_flipout.checkpoint import RunDirectory
-from es_flipout.config import Config, EvaluationConfig, LoggingConfig
-from es_flipout.envs.registration import cpu_engine_of, runs_natively
-from es_flipout.trainer import Trainer
+from es_flipout.envs.make import cpu_engine_of, runs_natively
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.config import Config, EvaluationConfig, LoggingConfig
+from es_flipout.run.trainer import Trainer
 
 VECTORIZED = "vectorized"
 
@@ -100,7 +100,7 @@ def setups(
     Args:
         config: what they have in common.
         workers: sizes of the process pool; a pool of one is always among them, the unit of the others.
-        cores: threads of the vectorised ones.
+        cores: threads of the vectorized ones.
         gpu: device of a policy whose environments are on the CPU; None for no such contestant.
         warp_slots: numbers of slots of those on engine warp.
         warp_members_a_slot: their members, over that.
@@ -122,7 +122,7 @@ def setups(
         beside = replace(common, threads=cores, device=gpu, env=replace(env, engine=engine))
         found.append(Setup(f"{VECTORIZED}, policy on the GPU", beside, cores))
     for slots in warp_slots:
-        env = replace(config.env, engine="warp", num_slots=slots)
+        env = replace(config.env, engine="warp", num_envs=slots)
         es = replace(config.es, population_size=slots * warp_members_a_slot)
         name = warp_name(warp_device, slots)
         found.append(Setup(name, replace(common, device=warp_device, env=env, es=es), 1))

@@ -11,12 +11,12 @@ from pathlib import Path
 import mujoco
 
 from es_flipout.bench.replay import PhysicsCalls
-from es_flipout.checkpoint import RunDirectory
-from es_flipout.config import Config
 from es_flipout.envs import MujocoVectorEnv
-from es_flipout.evaluators import VectorizedEvaluator
-from es_flipout.metrics import JsonLines, TensorBoard
-from es_flipout.trainer import Trainer
+from es_flipout.rollout import VectorizedEvaluator
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.config import Config
+from es_flipout.run.metrics import JsonLines, TensorBoard
+from es_flipout.run.trainer import Trainer
 
 
 @contextmanager

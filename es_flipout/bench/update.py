@@ -24,8 +24,8 @@ from es_flipout.bench.families import SIGMA
 from es_flipout.bench.paper import Network
 from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, compared, interleave, medians
 from es_flipout.bench.timing import Stopwatch
-from es_flipout.evaluators import Episode, ProcessPoolEvaluator
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
+from es_flipout.rollout import Episode, ProcessPoolEvaluator
 from es_flipout.strategy import FlipoutES
 
 FLIPOUT, ONE_BASE, LOW_RANK = "flipout", "flipout, 1 base", "low rank 1"

@@ -21,7 +21,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 )
 
 from es_flipout.cli.shipped import find_config
-from es_flipout.config import Config
+from es_flipout.run.config import Config
 
 RESUME_OPTIONS = ("generations", "max_env_steps", "threads", "logging")
 """What may be changed when a run is resumed: its budget, its speed, its logging."""

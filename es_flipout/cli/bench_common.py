@@ -16,7 +16,7 @@ from rich.table import Table
 
 from es_flipout.bench.plots import Picture, draw
 from es_flipout.cli.arguments import UsageError
-from es_flipout.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
+from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ from es_flipout.cli.bench_common import (
 )
 from es_flipout.cli.bench_display import Bar, make_table, number
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.config import Config
 from es_flipout.envs.engine import available_cores
+from es_flipout.run.config import Config
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sizes of the process pool (default: powers of two, and every core); 1 is always measured",
     )
-    parser.add_argument("--threads", type=int, help="of the vectorised contestants (default: every core)")
+    parser.add_argument("--threads", type=int, help="of the vectorized contestants (default: every core)")
     parser.add_argument(
         "--warp-slots",
         type=int,
@@ -202,7 +202,7 @@ def _title(settings: Mapping[str, Any], rounds: int) -> str:
 
 BENCH = Bench(
     name="throughput",
-    help="evaluation of populations: process pool by number of workers, vectorised, policy on a GPU",
+    help="evaluation of populations: process pool by number of workers, vectorized, policy on a GPU",
     add_options=_add_options,
     quick={"slots": 32, "population_size": 32, "rounds": 2, "seconds": 0.5},
     run=_run,

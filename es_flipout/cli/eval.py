@@ -15,13 +15,13 @@ import imageio.v2 as imageio
 import numpy as np
 import torch
 
-from es_flipout import checkpoint
-from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import UsageError, load_config
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
-from es_flipout.evaluators import OfficialEvaluator
-from es_flipout.evaluators.official import FrameSink
-from es_flipout.policies import make_policy
+from es_flipout.rollout import OfficialEvaluator
+from es_flipout.rollout.score import FrameSink
+from es_flipout.run import checkpoint
+from es_flipout.run.build import make_policy
+from es_flipout.run.checkpoint import RunDirectory
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
 

@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import mujoco
 
-from es_flipout.checkpoint import RunError
 from es_flipout.cli.arguments import UsageError
+from es_flipout.run.checkpoint import RunError
 
 
 class UsageParser(argparse.ArgumentParser):

@@ -9,12 +9,12 @@ from contextlib import ExitStack, closing
 import torch
 from rich.console import Console
 
-from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.process import StopRequest, run_command, silence_mujoco
-from es_flipout.evaluators import place
-from es_flipout.metrics import JsonLines, Reporter, TensorBoard, Terminal
-from es_flipout.trainer import Trainer
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.metrics import JsonLines, Reporter, TensorBoard, Terminal
+from es_flipout.run.placement import place
+from es_flipout.run.trainer import Trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

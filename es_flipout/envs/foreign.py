@@ -1,4 +1,4 @@
-"""Any vector environment as a `SlotVectorEnv`: NumPy or torch, whatever its autoreset mode."""
+"""Any vector environment as a `TorchVectorEnv`: NumPy or torch, whatever its autoreset mode."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info
+from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
 
 
-class ForeignVectorEnv(SlotVectorEnv):
+class ForeignVectorEnv(TorchVectorEnv):
     """Wraps a vector environment that someone else made.
 
     With autoreset DISABLED, rows are reset when they are asked to, by `options={"reset_mask": mask}` and a
@@ -79,7 +79,7 @@ class ForeignVectorEnv(SlotVectorEnv):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Starts new episodes where it can; see `SlotVectorEnv` and the class for seeds and `started`."""
+        """Starts new episodes where it can; see `TorchVectorEnv` and the class for seeds and `started`."""
         mask, seeds = self._reset_mask(options), list(self._row_seeds(seed))
         live, info = ~self._ended & ~mask, {}
         try:
@@ -103,7 +103,7 @@ class ForeignVectorEnv(SlotVectorEnv):
             self._reset_rows(mask, seeds)
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advances every row whose episode runs; see `SlotVectorEnv`."""
+        """Advances every row whose episode runs; see `TorchVectorEnv`."""
         self._check_actions(actions)
         live, info = ~self._ended, {}
         rewards = np.zeros(self.num_envs)
@@ -135,7 +135,7 @@ class ForeignVectorEnv(SlotVectorEnv):
         return failure_info(dict.fromkeys(np.flatnonzero(rows).tolist(), failure), self.num_envs)
 
     def retire(self, mask: Mask) -> None:
-        """See `SlotVectorEnv.retire`; the rows themselves go on idly until they are reset."""
+        """See `TorchVectorEnv.retire`; the rows themselves go on idly until they are reset."""
         self._terminated |= mask & ~self._truncated
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment as rows of a `SlotVectorEnv`, in this process or shared out over several."""
+"""Any Gymnasium environment as rows of a `TorchVectorEnv`, in this process or shared out over several."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
 from es_flipout.envs.engine import available_cores
 from es_flipout.envs.env_processes import EnvProcesses
 from es_flipout.envs.env_rows import EnvRows, RowArrays
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
-from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info
 from es_flipout.policies import box, make_action_head
 
 
@@ -102,7 +102,7 @@ def step_rows(
     return EnvProcesses(make, num_rows, observations, actions, min(processes or available_cores(), num_rows))
 
 
-class GymnasiumVectorEnv(SlotVectorEnv):
+class GymnasiumVectorEnv(TorchVectorEnv):
     """N copies of a Gymnasium environment; only rows whose episode runs are stepped.
 
     An environment that raises is replaced by a new one, a process that dies by a new process; the episodes
@@ -153,7 +153,7 @@ class GymnasiumVectorEnv(SlotVectorEnv):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Starts new episodes in the rows of `options["reset_mask"]` (all without); see `SlotVectorEnv`."""
+        """Starts new episodes in the rows of `options["reset_mask"]` (all without); see `TorchVectorEnv`."""
         mask, seeds = self._reset_mask(options), self._row_seeds(seed)
         self._terminated[mask] = False
         self._truncated[mask] = False
@@ -162,7 +162,7 @@ class GymnasiumVectorEnv(SlotVectorEnv):
         return self._observe(), self._end_failed(failures, ~self._terminated & ~self._truncated)
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advances every row whose episode runs; see `SlotVectorEnv`.
+        """Advances every row whose episode runs; see `TorchVectorEnv`.
 
         Raises:
             ValueError: if the actions are not of the shape of `action_space`.
@@ -184,7 +184,7 @@ class GymnasiumVectorEnv(SlotVectorEnv):
         )
 
     def retire(self, mask: Mask) -> None:
-        """See `SlotVectorEnv.retire`."""
+        """See `TorchVectorEnv.retire`."""
         self._terminated |= mask & ~self._truncated
 
     def close_extras(self, **kwargs: Any) -> None:

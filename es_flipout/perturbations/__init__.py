@@ -1,13 +1,12 @@
 """Noise families behind one contract, and the rules by which torch operations run perturbed."""
 
-from es_flipout.config import ESConfig
 from es_flipout.perturbations import rules
 from es_flipout.perturbations.base import NoiseRows, Perturbation, PopulationNoise
 from es_flipout.perturbations.flipout import Flipout, FlipoutRows
 from es_flipout.perturbations.independent import Independent
 from es_flipout.perturbations.low_rank import LowRank
 from es_flipout.perturbations.parameter_noise import ParameterNoise
-from es_flipout.perturbations.stand_in import (
+from es_flipout.perturbations.perturbed_parameter import (
     MemberContext,
     PerturbedParameter,
     UnsupportedOperationError,
@@ -26,16 +25,6 @@ __all__ = [
     "PerturbedParameter",
     "PopulationNoise",
     "UnsupportedOperationError",
-    "make_perturbation",
     "rule",
     "rules",
 ]
-
-
-def make_perturbation(config: ESConfig) -> Perturbation:
-    """Builds the configured noise family."""
-    if config.perturbation == "independent":
-        return Independent()
-    if config.perturbation == "low_rank":
-        return LowRank(config.rank)
-    return Flipout(config.num_bases, config.base)

@@ -5,7 +5,7 @@ whatever compact form the family has. Three views of it exist: the rows that a f
 (`rows`), one member written out (`member`, the oracle of the first), and the weighted sum that the
 gradient estimate needs (`weighted_sum`).
 
-Antithetic members are neighbours: member 2q has noise +eps_q and member 2q + 1 has -eps_q. This is the
+Antithetic members are neighbors: member 2q has noise +eps_q and member 2q + 1 has -eps_q. This is the
 only place that decides so.
 """
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import Activation
+Activation = Literal["tanh", "relu", "elu", "silu"]
 
 
 class ELU(nn.Module):

@@ -1,4 +1,4 @@
-"""From a configuration to a policy: one of the package's own, or a class of the user's.
+"""From a name to a policy: one of the package's own, or a class of the user's.
 
 A class of the user's is called as `Class(observation_space, action_space, **policy.kwargs)` and maps
 observations [N, ...] to actions [N, ...]. What else it may have:
@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import PolicyConfig
 from es_flipout.dotted_path import import_class, is_dotted
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies.cnn import CNNPolicy
@@ -40,17 +38,23 @@ POLICIES: dict[str, type[nn.Module]] = {
 
 
 def make_policy(
-    config: PolicyConfig,
+    kind: str,
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
+    *,
+    settings: Mapping[str, Any] = {},
+    kwargs: Mapping[str, Any] = {},
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Builds the configured policy for an environment's spaces.
+    """Builds a policy for an environment's spaces.
 
     Args:
-        config: which policy, and its arguments.
+        kind: a name in `POLICIES`, or MODULE:CLASS.
         observation_space: a single environment's observations.
         action_space: a single environment's actions.
+        settings: what the package's own policies have in common, such as hidden_sizes; each takes what it
+            knows, and a class of the user's takes none.
+        kwargs: further keyword arguments of the class.
         generator: source of the initial weights. A class of the user's draws from torch's global generator
             instead, which is seeded by this one's seed meanwhile, on the CPU, and left as it was.
 
@@ -58,47 +62,44 @@ def make_policy(
         ValueError: if there is no such policy, or it does not fit the spaces or the arguments.
     """
     with _global_generator_seeded(generator):
-        if config.kind in POLICIES:
-            arguments = {**_own_arguments(config), "generator": generator}
-            return POLICIES[config.kind](observation_space, action_space, **arguments)
-        if not is_dotted(config.kind):
+        if kind in POLICIES:
+            arguments = {**_own_arguments(kind, settings, kwargs), "generator": generator}
+            return POLICIES[kind](observation_space, action_space, **arguments)
+        if not is_dotted(kind):
             raise ValueError(
-                f"policy.kind {config.kind!r} does not exist: choose one of {', '.join(POLICIES)}, "
+                f"policy.kind {kind!r} does not exist: choose one of {', '.join(POLICIES)}, "
                 "or a class of your own by MODULE:CLASS"
             )
-        return _make_users(config, observation_space, action_space)
+        return _make_users(kind, observation_space, action_space, kwargs)
 
 
-def _own_arguments(config: PolicyConfig) -> dict[str, Any]:
-    """Returns the arguments of one of the package's own policies; those that it does not know stay out."""
-    known = set(inspect.signature(POLICIES[config.kind]).parameters)
+def _own_arguments(kind: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of one of the package's own policies; settings that it does not know stay out."""
+    known = set(inspect.signature(POLICIES[kind]).parameters)
     known -= {"observation_space", "action_space", "generator"}
-    settings = {field.name for field in fields(config)} - {"kind", "kwargs"}
-    for name in config.kwargs:
+    for name in kwargs:
         if name in settings:
             raise ValueError(f"policy.kwargs must not hold {name}: set policy.{name}")
         if name not in known:
-            further = ", ".join(sorted(known - settings)) or "none"
-            raise ValueError(f"policy.kwargs: {config.kind} has no argument {name!r} (allowed: {further})")
-    return {name: getattr(config, name) for name in known & settings} | config.kwargs
+            further = ", ".join(sorted(known - set(settings))) or "none"
+            raise ValueError(f"policy.kwargs: {kind} has no argument {name!r} (allowed: {further})")
+    return {name: value for name, value in settings.items() if name in known} | dict(kwargs)
 
 
 def _make_users(
-    config: PolicyConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+    kind: str, observation_space: gym.Space[Any], action_space: gym.Space[Any], kwargs: Mapping[str, Any]
 ) -> nn.Module:
-    policy_class = import_class(config.kind, nn.Module, "policy.kind")
+    policy_class = import_class(kind, nn.Module, "policy.kind")
     try:
-        policy = policy_class(observation_space, action_space, **config.kwargs)
+        policy = policy_class(observation_space, action_space, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"policy {config.kind} cannot be made for these spaces: {reason}") from error
+        raise ValueError(f"policy {kind} cannot be made for these spaces: {reason}") from error
     if not any(parameter.requires_grad for parameter in policy.parameters()):
-        raise ValueError(f"policy {config.kind} has no parameter to train (none requires a gradient)")
+        raise ValueError(f"policy {kind} has no parameter to train (none requires a gradient)")
     if not all(isinstance(value, Tensor) for value in policy.state_dict().values()):
-        raise ValueError(
-            f"policy {config.kind} has a state dict of more than tensors; checkpoints hold no more"
-        )
-    _check_normalizer(config.kind, getattr(policy, "normalizer", None), observation_space)
+        raise ValueError(f"policy {kind} has a state dict of more than tensors; checkpoints hold no more")
+    _check_normalizer(kind, getattr(policy, "normalizer", None), observation_space)
     return policy.eval()  # in training mode dropout and its like would act at random
 
 

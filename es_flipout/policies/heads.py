@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from es_flipout.config import ActionBounds
+ActionBounds = Literal["rescale", "clip"]
 
 
 class BoxActions(nn.Module):

@@ -6,12 +6,14 @@ Orthogonal: Saxe, McClelland and Ganguli (2014, arXiv 1312.6120). Biases are zer
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import Activation, Initialization
+from es_flipout.policies.activations import Activation
+
+Initialization = Literal["orthogonal", "normc"]
 
 OUTPUT_GAIN = 0.01
 """Scale of the last layer's initial weights: a new policy starts near the middle of the action range."""

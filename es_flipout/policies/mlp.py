@@ -1,6 +1,6 @@
 """Multi-layer perceptrons from a vector observation to an action, with and without hidden layers.
 
-A policy is an ordinary module, unaware of any perturbation. It normalises its observations itself, so
+A policy is an ordinary module, unaware of any perturbation. It normalizes its observations itself, so
 that what is saved, evaluated or exported is complete.
 """
 
@@ -15,11 +15,16 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import ActionBounds, Activation, Initialization
 from es_flipout.normalization import ObservationNormalizer
-from es_flipout.policies.activations import ACTIVATIONS
-from es_flipout.policies.heads import BoxActions, DiscreteActions, MultiDiscreteActions, make_action_head
-from es_flipout.policies.initialization import OUTPUT_GAIN, hidden_gain, initialized
+from es_flipout.policies.activations import ACTIVATIONS, Activation
+from es_flipout.policies.heads import (
+    ActionBounds,
+    BoxActions,
+    DiscreteActions,
+    MultiDiscreteActions,
+    make_action_head,
+)
+from es_flipout.policies.initialization import OUTPUT_GAIN, Initialization, hidden_gain, initialized
 from es_flipout.policies.observations import make_normalizer, vector_box
 
 
@@ -51,7 +56,7 @@ class MLPPolicy(nn.Module):
 
     Attributes:
         row_wise: that forward maps any leading dimensions row by row, each independent of the others.
-        normalizer: standardises observations; None if they are taken as they are.
+        normalizer: standardizes observations; None if they are taken as they are.
     """
 
     row_wise: ClassVar[bool] = True
@@ -78,8 +83,8 @@ class MLPPolicy(nn.Module):
             activation: nonlinearity after each hidden layer.
             init: how the weights start, see `initialization`.
             action_bounds: how outputs become actions of a Box, see `BoxActions`.
-            normalize_observations: whether observations are standardised by running moments.
-            observation_clip: bound on a standardised observation.
+            normalize_observations: whether observations are standardized by running moments.
+            observation_clip: bound on a standardized observation.
             generator: source of the initial weights.
 
         Raises:

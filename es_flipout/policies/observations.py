@@ -42,5 +42,5 @@ def _refusal(kind: str, more: str = "") -> str:
 
 
 def make_normalizer(space: spaces.Box, normalize: bool, clip: float) -> ObservationNormalizer | None:
-    """Returns the normaliser of vector observations, or None if there is to be none."""
+    """Returns the normalizer of vector observations, or None if there is to be none."""
     return ObservationNormalizer(space.shape[0], clip) if normalize else None

@@ -14,9 +14,9 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from es_flipout.config import ActionBounds, Activation, Initialization
-from es_flipout.policies.heads import make_action_head
-from es_flipout.policies.initialization import fill
+from es_flipout.policies.activations import Activation
+from es_flipout.policies.heads import ActionBounds, make_action_head
+from es_flipout.policies.initialization import Initialization, fill
 from es_flipout.policies.mlp import hidden_layers, output_layer
 from es_flipout.policies.observations import make_normalizer, vector_box
 
@@ -24,11 +24,11 @@ State = TypeVar("State", Tensor, tuple[Tensor, Tensor])
 
 
 class RecurrentPolicy(nn.Module, Generic[State], ABC):
-    """Normaliser, encoder, cell, output layer and action head, in this order.
+    """Normalizer, encoder, cell, output layer and action head, in this order.
 
     Attributes:
         row_wise: that forward maps any leading dimensions row by row, each independent of the others.
-        normalizer: standardises observations; None if they are taken as they are.
+        normalizer: standardizes observations; None if they are taken as they are.
         state_size: width H of the state.
     """
 
@@ -59,8 +59,8 @@ class RecurrentPolicy(nn.Module, Generic[State], ABC):
             activation: nonlinearity after each fully connected layer.
             init: how the weights start, each gate's matrices by themselves; see `initialization`.
             action_bounds: how outputs become actions of a Box, see `BoxActions`.
-            normalize_observations: whether observations are standardised by running moments.
-            observation_clip: bound on a standardised observation.
+            normalize_observations: whether observations are standardized by running moments.
+            observation_clip: bound on a standardized observation.
             generator: source of the initial weights.
 
         Raises:

@@ -21,7 +21,7 @@ from es_flipout.bench.env import RATIOS
 from es_flipout.bench.families import FAMILIES
 from es_flipout.bench.throughput import Prices, Setup
 from es_flipout.cli import bench
-from es_flipout.config import Config
+from es_flipout.run.config import Config
 
 TINY_ENV = ["--env", "InvertedPendulum-v5", "--env-kwargs", "{max_episode_steps: 20}", "--slots", "8"]
 TINY_POLICY = ["--population-size", "32", "16", "--width", "8", "--depth", "1", "2"]
@@ -278,12 +278,12 @@ MISTAKES = [
     (["env", "--seed", "-1"], "--seed must be >= 0, got -1"),
     (["env", "--threads", "0"], "--threads must be >= 1, got 0"),
     (["env", "--slots", "many"], "invalid int value: 'many'"),
-    (["env", "--slots", "0"], "env.num_slots must be > 0, got 0"),
+    (["env", "--slots", "0"], "env.num_envs must be > 0, got 0"),
     (["env", "--env", "Humanod-v5"], "unknown environment 'Humanod-v5'"),
     (["env", "--env", "CartPole-v1"], "CartPole-v1 is no native task"),
     (["env", "--env-kwargs", "[1]"], "--env-kwargs must be keys and values, got '[1]'"),
     (["env", "--env-kwargs", "{"], "--env-kwargs is not valid YAML"),
-    (["env", "--env-kwargs", "{colour: red}"], "no keyword argument 'colour'"),
+    (["env", "--env-kwargs", "{color: red}"], "no keyword argument 'color'"),
     (["env", "--out", "file"], "--out: cannot make the folder file"),
     (["policy", "--population-size", "20"], "--population-size must be a multiple of 16"),
     (["policy", "--width", "0"], "--width must be > 0, got 0"),

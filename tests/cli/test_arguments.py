@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from es_flipout.cli.arguments import UsageError, parse_train
-from es_flipout.config import Config
+from es_flipout.run.config import Config
 
 
 def write(content: str, name: str = "run.yaml") -> str:

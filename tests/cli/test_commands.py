@@ -21,8 +21,8 @@ import imageio.v2 as imageio
 import pytest
 import torch
 
-from es_flipout import checkpoint
 from es_flipout.cli import eval, train
+from es_flipout.run import checkpoint
 
 COMMANDS = {"train": train.main, "eval": eval.main}
 TRAIN_PROCESS = [sys.executable, "-c", "import sys; from es_flipout.cli.train import main; sys.exit(main())"]
@@ -126,7 +126,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     config = folder / "tiny.yaml"
     config.write_text(
-        "env: {id: InvertedPendulum-v5, num_slots: 8, kwargs: {max_episode_steps: 60}}\n"
+        "env: {id: InvertedPendulum-v5, num_envs: 8, kwargs: {max_episode_steps: 60}}\n"
         "policy: {hidden_sizes: [8]}\n"
         "es: {population_size: 16, sigma: 0.1}\n"
         "evaluation: {interval: 2, episodes: 2}\n"
@@ -152,7 +152,7 @@ def test_tensorboard_reads_scalars_and_histograms(finished_run):
     events = EventAccumulator(str(finished_run))
     events.Reload()
     tags = events.Tags()
-    assert {"fitness/mean", "centre/score", "es/sigma", "time/env_steps_per_second"} <= set(tags["scalars"])
+    assert {"fitness/mean", "center/score", "es/sigma", "time/env_steps_per_second"} <= set(tags["scalars"])
     assert {"fitness", "parameters/network.0.weight"} <= set(tags["histograms"])
     logged = [event.value for event in events.Scalars("fitness/mean")]
     assert logged == pytest.approx([line["fitness_mean"] for line in figures(finished_run)])
@@ -198,14 +198,14 @@ def test_a_run_begins_with_the_policy_of_another(run, finished_run, tiny_config)
 
 
 def test_a_population_is_trained_on_warps_cpu_device_from_end_to_end(run, tmp_path):
-    arguments = ["--env.num_slots", 4, "--es.population_size", 8, "--es.num_bases", 2, "--generations", 2]
+    arguments = ["--env.num_envs", 4, "--es.population_size", 8, "--es.num_bases", 2, "--generations", 2]
     short = ["--env.kwargs.max_episode_steps", 20, "--evaluation.episodes", 2, "--out", tmp_path / "run"]
     result = run("train", "--engine", "warp", "--device", "cpu", *arguments, *short)
     assert result.status == 0
     assert "device cpu, as configured: policies and physics (mujoco_warp) there" in result.stdout
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["env_steps"] for line in lines] == [160, 320]
-    assert lines[-1]["centre_score"] > 50  # officially, of 20 steps on its feet
+    assert lines[-1]["center_score"] > 50  # officially, of 20 steps on its feet
     assert "engine: warp" in (tmp_path / "run" / "config.yaml").read_text()
     assert run("eval", tmp_path / "run", "--episodes", 1).status == 0
 
@@ -374,13 +374,13 @@ def test_a_signal_to_all_stops_a_process_pool_and_leaves_no_process(tiny_config,
         time.sleep(0.01)
 
 
-def test_a_process_pool_trains_as_the_vectorised_backend_does(run, tiny_config):
+def test_a_process_pool_trains_as_the_vectorized_backend_does(run, tiny_config):
     for backend in ("vectorized", "process_pool"):
         result = run("train", "--config", tiny_config, "--backend", backend, "--threads", 2, "--out", backend)
         assert result.status == 0, result.stderr
     pool, vectorized = figures(Path("process_pool")), figures(Path("vectorized"))
     assert len(pool) == len(vectorized) == 6
-    scored = [[line["centre_score"] is not None for line in lines] for lines in (pool, vectorized)]
+    scored = [[line["center_score"] is not None for line in lines] for lines in (pool, vectorized)]
     assert scored == [[False, True] * 3] * 2
     assert all(line["live_share"] == 1.0 for line in pool)
     # The first generation is the same but for rounding, and pays a whole number for each episode.

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from es_flipout.envs import ForeignVectorEnv, make_vec
-from es_flipout.evaluators.vectorized import VectorizedEvaluator
+from es_flipout.rollout.host import VectorizedEvaluator
 
 ROWS = 3
 BASE = 100

@@ -125,7 +125,7 @@ def wait_for_the_end_of(pids):
 
 
 class HandWritten:
-    """The contract of `SlotVectorEnv` in its plainest form."""
+    """The contract of `TorchVectorEnv` in its plainest form."""
 
     def __init__(self, factory, num_envs):
         self.envs = [factory() for _ in range(num_envs)]

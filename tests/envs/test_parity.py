@@ -22,7 +22,7 @@ SEED = 100
 RESET_EVERY = 4
 """Ended rows wait for the next multiple of this many steps, so that each is frozen for a while first."""
 TOLERANCE = 1e-9
-"""For what we sum in another order than Gymnasium (the centre of mass, the contact cost), and for sines."""
+"""For what we sum in another order than Gymnasium (the center of mass, the contact cost), and for sines."""
 SINES = {"InvertedDoublePendulum-v5": slice(1, 5), "Reacher-v5": slice(0, 4)}
 """Sines and cosines in observations. All else there is copied or clipped from what the same physics
 computed, or a single difference of it, so it must be equal to the last bit."""
@@ -411,7 +411,7 @@ BOUNDS = {
 
 
 def odd_states(env_id, task, data):
-    """Yields (field, entry, value) to set: huge values, what is not finite, each bound and its neighbours."""
+    """Yields (field, entry, value) to set: huge values, what is not finite, each bound and its neighbors."""
     for name in task.fields:
         for i in range(getattr(data, name).size):
             yield from ((name, i, value) for value in (np.nan, np.inf, -np.inf, 30.0, -30.0))

@@ -11,7 +11,7 @@ from gymnasium.utils.env_match import check_environments_match
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TransformReward
 
-from es_flipout.envs import TASKS, MujocoVectorEnv, SlotVectorEnv, make_vec
+from es_flipout.envs import TASKS, MujocoVectorEnv, TorchVectorEnv, make_vec
 from es_flipout.envs.batch import BatchEngine
 from es_flipout.envs.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
@@ -39,7 +39,7 @@ def mask(*rows):
 
 def test_is_a_vector_environment_without_autoreset():
     env = pendulum(num_envs=2)
-    assert isinstance(env, SlotVectorEnv)
+    assert isinstance(env, TorchVectorEnv)
     assert isinstance(env, gym.vector.VectorEnv)
     assert env.metadata["autoreset_mode"] is gym.vector.AutoresetMode.DISABLED
     assert env.num_envs == 2
@@ -84,7 +84,7 @@ def test_a_terminated_row_keeps_its_flag_and_is_never_truncated():
     assert 1 < length < limit
     assert terminated[length - 1 :, 0].all()
     assert not truncated[:, 0].any()
-    # The flag is of the row: its neighbours run on to their time limit.
+    # The flag is of the row: its neighbors run on to their time limit.
     assert not terminated[:, 1:].any()
     assert truncated[:, 1:].sum(dim=0).tolist() == [1, 1]
     # Still upright on every step but the last, and then frozen.

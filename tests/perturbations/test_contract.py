@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from es_flipout.config import ESConfig
 from es_flipout.perturbations import (
     Flipout,
     Independent,
     LowRank,
     Perturbation,
     PopulationNoise,
-    make_perturbation,
 )
 from es_flipout.population import Population
+from es_flipout.run.build import make_perturbation
+from es_flipout.run.config import ESConfig
 from es_flipout.strategy import FlipoutES
 
 

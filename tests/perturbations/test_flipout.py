@@ -173,7 +173,7 @@ def test_rows_are_grouped_by_base_and_put_back() -> None:
 
 
 TARGET = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64).reshape(5, 6)
-"""Gradient G of the linear fitness F(W) = <G, W>; the centre's fitness is 0, so u_m = sigma <G, eps_m>."""
+"""Gradient G of the linear fitness F(W) = <G, W>; the center's fitness is 0, so u_m = sigma <G, eps_m>."""
 
 
 def estimate(noise: PopulationNoise, target: Tensor) -> Tensor:

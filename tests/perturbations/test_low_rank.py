@@ -123,7 +123,7 @@ def test_ten_thousand_members_of_a_humanoid_policy_fit_in_64_megabytes() -> None
 
 
 TARGET = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64).reshape(5, 6)
-"""Gradient G of the linear fitness F(W) = <G, W>; the centre's fitness is 0, so u_m = sigma <G, eps_m>."""
+"""Gradient G of the linear fitness F(W) = <G, W>; the center's fitness is 0, so u_m = sigma <G, eps_m>."""
 
 
 @pytest.mark.parametrize("rank", [1, 4])

@@ -1,6 +1,6 @@
 """Every supported operation, under every noise family, against the dense oracle.
 
-The oracle materialises member m (`population.module(m)`) and runs it on its own row; that of the gradient is
+The oracle materializes member m (`population.module(m)`) and runs it on its own row; that of the gradient is
 the sum over the members' weights. `OPERATIONS` is the list of what is supported.
 """
 
@@ -362,7 +362,7 @@ def indexed_table(d: Draw) -> Case:
     return Function(lambda i, table: table[i], table=[entries, d.size()]), (d.indices(entries, *d.sizes(2)),)
 
 
-# Normalisation
+# Normalization
 
 
 @operation("nn.LayerNorm over one or several dimensions, affine, without bias, or neither")
@@ -691,9 +691,9 @@ def test_forward_and_gradient_equal_the_dense_oracle(
     draw = Draw(data)
     policy, inputs = operation.case(draw)
     filled(policy, draw.generator)
-    centre = {name: value for name, value in policy.named_parameters() if value.requires_grad}
+    center = {name: value for name, value in policy.named_parameters() if value.requires_grad}
     for antithetic in (True, False):
-        noise = family.sample(centre, POPULATION_SIZE, draw.generator, antithetic=antithetic)
+        noise = family.sample(center, POPULATION_SIZE, draw.generator, antithetic=antithetic)
         population = Population(policy, noise, SIGMA)
         modules = [population.module(member) for member in range(POPULATION_SIZE)]
 
@@ -707,8 +707,8 @@ def test_forward_and_gradient_equal_the_dense_oracle(
 
         utilities = torch.randn(POPULATION_SIZE, generator=draw.generator, dtype=torch.float64)
         gradient = population.gradient(utilities)
-        assert gradient.keys() == centre.keys()
-        for name, value in centre.items():
+        assert gradient.keys() == center.keys()
+        for name, value in center.items():
             deviations = torch.stack([module.get_parameter(name) - value for module in modules]).detach()
             assert (deviations != 0).any()  # there was noise at all
             expected = torch.tensordot(utilities, deviations, 1) / (POPULATION_SIZE * SIGMA**2)

@@ -24,7 +24,7 @@ MODES = pytest.mark.parametrize("row_wise", [True, False], ids=["row-wise", "vma
 
 
 class Recurrent(nn.Module):
-    """A layer, its normalisation, a gain and a cell with its state."""
+    """A layer, its normalization, a gain and a cell with its state."""
 
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()

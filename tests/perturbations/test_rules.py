@@ -185,7 +185,7 @@ LEAKS: dict[str, Callable[[Tensor], Tensor]] = {
     "condition": lambda p: p if (p > 100).all() else 2 * p,
     "deepcopy": lambda p: copy.deepcopy(p),
 }
-"""Ways in which a policy may get hold of a parameter's unperturbed value, and run as the centre."""
+"""Ways in which a policy may get hold of a parameter's unperturbed value, and run as the center."""
 
 
 class TestMisuse:
@@ -229,7 +229,7 @@ class TestMisuse:
         [lambda p: p.add_(1), lambda p: p.data.mul_(2), lambda p: p.detach().zero_(), lambda p: p.fill_(1)],
         ids=["add_", "data", "detach", "fill_"],
     )
-    def test_a_policy_cannot_write_to_the_centre(
+    def test_a_policy_cannot_write_to_the_center(
         self, write: Callable[[Tensor], Tensor], row_wise: bool
     ) -> None:
         policy = Module(lambda x, gain: x * write(gain), gain=(3,))

@@ -66,8 +66,8 @@ class TestPrecision:
         with torch.no_grad():
             exact = torch.stack([population.module(m).double()(x[m].double()) for m in range(P)])
         torch.testing.assert_close(rows.double(), exact, rtol=tolerance, atol=tolerance)
-        centre = population.policy.double()(x.double())
-        assert (exact - centre).abs().max() > 0.3  # there was noise at all
+        center = population.policy.double()(x.double())
+        assert (exact - center).abs().max() > 0.3  # there was noise at all
 
     @EVERY_FAMILY
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -9,7 +9,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from es_flipout.config import PolicyConfig
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import (
     ACTIVATIONS,
@@ -18,8 +17,9 @@ from es_flipout.policies import (
     LinearPolicy,
     LSTMPolicy,
     MLPPolicy,
-    make_policy,
 )
+from es_flipout.run.build import make_policy
+from es_flipout.run.config import PolicyConfig
 
 VECTOR = spaces.Box(-np.inf, np.inf, (4,))
 TORQUES = spaces.Box(np.float32([-1.0, 0.5, -3.0]), np.float32([1.0, 0.75, 5.0]))
@@ -53,7 +53,7 @@ class TestOwn:
         policy = make_policy(PolicyConfig(kind="linear", hidden_sizes=[64, 64]), VECTOR, TORQUES)
         assert [tuple(layer.weight.shape) for layer in linears(policy)] == [(3, 4)]
 
-    def test_normalisation_can_be_left_out(self) -> None:
+    def test_normalization_can_be_left_out(self) -> None:
         assert make_policy(PolicyConfig(normalize_observations=False), VECTOR, TORQUES).normalizer is None
 
     @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ class Extra(Users):
 
 
 class Normalized(Users):
-    """Has a normaliser of some kind."""
+    """Has a normalizer of some kind."""
 
     def __init__(self, *spaces: spaces.Box, size: int | None = None) -> None:
         super().__init__(*spaces)

@@ -81,7 +81,7 @@ class TestForward:
         assert ((actions - MIDDLE).abs() < 0.1 * HALF).all()
         assert (actions.std(0) > 0).all()  # near the middle, but not deaf to the observation
 
-    def test_observations_are_standardised_inside(self) -> None:
+    def test_observations_are_standardized_inside(self) -> None:
         policy, plain = experienced(), build(normalize_observations=False)
         plain.network.load_state_dict(policy.network.state_dict())
         mean, deviation = policy.normalizer.mean.float(), (policy.normalizer.m2 / 3).sqrt().float()

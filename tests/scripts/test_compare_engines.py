@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from es_flipout.checkpoint import RunDirectory
 from es_flipout.cli.arguments import load_config
-from es_flipout.trainer import Trainer
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.trainer import Trainer
 from scripts import compare_engines
 
 

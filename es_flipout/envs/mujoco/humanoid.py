@@ -57,7 +57,7 @@ class Humanoid(HumanoidBody, HealthyTask):
         self._cached_shares = self._mass_shares
 
     def locate(self, fields: Fields) -> Tensor:
-        """Returns the centre of mass on the ground, [N, 2]."""
+        """Returns the center of mass on the ground, [N, 2]."""
         xipos = fields["xipos"]
         if self._cached_shares.device != xipos.device or self._cached_shares.dtype != xipos.dtype:
             self._cached_shares = self._mass_shares.to(xipos)

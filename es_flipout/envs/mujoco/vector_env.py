@@ -14,10 +14,10 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from es_flipout.envs.batch import BatchEngine
+from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, observation_box
 from es_flipout.envs.engine import Ids, PhysicsEngine
 from es_flipout.envs.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
-from es_flipout.envs.slots import Mask, SlotVectorEnv, failure_info, observation_box
 from es_flipout.envs.transfer import to_device, to_host
 from es_flipout.envs.warp import WarpEngine
 
@@ -30,8 +30,8 @@ def cpu_engine(task: MujocoTask) -> Literal["batch", "mjdata_pool"]:
     return "mjdata_pool" if task.needs_contact_forces else "batch"
 
 
-class MujocoVectorEnv(SlotVectorEnv):
-    """A batch of one MuJoCo task, on all cores or on a GPU; see `SlotVectorEnv` for what its rows do."""
+class MujocoVectorEnv(TorchVectorEnv):
+    """A batch of one MuJoCo task, on all cores or on a GPU; see `TorchVectorEnv` for what its rows do."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class MujocoVectorEnv(SlotVectorEnv):
         )
 
     def retire(self, mask: Mask) -> None:
-        """See `SlotVectorEnv.retire`."""
+        """See `TorchVectorEnv.retire`."""
         self._terminated |= mask & ~self._truncated
         self._update_live()
 

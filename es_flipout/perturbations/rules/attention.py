@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from es_flipout.perturbations.stand_in import PerturbedParameter, perturbed, require_vmap, rule, unsupported
+from es_flipout.perturbations.perturbed_parameter import (
+    PerturbedParameter,
+    perturbed,
+    require_vmap,
+    rule,
+    unsupported,
+)
 
 
 def _pieces(parameter: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -1,4 +1,4 @@
-"""Parameters used elementwise, views of parameters, and normalisation layers."""
+"""Parameters used elementwise, views of parameters, and normalization layers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from es_flipout.perturbations.rules.linear import embedding, transpose
-from es_flipout.perturbations.stand_in import (
+from es_flipout.perturbations.perturbed_parameter import (
     ELEMENTWISE,
     SHAPING,
     PerturbedParameter,
@@ -19,6 +18,7 @@ from es_flipout.perturbations.stand_in import (
     rule,
     run_written_out,
 )
+from es_flipout.perturbations.rules.linear import embedding, transpose
 
 _ELEMENTWISE = (
     *("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "floor_divide", "rsub"),
@@ -152,7 +152,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Runs layer normalisation with a perturbed gain or offset."""
+    """Runs layer normalization with a perturbed gain or offset."""
     outputs = F.layer_norm(input, normalized_shape, eps=eps)
     return _affine(F.layer_norm, outputs, weight, bias, by_channel=False)
 
@@ -161,7 +161,7 @@ def layer_norm(
 def rms_norm(
     input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    """Runs RMS normalisation with a perturbed gain."""
+    """Runs RMS normalization with a perturbed gain."""
     outputs = F.rms_norm(input, normalized_shape, eps=eps)
     return _affine(F.rms_norm, outputs, weight, None, by_channel=False)
 
@@ -174,7 +174,7 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Runs group normalisation with a perturbed gain or offset."""
+    """Runs group normalization with a perturbed gain or offset."""
     outputs = F.group_norm(input, num_groups, eps=eps)
     return _affine(F.group_norm, outputs, weight, bias, by_channel=True)
 
@@ -190,7 +190,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Runs instance normalisation with a perturbed gain or offset."""
+    """Runs instance normalization with a perturbed gain or offset."""
     outputs = F.instance_norm(
         input, running_mean, running_var, use_input_stats=use_input_stats, momentum=momentum, eps=eps
     )
@@ -208,7 +208,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Runs batch normalisation in evaluation mode with a perturbed gain or offset."""
+    """Runs batch normalization in evaluation mode with a perturbed gain or offset."""
     if training and running_mean is not None:
         raise UnsupportedOperationError(
             "batch_norm in training mode updates running statistics that members share: call policy.eval()"

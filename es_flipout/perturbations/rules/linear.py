@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from es_flipout.perturbations.parameter_noise import aligned
-from es_flipout.perturbations.rowwise import rowwise_linear
-from es_flipout.perturbations.stand_in import (
+from es_flipout.perturbations.perturbed_parameter import (
     MemberContext,
     PerturbedParameter,
     perturbed,
@@ -19,6 +18,7 @@ from es_flipout.perturbations.stand_in import (
     run_written_out,
     unsupported,
 )
+from es_flipout.perturbations.rowwise import rowwise_linear
 
 
 def context_of(*arguments: Any) -> MemberContext:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from es_flipout.perturbations.rules.linear import context_of, linear_rows
-from es_flipout.perturbations.stand_in import (
+from es_flipout.perturbations.perturbed_parameter import (
     MemberContext,
     Operation,
     perturbed,
@@ -18,6 +17,7 @@ from es_flipout.perturbations.stand_in import (
     rule,
     unsupported,
 )
+from es_flipout.perturbations.rules.linear import context_of, linear_rows
 
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State, Sequence[Tensor | None]], State]

@@ -1,0 +1,88 @@
+"""The contract of the environments that an evaluator works with: rows that start and end on their own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor
+
+Mask = NDArray[np.bool_]
+
+
+class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
+    """A `gymnasium.vector.VectorEnv` of torch tensors whose rows (slots) start and end independently.
+
+    - Autoreset is disabled. A row whose episode has ended is frozen: nothing is spent on it, its
+      observation and flags stay, its reward is 0, until `reset(options={"reset_mask": mask})` starts a new
+      episode in it. Before their first reset all rows count as ended.
+    - A row in which something broke (the physics blew up, the environment raised, its process died) ends
+      like a terminated one, with reward 0, and can be reset like any other. The info of that call holds
+      `failed`, bool array [N], and `failures`, a list with one line for each of its rows.
+    - `reset` may be unable to start a row at once. Its info then holds `started`, bool array [N]; the
+      others stay ended, and are asked for again after the next step. If no row is live, at least one of
+      those asked for starts.
+
+    Attributes:
+        device: where the tensors are that `reset` and `step` return.
+        dtype: floating dtype of observations and rewards.
+        restarts_anytime: whether a row can be reset or retired before its episode has ended.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - Gymnasium's own declaration
+    device: torch.device
+    dtype: torch.dtype
+    restarts_anytime: bool = True
+
+    @abstractmethod
+    def retire(self, mask: Mask) -> None:
+        """Ends the episodes of the rows in `mask`, bool [N]: they are frozen until they are reset."""
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> Mask:
+        """Returns the rows that a call of `reset` names: all of them without a mask."""
+        if options is None or "reset_mask" not in options:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        mask = np.asarray(torch.as_tensor(options["reset_mask"]).cpu())
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise ValueError(f"reset_mask must be bool [{self.num_envs}], got {mask.dtype} {mask.shape}")
+        return mask
+
+    def _row_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        """Returns one seed a row: an int counts up from row to row, None leaves each row to draw on."""
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return range(int(seed), int(seed) + self.num_envs)
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
+        return seed
+
+    def _check_actions(self, actions: Tensor) -> None:
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions must be {self.action_space.shape}, got {tuple(actions.shape)}")
+
+
+def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:
+    """Returns the info entries `failed` and `failures`, given what went wrong by row; none if nothing did."""
+    if not failures:
+        return {}
+    rows = sorted(failures)
+    failed = np.zeros(num_envs, dtype=np.bool_)
+    failed[rows] = True
+    return {"failed": failed, "failures": [failures[row] for row in rows]}
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Returns NumPy's name for a torch dtype."""
+    return torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def observation_box(shape: tuple[int, ...], dtype: torch.dtype) -> gym.spaces.Box:
+    """Returns the unbounded space of observations of a shape and a torch dtype."""
+    return gym.spaces.Box(-np.inf, np.inf, shape, numpy_dtype(dtype).type)

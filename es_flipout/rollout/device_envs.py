@@ -1,0 +1,255 @@
+"""The slots of a generation that never leaves its device: act, judge, hand over, all in tensors.
+
+What `Tile` does for any environment, this does for `WarpEngine` without looking at a single value, so that
+it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N slots. Between two
+steps of the physics there is one call of `between_steps`, always the same operations on the same memory.
+
+Episode e is the (e % E)-th of member e // E. With K bases the slots are K equal groups, each with the
+episodes of the members that share its base, so that every base meets the same rows in every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout.envs.masks import where_rows
+from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.warp import WarpEngine
+from es_flipout.normalization import RunningStatistics
+from es_flipout.population import Population
+from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
+
+NOT_FINITE = 1 << 20
+"""Fault of an episode whose return or observations are not finite, beside those of `WarpEngine.faults`."""
+
+
+@dataclass(frozen=True)
+class SeededStates:
+    """The states that a generation's episodes begin in, drawn by the host once for each of U different seeds.
+
+    Attributes:
+        seeds: reset seed of each episode, int64 [P, E].
+        of_episode: which of the U each episode starts from, int64 [P x E].
+        qpos: positions, float64 [U, nq].
+        qvel: velocities, float64 [U, nv].
+    """
+
+    seeds: NDArray[np.int64]
+    of_episode: NDArray[np.intp]
+    qpos: NDArray[np.float64]
+    qvel: NDArray[np.float64]
+
+    @classmethod
+    def draw(cls, task: MujocoTask, seeds: NDArray[np.int64]) -> SeededStates:
+        """Draws them as a reset of the environment does."""
+        unique, of_episode = np.unique(seeds.ravel(), return_inverse=True)
+        qpos, qvel = zip(*map(task.seeded_state, unique.tolist()), strict=True)
+        return cls(seeds, of_episode, np.stack(qpos), np.stack(qvel))
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What the episodes of a generation begin with, on the device.
+
+    Attributes:
+        of_episode: which of the U each episode starts from, int64 [episodes].
+        qpos: positions, float32 [U, nq].
+        qvel: velocities, float32 [U, nv].
+        observations: [U, O].
+        located: `MujocoTask.locate`, [U, ...].
+    """
+
+    of_episode: Tensor
+    qpos: Tensor
+    qvel: Tensor
+    observations: Tensor
+    located: Tensor
+
+    @classmethod
+    def compute(
+        cls, engine: WarpEngine, task: MujocoTask, states: SeededStates, dtype: torch.dtype
+    ) -> Starts:
+        """Computes what follows from the states; uses all simulations of the engine."""
+        observations, located = [], []
+        for first in range(0, len(states.qpos), engine.num_envs):
+            qpos, qvel = (each[first : first + engine.num_envs] for each in (states.qpos, states.qvel))
+            size = len(qpos)
+            engine.reset(np.arange(size, dtype=np.int32), qpos, qvel)
+            observations.append(task.observation(engine.fields, dtype)[:size].clone())
+            located.append(task.locate(engine.fields)[:size].clone())
+
+        def on_device(values: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(values).to(engine.device)
+
+        return cls(
+            on_device(states.of_episode),
+            on_device(states.qpos).float(),
+            on_device(states.qvel).float(),
+            torch.cat(observations),
+            torch.cat(located),
+        )
+
+
+class DeviceSlots:
+    """N slots at work on the episodes of a generation.
+
+    Attributes:
+        live: which slots hold an episode, bool [N].
+        returns: sum of rewards of each episode, float64 [episodes + 1]; the last is of none.
+        lengths: their env steps, int64 [episodes + 1].
+        faults: what went wrong in them, int32 [episodes + 1].
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        engine: WarpEngine,
+        task: MujocoTask,
+        population: Population,
+        starts: Starts,
+        limit: int | None,
+    ) -> None:
+        """Has every slot take its first episode, and its member act.
+
+        Args:
+            engine: the physics of the N slots.
+            task: what it simulates.
+            population: the members.
+            starts: of their episodes.
+            limit: env steps after which an episode ends; None for never.
+        """
+        self._engine, self._task, self._starts = engine, task, starts
+        self._limit = limit
+        num_envs, device = engine.num_envs, engine.device
+        num_episodes = len(starts.of_episode)
+        self._none, self._groups = num_episodes, population.noise.num_bases
+        self._episodes_a_group = num_episodes // self._groups
+        self._episodes_a_member = num_episodes // population.size
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        size = starts.observations.shape[1]
+        self.live = zeros(num_envs, dtype=torch.bool)
+        self.returns = zeros(num_episodes + 1)
+        self.lengths = zeros(num_episodes + 1, dtype=torch.int64)
+        self.faults = zeros(num_episodes + 1, dtype=torch.int32)
+        self._queues = zeros(self._groups, dtype=torch.int64)  # episodes that each group has begun
+        self._episode = torch.full_like(self.live, self._none, dtype=torch.int64)
+        group = torch.arange(self._groups, device=device).repeat_interleave(num_envs // self._groups)
+        self._first_of_group = group * self._episodes_a_group
+        self._members = self._first_of_group // self._episodes_a_member
+        self._return, self._length = zeros(num_envs), zeros(num_envs, dtype=torch.int64)
+        self._observations = starts.observations.new_zeros(num_envs, size)
+        self._located = starts.located.new_zeros(num_envs, *starts.located.shape[1:])
+        # Sums of the deviations from this point, and of their squares: of the running episodes, and of all
+        # that have ended. It is in the observations' midst, lest a large constant drown them; a start that is
+        # not sound does not move it.
+        self._point = starts.observations.double().nanmedian(dim=0).values.nan_to_num(0.0, 0.0, 0.0)
+        self._sums, self._total = zeros(2, num_envs, size), zeros(2, size)
+        self._count = zeros(dtype=torch.int64)
+
+        policy = population.policy
+        self._like = policy.get_parameter(population.trained[0])
+        self._rows = population.select(torch.zeros(0, dtype=torch.int64))
+        self._recurrent = RecurrentState(policy, num_envs, in_place=True) if is_recurrent(policy) else None
+        self._refill(torch.ones_like(self.live))
+        self._act()
+
+    @torch.no_grad()
+    def between_steps(self) -> None:
+        """Takes in what a step of the physics came to, and prepares the next."""
+        ended, faults = self._judge()
+        self._conclude(ended, faults)
+        self._refill(ended)
+        self._act()
+
+    def _judge(self) -> tuple[Tensor, Tensor]:
+        """Counts the step; returns which episodes it ended, bool [N], and what went wrong, int32 [N]."""
+        fields, task = self._engine.fields, self._task
+        before, after = self._located, task.locate(fields)
+        rewards, _ = task.reward(before, after, fields, self._engine.ctrl)
+        self._return += rewards
+        self._length += 1
+        faults = self._engine.faults()
+        ended = task.terminated(fields) | (faults != 0)
+        if self._limit is not None:
+            ended = ended | (self._length >= self._limit)
+        self._located.copy_(after)
+        self._observations.copy_(task.observation(fields, self._observations.dtype))
+        return ended & self.live, faults
+
+    def _conclude(self, ended: Tensor, faults: Tensor) -> None:
+        """Writes down what came of the episodes in some slots, bool [N]."""
+        # A sum of squares is finite only if all of the deviations are.
+        finite = self._return.isfinite() & self._sums[1].sum(dim=1).isfinite()
+        faults = faults | (~finite).int() * NOT_FINITE
+        episode = torch.where(ended, self._episode, self._none)
+        self.returns.scatter_(0, episode, self._return)
+        self.lengths.scatter_(0, episode, self._length)
+        self.faults.scatter_(0, episode, faults)
+        # An episode that broke must not poison the moments of the others.
+        good = ended & (faults == 0)
+        self._count += torch.where(good, self._length, 0).sum()
+        self._total += torch.where(good.unsqueeze(1), self._sums, 0.0).sum(dim=1)
+
+    def _refill(self, free: Tensor) -> None:
+        """Gives free slots, bool [N], the episodes that wait.
+
+        Slots that get none are put back to a start at every step: bodies that go on falling have contacts,
+        and the solver takes as long for all simulations as for the slowest.
+        """
+        starts = self._starts
+        by_group = free.view(self._groups, -1)
+        nth = self._queues.unsqueeze(1) + by_group.cumsum(dim=1) - 1
+        takes = by_group & (nth < self._episodes_a_group)
+        self._queues += takes.sum(dim=1)
+        taking = takes.flatten()
+        self.live.copy_((self.live & ~free) | taking)
+        episode = torch.where(taking, self._first_of_group + nth.flatten(), self._episode)
+        self._episode.copy_(episode)
+        start = starts.of_episode[episode.clamp(max=self._none - 1)]
+        self._members.copy_(torch.where(taking, episode // self._episodes_a_member, self._members))
+        self._engine.restart(taking | ~self.live, starts.qpos[start], starts.qvel[start])
+
+        def begin(values: Tensor, beginning: Tensor) -> None:
+            values.copy_(where_rows(taking, beginning, values))
+
+        begin(self._observations, starts.observations[start])
+        begin(self._located, starts.located[start])
+        self._return.masked_fill_(taking, 0.0)
+        self._length.masked_fill_(taking, 0)
+        self._sums.masked_fill_(taking.unsqueeze(1), 0.0)
+        if self._recurrent is not None:
+            self._recurrent.reset_where(taking)
+
+    def _act(self) -> None:
+        """Has all members act on what they observe."""
+        deviations = self._observations - self._point
+        self._sums[0] += deviations
+        self._sums[1].addcmul_(deviations, deviations)
+        self._rows.select(self._members, grouped=True)
+        observations = self._observations.to(self._like)
+        if self._recurrent is not None:
+            actions = self._recurrent.act(self._rows, observations, slice(None))
+        else:
+            actions = self._rows(observations)
+        if actions.shape != self._engine.ctrl.shape:  # copy_ would broadcast
+            raise ValueError(f"actions must be {list(self._engine.ctrl.shape)}, got {list(actions.shape)}")
+        self._engine.ctrl.copy_(where_rows(self.live, actions, torch.zeros_like(actions[:1])))
+
+    def statistics(self) -> RunningStatistics:
+        """Returns the moments of the observations of all episodes that ended well, on the host."""
+        count = self._count.to(torch.float64).cpu()
+        sums, squares = self._total.cpu()
+        offset = sums / count.clamp(min=1.0)
+        statistics = RunningStatistics(len(sums))
+        statistics.count = count
+        statistics.mean = torch.where(count > 0, self._point.cpu() + offset, 0.0)
+        statistics.m2 = (squares - sums * offset).clamp(min=0.0)
+        return statistics

@@ -1,0 +1,1 @@
+"""A run: its configuration, its generations, its files, its figures."""

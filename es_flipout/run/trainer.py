@@ -1,0 +1,421 @@
+"""The generation loop: ask, evaluate, tell, score, report, save.
+
+A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
+a run that is interrupted anywhere continues as if it had not been.
+
+The center is scored beside the next generation. Until its score is there, a generation is saved but not
+reported: its figures wait in the checkpoint. They are reported when the next generation has been evaluated,
+before that makes its update.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
+from torch import Tensor
+
+from es_flipout.envs import TorchVectorEnv
+from es_flipout.fitness import failed
+from es_flipout.processes import prepare_processes
+from es_flipout.rollout import (
+    BackgroundJudge,
+    DeviceError,
+    Evaluation,
+    EvaluationStoppedError,
+    OnDeviceEvaluator,
+    WorkerError,
+    reset_seeds,
+)
+from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
+from es_flipout.run import checkpoint
+from es_flipout.run.build import (
+    make_evaluator,
+    make_optimizer,
+    make_perturbation,
+    make_policy,
+    make_probe,
+    num_threads,
+)
+from es_flipout.run.checkpoint import RunDirectory, RunError
+from es_flipout.run.config import Config
+from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing, Unscored
+from es_flipout.run.placement import place
+from es_flipout.seeding import torch_generator
+from es_flipout.strategy import FlipoutES, Update
+
+
+class Trainer:
+    """A run: its environment, policy and strategy, and how far it has come.
+
+    Attributes:
+        config: the configuration, with `auto` devices and engines decided.
+        es: the strategy, with the policy and the optimizer.
+        episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
+        env_steps: live env steps since the run began.
+        seconds: seconds of training since the run began, interruptions left out.
+        best_score: highest center score so far; minus infinity before the first.
+    """
+
+    def __init__(self, config: Config, *, continues: bool = False) -> None:
+        """Builds everything and writes nothing.
+
+        Args:
+            config: of the run.
+            continues: whether `restore` will load a checkpoint of this run: `config.init_from` is not read.
+
+        Raises:
+            ValueError: if the environment, the policy or the optimizer cannot be made as configured.
+            RunError: if the policy cannot begin as that of `config.init_from`.
+        """
+        self.config = config = place(config)[0]
+        _check_device(config.device)
+        env = make_probe(config)
+        self.policy = make_policy(
+            config.policy,
+            env.single_observation_space,
+            env.single_action_space,
+            torch_generator(config.seed, 0, "policy"),
+        ).to(config.device)
+        if config.init_from is not None and not continues:
+            checkpoint.begin_with(self.policy, Path(config.init_from).expanduser())
+        self.es = FlipoutES(
+            self.policy,
+            population_size=config.es.population_size,
+            sigma=config.es.sigma,
+            optimizer=make_optimizer(config.optimizer, self.policy),
+            perturbation=make_perturbation(config.es),
+            fitness_shaping=config.es.fitness_shaping,
+            antithetic=config.es.antithetic,
+            weight_decay=config.es.weight_decay,
+            seed=config.seed,
+        )
+        try:
+            # A keyword of the right name may still hold a value that only a first episode refuses.
+            observations, info = env.reset(seed=0)
+            if "failed" in info and info["failed"].all():
+                raise ValueError(info["failures"][0])
+            # gymnasium_processes is for environments that one process would be too slow for, or not survive.
+            processes = num_threads(config) if config.env.engine == "gymnasium_processes" else 0
+            self.judge = BackgroundJudge(config.env, config.evaluation.episodes, processes=processes)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
+        _try_policy(self.es, env, observations[:1])
+        env.close()
+        if config.evaluation.interval:
+            prepare_processes()
+        self.evaluator = make_evaluator(config, self.policy)
+        self.episode_limit = config.rollout.episode_limit.initial
+        self.env_steps = 0
+        self.seconds = 0.0
+        self.best_score = float("-inf")
+        self._unscored: Unscored | None = None
+        self._saved_generation = -1
+        self._is_last = False  # whether the generation that runs is the last of the call
+        # Those of the next generation are found by another thread, beside this one.
+        self._reset_seeds = lru_cache(maxsize=2)(self._find_reset_seeds)
+
+    @property
+    def progress(self) -> float:
+        """Used share of the budget, in [0, 1]; 0 for a run without a limit."""
+        return self.config.progress(self.es.generation, self.env_steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up and all that came of it has been reported."""
+        return self.progress >= 1.0 and not self.awaits_score
+
+    @property
+    def awaits_score(self) -> bool:
+        """Whether the last generation has not been reported yet, because its center is being scored."""
+        return self._unscored is not None
+
+    @property
+    def reported_env_steps(self) -> int:
+        """A number of env steps at or after the last report and before the next."""
+        return self.env_steps - int(self.awaits_score)
+
+    def train(
+        self,
+        run: RunDirectory,
+        reporters: Sequence[Reporter] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+        *,
+        max_generations: float = math.inf,
+    ) -> None:
+        """Runs generations until the budget is used up or `should_stop` says so, then saves.
+
+        A generation under way when the run is stopped is dropped; a resumed run repeats it. A score under way
+        is dropped too; its generation has been saved, and a resumed run reports it.
+
+        Args:
+            run: where checkpoints go.
+            reporters: what gets the figures of each generation.
+            should_stop: asked several times a second.
+            max_generations: how many generations this call runs at most.
+        """
+        last = self.es.generation + max_generations
+        stopped = False
+        try:
+            while self.progress < 1.0 and self.es.generation < last and not (stopped := should_stop()):
+                self._is_last = self.es.generation + 1 >= last
+                self._run_generation(run, reporters, should_stop)
+            if not stopped:
+                self._report_scored(run, reporters, should_stop)
+        except EvaluationStoppedError:
+            pass
+        if self._saved_generation != self.es.generation:
+            self._save_last(run)
+
+    def _save_last(self, run: RunDirectory) -> None:
+        waiting = {} if self._unscored is None else {"unscored": self._unscored.saved()}
+        checkpoint.save(run.last, {**self.state_dict(), **waiting})
+        self._saved_generation = self.es.generation
+
+    def _run_generation(
+        self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
+    ) -> None:
+        started = time.perf_counter()
+        self._apply_schedules()
+        try:
+            evaluation = self._evaluate(should_stop)
+        except RunError:
+            if self._unscored is not None:
+                self._report_scored(run, reporters, should_stop)
+                self._save_last(run)
+            raise
+        elapsed = time.perf_counter() - started
+        self._report_scored(run, reporters, should_stop)
+        # From here on nothing is interrupted before the generation is whole.
+        told = time.perf_counter()
+        fitness = evaluation.fitness_without(self.config.rollout.alive_bonus)
+        update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
+        normalizer = getattr(self.policy, "normalizer", None)
+        if normalizer is not None:
+            normalizer.merge(evaluation.observations)
+        limit, self.episode_limit = self.episode_limit, self._next_limit(evaluation)
+        self.env_steps += evaluation.env_steps
+        elapsed += time.perf_counter() - told
+        self.seconds += time.perf_counter() - started
+        metrics = self._metrics(evaluation, fitness, update, limit, elapsed)
+        histograms = {}
+        if self._is_due(self.config.logging.histogram_interval):
+            histograms = {"fitness": fitness, "episode_length": evaluation.lengths.flatten()}
+        if self._is_due(self.config.evaluation.interval):
+            # Its tensors stay as they are until the next update, which comes after the report.
+            self._unscored = Unscored(metrics, histograms, self.state_dict())
+        else:
+            self._report(run, reporters, metrics, histograms, self.state_dict())
+        if self._is_due(self.config.logging.checkpoint_interval):
+            self._save_last(run)
+        if self._unscored is not None:
+            self.judge.start(self.policy, self.config.evaluation.seed)
+
+    def _report_scored(
+        self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
+    ) -> None:
+        """Reports the generation whose center is being scored, if there is one; waits for its score."""
+        unscored = self._unscored
+        if unscored is None:
+            return
+        try:
+            score = self.judge.result(should_stop)
+        except WorkerError as error:
+            raise RunError(str(error)) from error
+        self._unscored, self._saved_generation = None, -1
+        length = sum(score.lengths) / len(score.lengths)
+        metrics = unscored.metrics.scored(score.mean, score.std, length)
+        is_best = score.mean > self.best_score
+        if is_best:
+            self.best_score = score.mean
+        state = {**unscored.state, "best_score": self.best_score}
+        self._report(run, reporters, metrics, unscored.histograms, state)
+        if is_best:
+            checkpoint.save(run.best, state)
+
+    def _report(
+        self,
+        run: RunDirectory,
+        reporters: Sequence[Reporter],
+        metrics: GenerationMetrics,
+        histograms: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+    ) -> None:
+        """Reports a generation that `state` is of, and keeps its checkpoint if it is time for one."""
+        if histograms:
+            parameters = self.policy.named_parameters()
+            histograms = {**histograms, **{f"parameters/{name}": each.detach() for name, each in parameters}}
+        progress = self.config.progress(metrics.generation, metrics.env_steps)
+        for reporter in reporters:
+            reporter.report(metrics, histograms, progress)
+        keep_interval = self.config.logging.keep_interval
+        if keep_interval and metrics.generation % keep_interval == 0:
+            checkpoint.save(run.kept(metrics.generation), state)
+
+    def _apply_schedules(self) -> None:
+        config = self.config
+        self.es.sigma = config.es.sigma_schedule.value(config.es.sigma, self.progress)
+        for group in self.es.optimizer.param_groups:
+            group["lr"] = config.optimizer.lr_schedule.value(config.optimizer.lr, self.progress)
+
+    def _evaluate(self, should_stop: Callable[[], bool]) -> Evaluation:
+        """Rolls out a population, and further ones until the generation has its least number of env steps."""
+        evaluations: list[Evaluation] = []
+        env_steps = 0
+        while not evaluations or env_steps < self.config.rollout.min_env_steps:
+            population = self.es.ask_more() if evaluations else self.es.ask()
+            seeds = self._reset_seeds(self.es.generation, block=len(evaluations))
+            options: dict[str, Any] = {"episode_limit": self.episode_limit, "should_stop": should_stop}
+            draws_ahead = not evaluations and not self._is_last and self.config.rollout.reset_seeds != "fixed"
+            if isinstance(self.evaluator, OnDeviceEvaluator) and draws_ahead:
+                options["next_seeds"] = partial(self._reset_seeds, self.es.generation + 1, block=0)
+            try:
+                evaluation = self.evaluator.evaluate(population, seeds, **options)
+            except (WorkerError, DeviceError) as error:
+                raise RunError(str(error)) from error
+            evaluations.append(evaluation)
+            if evaluation.env_steps == 0:
+                reason = next(iter(evaluation.failures), "every episode was empty")
+                raise RunError(f"no episode of generation {self.es.generation + 1} could begin: {reason}")
+            env_steps += evaluation.env_steps
+        return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
+
+    def _find_reset_seeds(self, generation: int, block: int) -> list[list[int]]:
+        rollout, es = self.config.rollout, self.config.es
+        return reset_seeds(
+            es.population_size,
+            rollout.episodes,
+            seed=self.config.seed,
+            generation=generation,
+            block=block,
+            kind=rollout.reset_seeds,
+            pairs_share=es.antithetic and rollout.antithetic_pairs_share_seeds,
+        )
+
+    def _next_limit(self, evaluation: Evaluation) -> int | None:
+        if self.episode_limit is None:
+            return None
+        reached = (evaluation.lengths >= self.episode_limit).double().mean()
+        return self.config.rollout.episode_limit.next(self.episode_limit, float(reached))
+
+    def _is_due(self, interval: int) -> bool:
+        return interval > 0 and (self.es.generation % interval == 0 or self.progress >= 1.0)
+
+    def _metrics(
+        self,
+        evaluation: Evaluation,
+        fitness: Tensor,
+        update: Update,
+        episode_limit: int | None,
+        elapsed: float,
+    ) -> GenerationMetrics:
+        bad = failed(fitness)
+        fitness = fitness[~bad] if not bad.all() else fitness
+        return GenerationMetrics(
+            generation=self.es.generation,
+            env_steps=self.env_steps,
+            fitness_mean=float(fitness.mean()),
+            fitness_best=float(fitness.max()),
+            fitness_worst=float(fitness.min()),
+            fitness_std=float(fitness.std(correction=0)),
+            failed_members=int(bad.sum()),
+            failures=dict(sorted(evaluation.failures.items(), key=lambda item: (-item[1], item[0]))),
+            episode_length=float(evaluation.lengths.double().mean()),
+            episode_limit=episode_limit,
+            live_share=evaluation.live_share,
+            sigma=self.es.sigma,
+            lr=self.es.optimizer.param_groups[0]["lr"],
+            **asdict(update),
+            center_score=None,
+            center_score_std=None,
+            center_episode_length=None,
+            timing=Timing(evaluation.env_steps / elapsed, self.seconds),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the rest of the run depends on, besides the configuration."""
+        return {
+            **self.es.state_dict(),
+            "episode_limit": self.episode_limit,
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "best_score": self.best_score,
+        }
+
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.es.load_state_dict(dict(state))
+        self.episode_limit = state["episode_limit"]
+        self.env_steps = state["env_steps"]
+        self.seconds = state["seconds"]
+        self.best_score = state["best_score"]
+
+    def restore(self, run: RunDirectory) -> None:
+        """Continues from the run's last checkpoint, or from the start if it has none yet.
+
+        Raises:
+            RunError: if the checkpoint cannot be used.
+        """
+        generation = 0
+        if run.last.exists():
+            state = checkpoint.load(run.last, self.config.device)
+            waiting = state.pop("unscored", None)
+            checkpoint.check_policy(self.policy, state, run.last)
+            try:
+                self._check_optimizer(state["optimizer"])
+                self._load_state_dict(state)
+                self._unscored = waiting and Unscored.of(waiting, state)
+            except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+                raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
+            generation = self.es.generation
+            if self._unscored is not None:
+                self.judge.start(self.policy, self.config.evaluation.seed)
+                generation -= 1
+        run.truncate_metrics(generation)
+
+    def _check_optimizer(self, state: Mapping[str, Any]) -> None:
+        saved, configured = (set(each["param_groups"][0]) for each in (state, self.es.optimizer.state_dict()))
+        if saved != configured:
+            raise ValueError("it is of another optimizer")
+
+    def close(self) -> None:
+        """Closes the environments and ends their threads and processes."""
+        self.evaluator.close()
+        self.judge.close()
+
+
+def _try_policy(es: FlipoutES, env: TorchVectorEnv, observations: Tensor) -> None:
+    """Has a member act once: what a class of the user's gets wrong shows before a run begins."""
+    policy, space = es.policy, env.single_action_space
+    try:
+        rows = es.ask().select(torch.zeros(1, dtype=torch.int64))
+        observations = observations.to(next(policy.parameters()))
+        if is_recurrent(policy):
+            actions = RecurrentState(policy, 1).act(rows, observations, slice(None))
+        else:
+            actions = rows(observations)
+    except Exception as error:  # whatever a user's code may raise
+        name = type(policy).__name__
+        raise ValueError(f"policy {name} cannot act: {type(error).__name__}: {error}") from error
+    kind = "integers" if isinstance(space, Discrete | MultiDiscrete) else "real numbers"
+    shape = (1, *(space.shape or ()))
+    fits = isinstance(actions, Tensor) and actions.shape == shape
+    if not fits or actions.is_floating_point() != (kind == "real numbers"):
+        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else repr(actions)
+        raise ValueError(
+            f"policy {type(policy).__name__} must return actions for {space}, {kind} {list(shape)} for one "
+            f"observation, but returns {found}"
+        )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {device!r} is not available") from error
