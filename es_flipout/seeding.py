@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def stream_seed(seed: int, generation: int, purpose: str, index: int = 0, *, bits: int = 63) -> int:
@@ -24,6 +25,15 @@ def stream_seed(seed: int, generation: int, purpose: str, index: int = 0, *, bit
     """
     entropy = (seed, generation, zlib.crc32(purpose.encode()), index)
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> (64 - bits))
+
+
+def stream_seeds(seed: int, generation: int, purpose: str, index: int, count: int) -> NDArray[np.int64]:
+    """Returns many seeds of 31 bits from one named stream, int64 [count]; see `stream_seed`.
+
+    One `SeedSequence` gives them all: 8,192 take a millisecond. More of them begin with the same ones.
+    """
+    entropy = (seed, generation, zlib.crc32(purpose.encode()), index)
+    return (np.random.SeedSequence(entropy).generate_state(count, np.uint32) >> 1).astype(np.int64)
 
 
 def torch_generator(

@@ -7,38 +7,14 @@ members; their results are, to the last bit, those of `MemberRows`.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from es_flipout.perturbations import FlipoutRows, ParameterNoise
 from es_flipout.perturbations.rowwise import padded_sizes
-from es_flipout.policies import MLPPolicy, is_plain_mlp
+from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
-
-
-class Rows(Protocol):
-    """A policy whose row n runs with the weights of member n of a selection; see `MemberRows`."""
-
-    def select(self, members: Tensor) -> None:
-        """Makes it a selection of other members, int64 [N]."""
-
-    def assign(self, rows: Tensor, members: Tensor) -> None:
-        """Hands rows, int64 [M], over to other members, int64 [M]."""
-
-    def __call__(self, *inputs: Any) -> Any:
-        """Returns actions [N, ...] for observations [N, ...], and for the state of a recurrent policy."""
-
-
-def member_rows(population: Population) -> Rows:
-    """Returns the fastest way to run members of a population side by side; none is selected yet."""
-    policy = population.policy
-    if is_plain_mlp(policy) and population.noise.device.type == "cpu":
-        assert isinstance(policy, MLPPolicy)
-        return MLPRows(population, policy)
-    return population.select(torch.zeros(0, dtype=torch.int64))
 
 
 class MLPRows:
@@ -56,7 +32,7 @@ class MLPRows:
         )
 
     def select(self, members: Tensor) -> None:
-        """See `Rows`."""
+        """See `rows.Rows`."""
         self._noise = self._population.noise.rows(members, self._population.sigma)
         self._layers: list[_Layer] = []
         memory: Tensor | None = None
@@ -66,12 +42,12 @@ class MLPRows:
             memory = self._layers[-1].memory
 
     def assign(self, rows: Tensor, members: Tensor) -> None:
-        """See `Rows`."""
+        """See `rows.Rows`."""
         self._noise.assign(rows, members)
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """See `Rows`."""
+        """See `rows.Rows`."""
         (observations,) = inputs
         first = self._layers[0].inputs
         if self._standardizer is None:
