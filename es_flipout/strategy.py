@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from es_flipout.fitness import SHAPINGS, FitnessShaping, Shaping, tied_fraction
 from es_flipout.perturbations import Flipout, Perturbation
-from es_flipout.population import NoiseOrigin, Population, trained_parameters, untracked
+from es_flipout.perturbations.torch_modes import untracked
+from es_flipout.population import NoiseOrigin, Population, trained_parameters
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_a_forward_that_raises_leaves_the_policy_as_it_was(policy: MLPPolicy) ->
     expected, plain = rows(OBSERVATIONS), policy(OBSERVATIONS).detach()
     parameters = dict(policy.named_parameters())
     with pytest.raises(
-        ValueError, match=r"inputs must be tensors of 7 rows, one a member: got shape \[3, 5\]"
+        ValueError, match=r"inputs must be tensors of 7 rows, one per member: got shape \[3, 5\]"
     ):
         rows(OBSERVATIONS[:3])
     assert all(value is parameters[name] for name, value in policy.named_parameters())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from es_flipout.perturbations import FlipoutRows, ParameterNoise
-from es_flipout.perturbations.rowwise import padded_sizes
+from es_flipout.perturbations.padded_linear import padded_sizes
 from es_flipout.policies import MLPPolicy, is_plain_mlp
 from es_flipout.population import Population
 
@@ -96,7 +96,7 @@ class MLPRows:
 class _Layer:
     """A linear map of a selection of members, with memory for what goes in and what comes out.
 
-    All is padded as `rowwise_linear` does it.
+    All is padded as `padded_linear` does it.
 
     Attributes:
         inputs: what is to be filled in, [N, I].

@@ -14,7 +14,7 @@ from es_flipout.perturbations import Independent
 
 SHAPES = {"weight": (5, 7), "bias": (5,), "scale": ()}
 DIRECTIONS = 137
-"""No multiple of any number of threads."""
+"""Not a multiple of any number of threads."""
 EACH_KIND = [
     pytest.mark.parametrize("antithetic", [True, False], ids=["antithetic", "single"]),
     pytest.mark.parametrize("dtypes", [("float32",), ("float64",), ("float32", "float64")], ids=str),
@@ -22,7 +22,7 @@ EACH_KIND = [
 
 
 def draw(dtypes, antithetic):
-    """Returns noise of which nothing has been drawn yet; with two dtypes, in two packs."""
+    """Returns noise of which nothing has been drawn yet; with two dtypes, in two tables."""
     parameters = {
         f"{dtype}.{name}": torch.empty(shape, dtype=getattr(torch, dtype))
         for dtype in dtypes

@@ -1,8 +1,8 @@
-"""What runs perturbed and what does not: the errors and their remedies, and rules of the user's own."""
+"""Which operations run perturbed and which do not: errors with their remedies, and user-defined rules."""
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +20,8 @@ from es_flipout.perturbations import (
     PerturbedParameter,
     UnsupportedOperationError,
     rule,
-    stand_in,
 )
+from es_flipout.perturbations.registry import RULES
 from es_flipout.population import Population, trained_parameters
 
 P = 6
@@ -148,16 +148,16 @@ class TestInputs:
     @pytest.mark.parametrize("rows", [1, 3, 5])
     def test_a_wrong_number_of_rows_is_refused(self, rows: int) -> None:
         population = populate(nn.Linear(3, 2))
-        with pytest.raises(ValueError, match=rf"tensors of 4 rows, one a member: got shape \[{rows}, 3\]"):
+        with pytest.raises(ValueError, match=rf"tensors of 4 rows, one per member: got shape \[{rows}, 3\]"):
             population(inputs_of(rows, 3), members=MEMBERS)
 
     def test_all_inputs_need_the_rows(self) -> None:
         population = populate(nn.Bilinear(3, 3, 2))
-        with pytest.raises(ValueError, match=r"of 4 rows, one a member: got shape \[3\]"):
+        with pytest.raises(ValueError, match=r"of 4 rows, one per member: got shape \[3\]"):
             population(inputs_of(4, 3), inputs_of(3), members=MEMBERS)
 
     def test_what_is_no_tensor_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"of 6 rows, one a member: got 0\.5"):
+        with pytest.raises(ValueError, match=r"of 6 rows, one per member: got 0\.5"):
             populate(Module(lambda x, w: x * w, w=()))(0.5)
 
     @pytest.mark.parametrize("perturbation", [Flipout(), Flipout(3), LowRank(2), Independent()], ids=str)
@@ -253,8 +253,11 @@ class TestMisuse:
 
 class TestRegistration:
     @pytest.fixture(autouse=True)
-    def _own_rules(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(stand_in, "RULES", dict(stand_in.RULES))
+    def _own_rules(self) -> Iterator[None]:
+        rules = dict(RULES)
+        yield
+        RULES.clear()
+        RULES.update(rules)
 
     @pytest.mark.parametrize("perturbation", [Flipout(3), LowRank(), Independent()], ids=str)
     def test_a_rule_that_writes_the_parameter_out_runs_the_operation(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
-from es_flipout.perturbations.rowwise import rowwise_linear
+from es_flipout.perturbations.padded_linear import padded_linear
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 from es_flipout.run.config import Activation
@@ -38,7 +38,7 @@ def test_is_torchs_linear_to_rounding(shape: tuple[int, ...], bias: bool, dtype:
     for outputs in (1, 6, 16, 40):
         inputs, weight = randn(*shape, dtype=dtype), randn(outputs, shape[-1], dtype=dtype, seed=1)
         offset = randn(outputs, dtype=dtype, seed=2) if bias else None
-        result = rowwise_linear(inputs, weight, offset)
+        result = padded_linear(inputs, weight, offset)
         assert result.shape == (*shape[:-1], outputs)
         assert result.dtype == dtype
         torch.testing.assert_close(result, F.linear(inputs, weight, offset))
@@ -55,12 +55,12 @@ def test_a_row_is_the_same_in_any_number_of_rows_and_at_any_place(dtype: torch.d
                 randn(num_outputs, dtype=dtype),
             )
             for offset in (bias, None):
-                whole = rowwise_linear(inputs, weight, offset)
+                whole = padded_linear(inputs, weight, offset)
                 for part in slices(rng, 5):
-                    alone = rowwise_linear(inputs[part], weight, offset)
+                    alone = padded_linear(inputs[part], weight, offset)
                     assert torch.equal(alone, whole[part]), (num_inputs, num_outputs, part)
             order = torch.from_numpy(rng.permutation(ROWS))
-            assert torch.equal(rowwise_linear(inputs[order], weight), whole[order]), (num_inputs, num_outputs)
+            assert torch.equal(padded_linear(inputs[order], weight), whole[order]), (num_inputs, num_outputs)
 
 
 @DTYPES
@@ -70,9 +70,9 @@ def test_a_row_of_several_vectors_is_so_too(tokens: int, dtype: torch.dtype) -> 
     for num_inputs, num_outputs in ((5, 3), (17, 6), (32, 32), (33, 64)):
         inputs = randn(ROWS, tokens, num_inputs, dtype=dtype)
         weight, bias = randn(num_outputs, num_inputs, dtype=dtype, seed=1), randn(num_outputs, dtype=dtype)
-        whole = rowwise_linear(inputs, weight, bias)
+        whole = padded_linear(inputs, weight, bias)
         for part in slices(rng, 8):
-            assert torch.equal(rowwise_linear(inputs[part], weight, bias), whole[part]), (num_inputs, part)
+            assert torch.equal(padded_linear(inputs[part], weight, bias), whole[part]), (num_inputs, part)
 
 
 @DTYPES
@@ -82,10 +82,10 @@ def test_a_row_of_some_of_the_features_is_so_too(dtype: torch.dtype) -> None:
     for num_inputs, num_outputs in ((5, 3), (17, 6), (32, 32), (27, 64)):
         observations = randn(ROWS, num_inputs + 6, dtype=dtype)
         weight = randn(num_outputs, num_inputs, dtype=dtype, seed=1)
-        whole = rowwise_linear(observations[:, 1 : num_inputs + 1], weight)
+        whole = padded_linear(observations[:, 1 : num_inputs + 1], weight)
         for part in slices(rng, 20):
             rows = observations[part].clone()[:, 1 : num_inputs + 1]
-            assert torch.equal(rowwise_linear(rows, weight), whole[part]), (num_inputs, part)
+            assert torch.equal(padded_linear(rows, weight), whole[part]), (num_inputs, part)
 
 
 @DTYPES
