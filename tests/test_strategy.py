@@ -5,6 +5,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from es_flipout.fitness import SHAPINGS, Shaping, raw
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
+from es_flipout.run.build import make_perturbation
+from es_flipout.run.config import ESConfig, OptimizerConfig
 from es_flipout.strategy import FlipoutES
 
 P = 12
@@ -236,6 +239,16 @@ class TestAsk:
         assert es.ask().noise.antithetic
         assert type(es.optimizer) is torch.optim.Adam
 
+    def test_defaults_are_those_of_the_configuration(self) -> None:
+        config, optimizer = ESConfig(), OptimizerConfig()
+        es = strategy(linear_policy())
+        assert es.perturbation == make_perturbation(config)
+        assert make_perturbation(replace(config, perturbation="low_rank")) == LowRank()
+        assert es.fitness_shaping is SHAPINGS[config.fitness_shaping]
+        assert (es.antithetic, es.weight_decay) == (config.antithetic, config.weight_decay)
+        assert type(es.optimizer).__name__ == optimizer.name
+        assert es.optimizer.param_groups[0]["lr"] == optimizer.lr
+
     @pytest.mark.parametrize("sigma", [0.0, -0.1])
     def test_sigma_must_be_positive(self, sigma: float) -> None:
         with pytest.raises(ValueError, match=f"sigma must be > 0, got {sigma}"):
@@ -425,7 +438,7 @@ class TestArguments:
     @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
     def test_a_compiled_policy_is_refused(self) -> None:
         for compiled in (torch.compile(linear_policy()), nn.Sequential(torch.jit.script(linear_policy()))):
-            with pytest.raises(ValueError, match="hand over the policy that it was made of"):
+            with pytest.raises(ValueError, match="pass the policy that was compiled"):
                 strategy(compiled)
 
     def test_an_optimizer_that_does_not_fit_is_refused(self) -> None:

@@ -94,7 +94,7 @@ def test_a_kernel_that_does_not_fit_is_told():
 
 
 def test_initial_weights_are_orthogonal_and_repeat():
-    policy, again = build(8, 8, 1), build(8, 8, 1)
+    policy, again = build(8, 8, 1, activation="relu"), build(8, 8, 1, activation="relu")
     for layer in policy.convolutions[2::2]:
         rows = layer.weight.detach().flatten(1)
         torch.testing.assert_close(rows @ rows.T, 2.0 * torch.eye(len(rows)))  # gain² of ReLU

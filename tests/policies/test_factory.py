@@ -1,6 +1,8 @@
-"""make_policy: the package's own policies by name, and classes of the user's."""
+"""make_policy: the package's policies by name, and user-defined classes."""
 
+import inspect
 import math
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import (
     ACTIVATIONS,
+    POLICIES,
     CNNPolicy,
     GRUPolicy,
     LinearPolicy,
@@ -34,6 +37,11 @@ def linears(policy: MLPPolicy) -> list[nn.Linear]:
     return [layer for layer in policy.network if isinstance(layer, nn.Linear)]
 
 
+def as_lists(value: object) -> object:
+    """Returns a tuple as a list, as a configuration holds it."""
+    return [as_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
 class TestOwn:
     def test_follows_the_configuration(self) -> None:
         config = PolicyConfig(
@@ -48,6 +56,23 @@ class TestOwn:
         assert policy.head.bounds == "clip"
         expected = MLPPolicy(VECTOR, TORQUES, hidden_sizes=(7, 6), generator=generator())
         torch.testing.assert_close(linears(policy)[0].weight, linears(expected)[0].weight * math.sqrt(2.0))
+
+    @pytest.mark.parametrize("kind", POLICIES)
+    def test_defaults_are_those_of_the_configuration(self, kind: str) -> None:
+        settings = asdict(PolicyConfig())
+        parameters = inspect.signature(POLICIES[kind]).parameters
+        shared = settings.keys() & parameters.keys()
+        assert {"init", "action_bounds"} <= shared
+        for name in shared:
+            assert as_lists(parameters[name].default) == settings[name], name
+
+    @pytest.mark.parametrize("kind", POLICIES)
+    def test_a_kind_alone_is_the_class_alone(self, kind: str) -> None:
+        space = IMAGES if kind == "cnn" else VECTOR
+        configured = make_policy(PolicyConfig(kind=kind), space, TORQUES, generator()).state_dict()
+        constructed = POLICIES[kind](space, TORQUES, generator=generator()).state_dict()
+        assert configured.keys() == constructed.keys()
+        assert all(torch.equal(configured[name], constructed[name]) for name in configured)
 
     def test_linear_has_no_hidden_layer(self) -> None:
         policy = make_policy(PolicyConfig(kind="linear", hidden_sizes=[64, 64]), VECTOR, TORQUES)
@@ -117,7 +142,7 @@ class TestOwn:
         [
             (
                 PolicyConfig(kind="mpl"),
-                r"policy.kind 'mpl' does not exist: choose one of mlp, linear, gru, lstm, cnn, or a class",
+                r"policy.kind 'mpl' does not exist: choose one of mlp, linear, gru, lstm, cnn, or your own class",
             ),
             (
                 PolicyConfig(kwargs={"hidden_sizes": [3]}),
@@ -216,9 +241,9 @@ class TestUsers:
             ("Users", {"depth": 3}, "TypeError: .*unexpected keyword argument 'depth'"),
             ("Users", {"width": -1}, "RuntimeError: .*negative dimension"),
             ("Frozen", {}, "has no parameter to train"),
-            ("Extra", {}, "a state dict of more than tensors"),
-            ("Normalized", {}, "must be an es_flipout.ObservationNormalizer, .* got LayerNorm"),
-            ("Normalized", {"size": 5}, r"normalizer is of 5 features, .* of shape \(4,\)"),
+            ("Extra", {}, "its state dict must hold only tensors"),
+            ("Normalized", {}, "must be an es_flipout.ObservationNormalizer, got LayerNorm"),
+            ("Normalized", {"size": 5}, r"normalizer has 5 features, .* have shape \(4,\)"),
         ],
     )
     def test_one_that_does_not_fit_is_told_in_one_line(self, name: str, kwargs: dict, message: str) -> None:
@@ -231,8 +256,8 @@ class TestUsers:
         [
             ("nowhere:Net", "'nowhere:Net': cannot import nowhere: ModuleNotFoundError: No module named"),
             ("nowhere.Net", "'nowhere.Net': cannot import nowhere: ModuleNotFoundError"),
-            (":Net", "':Net' is no path to a class: write MODULE:CLASS"),
-            ("nowhere:", "'nowhere:' is no path to a class: write MODULE:CLASS"),
+            (":Net", "':Net' is not a path to a class: write MODULE:CLASS"),
+            ("nowhere:", "'nowhere:' is not a path to a class: write MODULE:CLASS"),
         ],
     )
     def test_a_path_that_leads_nowhere_is_told_in_one_line(self, kind: str, message: str) -> None:
