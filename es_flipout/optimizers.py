@@ -160,3 +160,21 @@ def make_optimizer(
         return build(parameters, lr=lr, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
         raise ValueError(f"optimizer {name}: {error}") from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
+    """Checks that an optimizer minimizes over all of the parameters, given by name.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    groups = optimizer.param_groups
+    if any(group.get("maximize") for group in groups):
+        raise ValueError("the optimizer must not maximize: the strategy already turns ascent into descent")
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in known]
+    if missing:
+        raise ValueError(
+            f"the optimizer does not have the parameter {missing[0]!r}, which requires a gradient: "
+            "build it over policy.parameters(), or freeze the parameter (requires_grad_(False))"
+        )

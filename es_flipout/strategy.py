@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from es_flipout.fitness import FITNESS_SHAPING, SHAPINGS, FitnessShaping, Shaping, tied_fraction
-from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER, make_optimizer
+from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER, check_optimizer, make_optimizer
 from es_flipout.perturbations import Flipout, Perturbation
 from es_flipout.perturbations.torch_modes import untracked
 from es_flipout.population import NoiseOrigin, Population, trained_parameters
@@ -112,7 +112,7 @@ class FlipoutES:
             )
         self.policy = policy
         self.optimizer = optimizer or make_optimizer(OPTIMIZER, policy, lr=LEARNING_RATE)
-        _check_optimizer(self.optimizer, parameters)
+        check_optimizer(self.optimizer, parameters)
         self.population_size = population_size
         self.sigma = sigma
         self.perturbation = perturbation
@@ -248,19 +248,6 @@ class FlipoutES:
             for name, value in state["last_update"].items()
         }
         self._populations = []
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
-    groups = optimizer.param_groups
-    if any(group.get("maximize") for group in groups):
-        raise ValueError("the optimizer must not maximize: the strategy already turns ascent into descent")
-    known = {id(parameter) for group in groups for parameter in group["params"]}
-    forgotten = [name for name, parameter in parameters.items() if id(parameter) not in known]
-    if forgotten:
-        raise ValueError(
-            f"the optimizer does not have the parameter {forgotten[0]!r}, which requires a gradient: "
-            "build it over policy.parameters(), or freeze the parameter (requires_grad_(False))"
-        )
 
 
 def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

@@ -33,7 +33,7 @@ from es_flipout.perturbations.noise_table import (
 )
 from es_flipout.perturbations.parameter_noise import (
     Convolution,
-    DenseNoise,
+    DenseRows,
     ParameterNoise,
     aligned,
     lookup,
@@ -133,12 +133,12 @@ class LowRankRows(ParameterNoise):
     @override
     def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         zeros = inputs.new_zeros(*inputs.shape[:-1], self.right.shape[1])
-        return self._add_left(outputs, DenseNoise(self.right).add_linear(zeros, inputs))
+        return self._add_left(outputs, DenseRows(self.right).add_linear(zeros, inputs))
 
     @override
     def add_bilinear(self, outputs: Tensor, first: Tensor, second: Tensor) -> Tensor:
         zeros = first.new_zeros(*first.shape[:-1], self.right.shape[1])
-        return self._add_left(outputs, DenseNoise(self.right).add_bilinear(zeros, first, second))
+        return self._add_left(outputs, DenseRows(self.right).add_bilinear(zeros, first, second))
 
     @override
     def add_convolution(self, outputs: Tensor, inputs: Tensor, convolution: Convolution) -> Tensor:

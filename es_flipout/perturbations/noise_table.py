@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.perturbations.parameter_noise import DenseNoise, ParameterNoise
+from es_flipout.perturbations.parameter_noise import DenseRows, ParameterNoise
 from es_flipout.perturbations.row_groups import RowGroups
 
 
@@ -78,7 +78,7 @@ class DenseTable(NoiseTable):
 
     @override
     def by_parameter(self, values: Tensor, groups: RowGroups | None) -> dict[str, ParameterNoise]:
-        return {name: DenseNoise(part) for name, part in self.split(values).items()}
+        return {name: DenseRows(part) for name, part in self.split(values).items()}
 
     @override
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:

@@ -114,11 +114,11 @@ class ParameterNoise(ABC):
 
     def transposed(self) -> ParameterNoise:
         """Returns the noise of the transposed matrix."""
-        return DenseNoise(self.dense().mT)
+        return DenseRows(self.dense().mT)
 
     def narrowed(self, dim: int, start: int, length: int) -> ParameterNoise:
         """Returns the noise of `parameter.narrow(dim, start, length)`, for a dim >= 0."""
-        return DenseNoise(self.dense().narrow(dim + 1, start, length))
+        return DenseRows(self.dense().narrow(dim + 1, start, length))
 
 
 def _as_batches(rows: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def aligned(rows: Tensor, ndim: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DenseNoise(ParameterNoise):
+class DenseRows(ParameterNoise):
     """Noise of one parameter, written out for every row: `values` is [N, *parameter shape]."""
 
     values: Tensor

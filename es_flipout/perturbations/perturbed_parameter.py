@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.perturbations.member_context import MemberContext
-from es_flipout.perturbations.parameter_noise import DenseNoise, ParameterNoise, aligned
+from es_flipout.perturbations.parameter_noise import DenseRows, ParameterNoise, aligned
 from es_flipout.perturbations.registry import (
     ELEMENTWISE,
     RULES,
@@ -101,7 +101,7 @@ def run_written_out(operation: Operation, *args: Any, **kwargs: Any) -> Tensor:
         if operation not in ELEMENTWISE or any(each.plain.ndim > 1 for each in found):
             raise unsupported(operation, found, row_wise=True)
         return _run_row_wise(operation, found, args, kwargs)
-    dense = all(isinstance(parameter.noise, DenseNoise) for parameter in found)
+    dense = all(isinstance(parameter.noise, DenseRows) for parameter in found)
     if not (dense or operation in ELEMENTWISE or operation in SHAPING):
         raise unsupported(operation, found)
     return _run_with(PerturbedParameter.written_out, operation, args, kwargs)
@@ -124,7 +124,7 @@ def _run_row_wise(
     if tensors:
         return rows
     plain = _run_with(lambda parameter: parameter.plain, operation, args, kwargs)
-    return found[0].derived(plain, DenseNoise(rows - plain))
+    return found[0].derived(plain, DenseRows(rows - plain))
 
 
 def _run_with(

@@ -1,4 +1,4 @@
-"""What is particular to flipout: signs, roles, memory, and how far a shared base hurts the gradient."""
+"""Flipout only: signs, roles, memory, and what a shared base costs the gradient."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +77,7 @@ class TestWorkedByHand:
         total = self.noise.weighted_sum(torch.tensor([5.0, 2.0]))["weight"]
         assert torch.equal(total, 3 * self.eps)
 
-    def test_directions_take_their_bases_in_order(self) -> None:
+    def test_directions_use_their_bases_in_order(self) -> None:
         # D = 4 directions on K = 2 bases of ones and tens: 0 and 1 use the first, 2 and 3 the second.
         bases = torch.tensor([[[1.0]], [[10.0]]])
         noise = one_matrix(bases, signs([1], [-1], [1], [-1]), signs([1], [1], [1], [1]))
@@ -170,7 +170,7 @@ class TestStorage:
         assert dense > 6.3e9
 
 
-def test_rows_are_grouped_by_base_and_put_back() -> None:
+def test_rows_are_grouped_by_base_and_restored_to_their_order() -> None:
     # Of 4 bases base 1 and, after the second assignment, base 0 have no row.
     groups = RowGroups(torch.tensor([2, 0, 2, 0, 3]), 4)
     rows, bases = torch.arange(5.0).unsqueeze(1), torch.tensor([100.0, 200.0, 300.0, 400.0])
@@ -222,7 +222,7 @@ class TestGradientOfALinearFitness:
         ],
     )
     def test_relative_error_is_what_theory_says(self, perturbation: Perturbation, variance: float) -> None:
-        draws = 250  # for which the relative standard error is 2 to 3 per cent, 6 with one Gaussian base
+        draws = 250  # for which the relative standard error is 2 to 3 percent, 6 with one Gaussian base
         generator, parameters = torch.Generator().manual_seed(3), {"weight": TARGET}
         error = sum(
             (estimate(perturbation.sample(parameters, 32, generator, antithetic=False), TARGET) - TARGET)

@@ -1,4 +1,4 @@
-"""What is particular to low-rank noise: the formula from the stored factors, memory, the error."""
+"""Low-rank noise only: the formula from the stored factors, memory, the error."""
 
 import itertools
 import math

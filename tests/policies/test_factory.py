@@ -92,7 +92,7 @@ class TestOwn:
         ],
         ids=lambda value: str(value),
     )
-    def test_observations_that_are_no_vector_are_refused(self, space: gym.Space, named: str) -> None:
+    def test_observations_that_are_not_vectors_are_refused(self, space: gym.Space, named: str) -> None:
         with pytest.raises(ValueError, match=rf"^{named} are not supported.*wrappers\.FlattenObservation"):
             make_policy(PolicyConfig(), space, TORQUES)
 
@@ -114,7 +114,7 @@ class TestOwn:
             ("cnn", {"channel_order": "last"}, IMAGES, CNNPolicy),
         ],
     )
-    def test_every_kind_is_made_as_its_class_makes_it(
+    def test_every_kind_is_built_as_by_its_class(
         self, kind: str, kwargs: dict, space: gym.Space, expected: type
     ) -> None:
         settings = {"hidden_sizes": [6], "init": "normc"}
@@ -126,7 +126,7 @@ class TestOwn:
         torch.manual_seed(1)
         before = torch.get_rng_state()
         policy = make_policy(config, space, TORQUES, generator(3))
-        assert torch.equal(torch.get_rng_state(), before)  # the caller's generator is left alone
+        assert torch.equal(torch.get_rng_state(), before)  # the caller's generator is unchanged
         assert type(policy) is expected
         if kind == "linear":
             del settings["hidden_sizes"]
@@ -142,7 +142,7 @@ class TestOwn:
         [
             (
                 PolicyConfig(kind="mpl"),
-                r"policy.kind 'mpl' does not exist: choose one of mlp, linear, gru, lstm, cnn, or your own class",
+                r"policy.kind 'mpl' does not exist: choose one of mlp, linear, gru, lstm, cnn, or your own",
             ),
             (
                 PolicyConfig(kwargs={"hidden_sizes": [3]}),
@@ -159,7 +159,7 @@ class TestOwn:
             ),
         ],
     )
-    def test_a_mistake_is_told_in_one_line(self, config: PolicyConfig, message: str) -> None:
+    def test_a_mistake_gets_a_message_of_one_line(self, config: PolicyConfig, message: str) -> None:
         space = IMAGES if config.kind == "cnn" else VECTOR
         with pytest.raises(ValueError, match=message) as caught:
             make_policy(config, space, TORQUES)
@@ -188,7 +188,7 @@ class Frozen(Users):
 
 
 class Extra(Users):
-    """Saves what is no tensor."""
+    """Saves something other than a tensor."""
 
     def get_extra_state(self) -> dict:
         return {"version": 1}
@@ -216,7 +216,7 @@ class TestUsers:
         assert type(policy) is Users
         assert policy.first.out_features == 7
 
-    def test_its_construction_repeats_and_disturbs_no_one(self) -> None:
+    def test_its_construction_repeats_and_restores_the_global_generator(self) -> None:
         torch.manual_seed(1)
         before = torch.get_rng_state()
         policy = self.make(seed=3)
@@ -246,7 +246,9 @@ class TestUsers:
             ("Normalized", {"size": 5}, r"normalizer has 5 features, .* have shape \(4,\)"),
         ],
     )
-    def test_one_that_does_not_fit_is_told_in_one_line(self, name: str, kwargs: dict, message: str) -> None:
+    def test_an_unusable_class_gets_a_message_of_one_line(
+        self, name: str, kwargs: dict, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             self.make(name, **kwargs)
         assert "\n" not in str(caught.value)
@@ -260,6 +262,6 @@ class TestUsers:
             ("nowhere:", "'nowhere:' is not a path to a class: write MODULE:CLASS"),
         ],
     )
-    def test_a_path_that_leads_nowhere_is_told_in_one_line(self, kind: str, message: str) -> None:
+    def test_a_wrong_path_gets_a_message_of_one_line(self, kind: str, message: str) -> None:
         with pytest.raises(ValueError, match=f"^policy.kind {message}"):
             make_policy(PolicyConfig(kind=kind), VECTOR, TORQUES)
