@@ -21,7 +21,8 @@ A weight of more dimensions, such as a convolution's kernel, has signs along its
 a base of its own shape. Parameters with fewer (biases, gains, log standard deviations) are small and get
 dense Gaussian noise.
 
-The classes follow the way of the noise: `Flipout` draws, `FlipoutTable` gathers, `FlipoutRows` multiplies.
+`Flipout` draws the noise of a generation into tables, `FlipoutTable` splits gathered rows into
+parameters, and `FlipoutRows` is the product with the inputs.
 """
 
 from __future__ import annotations
