@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from es_flipout.perturbations import FlipoutRows, ParameterNoise
-from es_flipout.perturbations.rowwise import padded_sizes
+from es_flipout.perturbations.padded_linear import padded_sizes
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 
@@ -32,7 +32,7 @@ class MLPRows:
         )
 
     def select(self, members: Tensor) -> None:
-        """See `rows.Rows`."""
+        """See `Rows`."""
         self._noise = self._population.noise.rows(members, self._population.sigma)
         self._layers: list[_Layer] = []
         memory: Tensor | None = None
@@ -42,12 +42,12 @@ class MLPRows:
             memory = self._layers[-1].memory
 
     def assign(self, rows: Tensor, members: Tensor) -> None:
-        """See `rows.Rows`."""
+        """See `Rows`."""
         self._noise.assign(rows, members)
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """See `rows.Rows`."""
+        """See `Rows`."""
         (observations,) = inputs
         first = self._layers[0].inputs
         if self._standardizer is None:
@@ -72,7 +72,7 @@ class MLPRows:
 class _Layer:
     """A linear map of a selection of members, with memory for what goes in and what comes out.
 
-    All is padded as `rowwise_linear` does it.
+    All is padded as `padded_linear` does it.
 
     Attributes:
         inputs: what is to be filled in, [N, I].
