@@ -122,6 +122,11 @@ def use_one_thread() -> None:
     threadpool_limits(1)
 
 
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def prepare_processes() -> None:
     """Starts the fork server without waiting for it, so that the first process starts faster."""
     with _interrupts_held():

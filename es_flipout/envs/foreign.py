@@ -80,7 +80,7 @@ class ForeignVectorEnv(TorchVectorEnv):
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Starts new episodes where it can; see `TorchVectorEnv` and the class for seeds and `started`."""
-        mask, seeds = self._reset_mask(options), list(self._row_seeds(seed))
+        mask, seeds = self._reset_mask(options), list(self._env_seeds(seed))
         live, info = ~self._ended & ~mask, {}
         try:
             self._start(mask, seeds)

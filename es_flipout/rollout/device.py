@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.engines.warp_faults import fault_text
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
-from es_flipout.envs.warp import WarpEngine, fault_text
 from es_flipout.population import Population
 from es_flipout.rollout import episodes as results
 from es_flipout.rollout.device_envs import NOT_FINITE, DeviceSlots, SeededStates, Starts

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from es_flipout.envs.gymnasium import make_env, step_rows
-from es_flipout.envs.make import official_id
+from es_flipout.envs.gymnasium import GymnasiumVectorEnv, make_env
+from es_flipout.envs.native import official_id
 from es_flipout.rollout.episodes import EvaluationStoppedError
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.run.config import EnvConfig
@@ -65,7 +65,13 @@ class OfficialEvaluator:
         """
         make = partial(make_env, official_id(env.id), env.wrappers, **env.kwargs)
         self.env: gym.Env[object, object] = make(render_mode="rgb_array") if render else make()
-        self._rows = step_rows(make, episodes, self.env, 0 if render else processes)
+        self._envs = GymnasiumVectorEnv(
+            make,
+            episodes,
+            dtype=torch.float64,
+            processes=0 if render else processes,
+            first=self.env,
+        )
         self._episodes = episodes
 
     @torch.no_grad()
@@ -91,35 +97,33 @@ class OfficialEvaluator:
         """
         if on_frame and self.env.render_mode is None:
             raise ValueError("on_frame needs environments made with render=True")
-        like, arrays = next(policy.parameters()), self._rows.arrays
+        like, envs = next(policy.parameters()), self._envs
+        actions = torch.from_numpy(np.zeros(envs.action_space.shape, envs.action_space.dtype))
         returns, lengths = [0.0] * self._episodes, [0] * self._episodes
-        failed = self._rows.reset({row: seed + row for row in range(self._episodes)})
-        live = [row for row in range(self._episodes) if row not in failed]
-        broken = set(failed)
+        observed, info = envs.reset(seed=seed)
+        broken = info.get("failed", np.zeros(self._episodes, dtype=np.bool_))
+        live = np.flatnonzero(~broken).tolist()
         recurrent = RecurrentState(policy, self._episodes) if is_recurrent(policy) else None
         while live:
             if should_stop():
                 raise EvaluationStoppedError
             if on_frame and live[0] == 0:
                 on_frame(np.asarray(self.env.render(), dtype=np.uint8))
-            observations = torch.as_tensor(arrays.observations[live]).to(like)
+            observations = observed[live].to(like)
             if recurrent is None:
-                actions = policy(observations)
+                acted = policy(observations)
             else:
-                actions = recurrent.act(policy, observations, torch.tensor(live))
-            arrays.actions[live] = actions.cpu().numpy()
-            failed = self._rows.step(live)
-            broken |= failed.keys() & set(live)
-            for row in set(live) - broken:
-                returns[row] += float(arrays.rewards[row])
-                lengths[row] += 1
-            over = arrays.terminated | arrays.truncated
-            live = [row for row in live if not over[row] and row not in broken]
-        return OfficialScore(
-            [math.nan if row in broken else value for row, value in enumerate(returns)], lengths
-        )
+                acted = recurrent.act(policy, observations, torch.tensor(live))
+            actions[live] = acted.to(actions)
+            observed, rewards, terminated, truncated, info = envs.step(actions)
+            broken = broken | info.get("failed", False)
+            for i in live:
+                if not broken[i]:
+                    returns[i] += float(rewards[i])
+                    lengths[i] += 1
+            live = np.flatnonzero(~(terminated | truncated).numpy()).tolist()
+        return OfficialScore([math.nan if broken[i] else value for i, value in enumerate(returns)], lengths)
 
     def close(self) -> None:
         """Closes the environments."""
-        self.env.close()
-        self._rows.close()
+        self._envs.close()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 
 SIMULATIONS = 9
 """More than twice what a pool thread takes at a time, so that three threads share the work."""

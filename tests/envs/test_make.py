@@ -18,22 +18,22 @@ from es_flipout.envs import (
     GymnasiumVectorEnv,
     MujocoTask,
     MujocoVectorEnv,
-    make,
     make_env,
     make_vec,
+    native,
     register_task,
     runs_natively,
 )
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.make import RENDERING_KEYWORDS
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.envs.native import RENDERING_KEYWORDS
 
 
 @pytest.fixture(autouse=True)
 def _forgets_what_is_registered(monkeypatch):
     known = dict(gym.registry)
-    monkeypatch.setattr(make, "_native", dict(make._native))
+    monkeypatch.setattr(native, "_native", dict(native._native))
     yield
     gym.registry.clear()
     gym.registry.update(known)
@@ -186,12 +186,12 @@ def test_rendering_keywords_are_accepted_as_officially_and_change_nothing():
         ("HalfCheetah-v5", {"frame_skip": 0}, "frame_skip must be an integer >= 1, got 0"),
         ("HalfCheetah-v5", {"frame_skip": 2.5}, "frame_skip must be an integer >= 1, got 2.5"),
         ("Humanoid-v5", {"healthy_z_range": 3}, "Humanoid-v5: "),
-        ("CartPole-v1", {"engine": "batch"}, "engine 'batch' runs native tasks, and CartPole-v1 is none"),
+        ("CartPole-v1", {"engine": "batch"}, "engine 'batch' runs native tasks only, not CartPole-v1"),
         ("CartPole-v1", {"engine": "mjdata_pool"}, "(native: Ant-v5, HalfCheetah-v5"),
         (
             "Hopper-v5",
             {"engine": "batch", "wrappers": ["TimeAwareObservation"]},
-            "engine 'batch' runs native tasks, and Hopper-v5 is none in wrappers",
+            "engine 'batch' runs native tasks only, not Hopper-v5 in wrappers",
         ),
         ("CartPole-v1", {"engine": "bach"}, "bach"),
         ("Hopper-v5", {"engine": "bach"}, "bach"),

@@ -12,8 +12,8 @@ import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs import TASKS, make_vec
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
 ROWS = 3

@@ -12,8 +12,8 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TransformReward
 
 from es_flipout.envs import TASKS, MujocoVectorEnv, TorchVectorEnv, make_vec
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 

@@ -14,9 +14,10 @@ import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs import make_vec
+from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.engines.warp_faults import fault_text
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
-from es_flipout.envs.warp import WarpEngine, fault_text
 
 ROWS = 4
 TOLERANCES = {"cpu": 1e-4, "cuda": 3e-4}
@@ -279,8 +280,8 @@ def test_fields_have_the_shapes_of_mjdata(model, device):
 
 def test_a_device_that_warp_cannot_use_is_told(model, monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *_, device: SimpleNamespace(device=torch.device("cuda:0")))
-    monkeypatch.setattr("es_flipout.envs.warp.num_warp_gpus", lambda: 0)
-    with pytest.raises(ValueError, match="engine 'warp' cannot run on cuda:0: Warp sees no such GPU"):
+    monkeypatch.setattr("es_flipout.envs.engines.warp.num_warp_gpus", lambda: 0)
+    with pytest.raises(ValueError, match="engine 'warp' cannot run on cuda:0: Warp does not see this GPU"):
         WarpEngine(model, 1, ["qpos"], "cuda")
 
 
@@ -302,7 +303,7 @@ def test_a_model_that_it_cannot_run_is_refused(device):
     model = mujoco.MjModel.from_xml_string(
         '<mujoco><option noslip_iterations="3" integrator="discrete"/></mujoco>'
     )
-    with pytest.raises(ValueError, match="engine 'warp' cannot run 1 simulations of the model"):
+    with pytest.raises(ValueError, match="engine 'warp' cannot run 1 envs of the model"):
         WarpEngine(model, 1, ["qpos"], device)
 
 
@@ -323,7 +324,7 @@ def test_a_missing_package_is_told_with_the_remedy(monkeypatch, package):
         ("warp", {"njmax": 0}, "njmax of engine 'warp' must be an integer >= 1, got 0"),
         ("warp", {"deterministic": 1}, "deterministic of engine 'warp' must be true or false, got 1"),
         ("batch", {"njmax": 3}, "engine 'batch' has no keyword argument 'njmax' .only engine 'warp' has any"),
-        ("gymnasium", {"njmax": 3}, "engine_kwargs are for engine 'warp'"),
+        ("gymnasium", {"njmax": 3}, "engine_kwargs are only for engine 'warp'"),
     ],
 )
 def test_wrong_engine_kwargs_are_told(engine, kwargs, message):
@@ -332,5 +333,5 @@ def test_wrong_engine_kwargs_are_told(engine, kwargs, message):
 
 
 def test_it_runs_native_tasks_only():
-    with pytest.raises(ValueError, match="engine 'warp' runs native tasks, and CartPole-v1 is none"):
+    with pytest.raises(ValueError, match="engine 'warp' runs native tasks only, not CartPole-v1"):
         make_vec("CartPole-v1", 1, engine="warp")

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from es_flipout.envs import make_vec, register_task
+from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
-from es_flipout.envs.warp import WarpEngine
 from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy
@@ -25,6 +25,8 @@ from es_flipout.rollout import (
     EvaluationStoppedError,
     OnDeviceEvaluator,
     VectorizedEvaluator,
+)
+from es_flipout.rollout import (
     device as device_player,
 )
 from es_flipout.rollout.device_envs import NOT_FINITE as NOT_FINITE_FAULT

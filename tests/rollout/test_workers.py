@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from es_flipout import Flipout, FlipoutES, GRUPolicy, Independent, LowRank, MLPPolicy, make_vec
-from es_flipout.envs.make import native_maker
+from es_flipout.envs.native import native_maker
 from es_flipout.rollout import VectorizedEvaluator, reset_seeds
 from es_flipout.rollout.sharded import ShardedEvaluator
 from es_flipout.run.build import make_evaluator

@@ -393,7 +393,7 @@ def test_several_failed_rows_have_a_line_each_in_order(make, processes):
 
 # --- processes that die ------------------------------------------------------------------------------
 
-DIED = "the process of the environment died (exit code -9)"
+DIED = "the worker process died (exit code -9)"
 
 
 def pids(observations):
