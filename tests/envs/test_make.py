@@ -56,7 +56,7 @@ def module(tmp_path, monkeypatch):
 
 
 def truncated_at(env, limit):
-    """Returns the step at which all rows are truncated, None if that is none of the next `limit`."""
+    """Returns the step at which all envs are truncated, None if that is none of the next `limit`."""
     env.reset(seed=0)
     actions = torch.zeros(env.action_space.shape)
     for step in range(1, limit + 1):
@@ -213,7 +213,7 @@ def test_a_mistake_is_named_with_what_is_allowed(env_id, kwargs, message):
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "CartPole-v1"])
 @pytest.mark.parametrize("count", [0, -1])
-def test_no_rows_are_refused(env_id, count):
+def test_no_envs_are_refused(env_id, count):
     with pytest.raises(ValueError, match=f"num_envs must be >= 1, got {count}"):
         make_vec(env_id, count)
 
