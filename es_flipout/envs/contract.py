@@ -12,6 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 Mask = NDArray[np.bool_]
 
@@ -39,6 +40,43 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     device: torch.device
     dtype: torch.dtype
     restarts_anytime: bool = True
+
+    @override
+    @abstractmethod
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Starts new episodes.
+
+        Args:
+            seed: an int gives env i the seed `seed + i`; a sequence gives one per env (None: that env keeps
+                its random generator).
+            options: `{"reset_mask": mask}`, bool [N], selects the envs that start; all of them if absent.
+
+        Returns:
+            Observations of all envs [N, ...], and the info.
+
+        Raises:
+            ValueError: if the mask or the sequence of seeds does not fit N.
+        """
+
+    @override
+    @abstractmethod
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Advances every env whose episode is running.
+
+        Args:
+            actions: actions [N, ...]; ignored in frozen envs.
+
+        Returns:
+            Observations [N, ...], rewards [N], terminated and truncated, bool [N], and the info.
+
+        Raises:
+            ValueError: if the actions do not have the shape of `action_space`.
+        """
 
     @abstractmethod
     def retire(self, mask: Mask) -> None:

@@ -165,8 +165,7 @@ class Tile:
             seeds: list[int | None] = [None] * self.env.num_envs
             for slot, seed in zip(slots.tolist(), self.results.seeds.flat[episodes].tolist(), strict=True):
                 seeds[slot] = seed
-            # Every TorchVectorEnv takes a seed a row; Gymnasium's base class does not declare it.
-            reset = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
+            reset = self.env.reset(seed=seeds, options={"reset_mask": mask})
             self._observations, info = reset
             started = info.get("started", mask)[slots]
             self._take_over(slots[started], np.array(episodes)[started])

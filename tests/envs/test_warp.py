@@ -303,7 +303,7 @@ def test_a_model_that_it_cannot_run_is_refused(device):
     model = mujoco.MjModel.from_xml_string(
         '<mujoco><option noslip_iterations="3" integrator="discrete"/></mujoco>'
     )
-    with pytest.raises(ValueError, match="engine 'warp' cannot run 1 envs of the model"):
+    with pytest.raises(ValueError, match="engine 'warp' cannot run the model with 1 envs"):
         WarpEngine(model, 1, ["qpos"], device)
 
 

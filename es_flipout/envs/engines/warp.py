@@ -98,7 +98,7 @@ class WarpEngine(PhysicsEngine):
                 )
                 self._mjw.reset_data(self._model, self._data)
         except (NotImplementedError, ValueError, RuntimeError) as error:
-            raise ValueError(f"engine 'warp' cannot run {num_envs} envs of the model: {error}") from error
+            raise ValueError(f"engine 'warp' cannot run the model with {num_envs} envs: {error}") from error
         self._overflow = wp.to_torch(self._data.overflow)
         self._views = {name: self._view(name) for name in dict.fromkeys([*_STATE, *fields])}
         self._qpos, self._qvel = self._views["qpos"], self._views["qvel"]

@@ -21,7 +21,12 @@ from es_flipout.envs.transfer import to_device, to_host
 
 
 class MujocoVectorEnv(TorchVectorEnv):
-    """N envs of one MuJoCo task, on all cores or on a GPU; see `TorchVectorEnv` for how they behave."""
+    """N envs of one MuJoCo task, on all cores or on a GPU.
+
+    A seeded env starts as `gymnasium.make(id).reset(seed=...)` does. The info holds the task's entries,
+    [N, ...] each, meaningless in frozen envs. `step` also takes NumPy actions, and raises
+    `gymnasium.error.ResetNeeded` before the first reset.
+    """
 
     def __init__(
         self,
@@ -88,25 +93,13 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._live_ids: Ids | None = np.empty(0, np.int32)  # None if every env is live
         self._started = False
 
+    @override
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Starts new episodes.
-
-        Args:
-            seed: an int gives env i the seed `seed + i`; a sequence gives one per env (None: that env keeps
-                its random generator). A seeded env starts as `gymnasium.make(id).reset(seed=...)` does.
-            options: `{"reset_mask": mask}`, bool [N], selects the envs that start; all of them if absent.
-
-        Returns:
-            Observations of all envs [N, O], and the task's info entries, [N, ...] each.
-
-        Raises:
-            ValueError: if the mask or the sequence of seeds does not fit N.
-        """
         ids = np.flatnonzero(self._reset_mask(options)).astype(np.int32)
         seeds = self._env_seeds(seed)
         states = [self.task.initial_state(self._rng(i, seeds[i])) for i in ids.tolist()]
@@ -121,20 +114,8 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._look_at(torch.from_numpy(ids).long().to(self.engine.device))
         return self._given(self._observations), info | self._info({})
 
+    @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advances every env whose episode is running.
-
-        Args:
-            actions: [N, A], torch or numpy, float16, float32 or float64; ignored in frozen envs.
-
-        Returns:
-            Observations [N, O], rewards [N], terminated [N] and truncated [N] (bool), and the task's
-            info entries, [N, ...] each (meaningless in frozen envs).
-
-        Raises:
-            gymnasium.error.ResetNeeded: before the first reset.
-            ValueError: if the actions are not [N, A].
-        """
         if not self._started:
             raise gym.error.ResetNeeded("call reset before step")
         actions = torch.as_tensor(actions).detach()
