@@ -1,9 +1,9 @@
-"""A MuJoCo task of one's own, from MJCF to a trained policy.
+"""A custom MuJoCo task, from MJCF to a trained policy.
 
     python scripts/point_mass.py
     es-train --env.id scripts.point_mass:PointMass-v0 --generations 60
 
-A mass that slides on a plane is to come to rest at the origin.
+A mass that slides on a plane should come to rest at the origin.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from es_flipout.envs import MujocoTask, make_vec, register_task
 
 
 class PointMass(MujocoTask):
-    """Written once over the batch: the first dimension of every tensor is the simulation."""
+    """Written once over the batch: the first dimension of every tensor is the env."""
 
     fields = ("qpos", "qvel")
 

@@ -33,7 +33,7 @@ import yaml
 from es_flipout.bench.report import document
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.rollout import OfficialEvaluator
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy
