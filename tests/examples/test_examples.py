@@ -2,7 +2,7 @@
 
 import torch
 
-from scripts import beside_gradients, foreign_vector_env, land_rocket
+from examples import beside_gradients, foreign_vector_env, land_rocket
 
 
 def test_a_rocket_learns_to_land() -> None:
