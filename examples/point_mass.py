@@ -48,24 +48,37 @@ class PointMass(MujocoTask):
 register_task("PointMass-v0", PointMass, max_episode_steps=100)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--generations", type=int, default=40)
-    parser.add_argument("--population-size", type=int, default=64)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # the cores are for the physics
-    torch.manual_seed(0)
-    envs = make_vec("PointMass-v0", arguments.population_size)
-    policy = MLPPolicy(envs.single_observation_space, envs.single_action_space, hidden_sizes=(16,))
+def train(generations: int, population_size: int = 64, seed: int = 0) -> float:
+    """Prints the mean return of each generation and returns the last one."""
+    envs = make_vec("PointMass-v0", num_envs=population_size)
+    policy = MLPPolicy(
+        envs.single_observation_space,
+        envs.single_action_space,
+        hidden_sizes=[16],
+        generator=torch.Generator().manual_seed(seed),
+    )
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.03)
-    es = FlipoutES(policy, optimizer, population_size=arguments.population_size, sigma=0.1)
-    for generation in range(arguments.generations):
+    es = FlipoutES(policy, population_size=population_size, sigma=0.1, optimizer=optimizer, seed=seed)
+    mean = float("nan")
+    for generation in range(1, generations + 1):
         episodes = evaluate(es.ask(), envs)
         fitness = episodes.fitness()
         es.tell(fitness)
         policy.normalizer.merge(episodes.observations())
-        print(f"generation {generation + 1:3}: mean return {fitness.mean():6.1f}")
+        mean = float(fitness.mean())
+        print(f"generation {generation:>3}  mean return {mean:6.1f}  env steps {episodes.env_steps:>7,}")
     envs.close()
+    return mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generations", type=int, default=40)
+    parser.add_argument("--population-size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the cores are for the physics
+    train(arguments.generations, arguments.population_size, arguments.seed)
 
 
 if __name__ == "__main__":

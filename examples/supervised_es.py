@@ -5,8 +5,8 @@ python -m examples.supervised_es --model conv --data ~/mnist
 
 As in the flipout paper (arXiv 1803.04386, section 5 and figure 2): the error of the unperturbed network on
 held-out images over generations. Every noise family gets the same samples, the same mini-batches and the same
-initial weights. Without --data, a folder with MNIST's four files, it uses scikit-learn's
-8x8 digits.
+initial weights. Without --data, a folder with MNIST's four files, it uses
+scikit-learn's 8x8 digits.
 """
 
 from __future__ import annotations
