@@ -1,7 +1,7 @@
 """Builds pages of the site from Markdown files of the repository outside docs/, and follows links to them.
 
-In the repository every link is relative, so that it works where the file is read. On the site, a link to a file
-that is a page or a picture leads there; a link to any other file becomes its text.
+In the repository every link is relative, so that it works wherever the file is read. On the site, a link to a
+page or a picture leads there, and a link to any other file becomes its text.
 """
 
 from __future__ import annotations
