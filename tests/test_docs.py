@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 
 import es_flipout
 
@@ -39,6 +41,25 @@ def test_code_without_a_prompt_runs(page: Path) -> None:
     for block in blocks:
         fewer = block.replace("range(10)", "range(1)").replace("256", "8")
         exec(compile(fewer, page.name, "exec"), {})
+
+
+def test_the_rule_in_contributing_makes_an_operation_usable() -> None:
+    class Policy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Parameter(torch.randn(2, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.kron(self.mix, x)
+
+    population = es_flipout.FlipoutES(Policy(), population_size=4, sigma=0.1).ask()
+    x = torch.randn(4, 2, 2)
+    with pytest.raises(es_flipout.UnsupportedOperationError):
+        population(x)
+    (block,) = code(ROOT / "CONTRIBUTING.md")
+    exec(compile(block, "CONTRIBUTING.md", "exec"), {})
+    dense = torch.stack([population.module(member)(x[member]) for member in range(4)])
+    torch.testing.assert_close(population(x), dense)
 
 
 @every_page
