@@ -76,6 +76,11 @@ class DevicePlayer(Player):
     ) -> Episodes:
         if not population.noise.is_stored or population.noise.device != self._engine.device:
             return self._host.play(population, episodes, should_stop=should_stop)
+        if episodes.num_members != population.size or len(episodes) % population.size:
+            raise ValueError(
+                f"{len(episodes)} episodes of {episodes.num_members} members for a population of "
+                f"{population.size}: on engine 'warp' every member plays equally often"
+            )
         if self.env.num_envs % population.noise.num_bases:
             raise ValueError(
                 f"{self.env.num_envs} envs cannot be shared out among {population.noise.num_bases} bases: "
@@ -110,6 +115,11 @@ class DevicePlayer(Player):
     @override
     def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:
         seeds = reset_seeds.ravel()
+        known = [each for each, _ in self._expected]
+        if self._last is not None:
+            known.append(self._last.seeds)
+        if any(np.array_equal(each, seeds) for each in known):
+            return
         self._expected.append((seeds, self._beside.submit(SeededStates.draw, self.env.task, seeds)))
         if len(self._expected) > 2:  # one that is about to be played, and one that comes after it
             self._expected.popleft()[1].cancel()

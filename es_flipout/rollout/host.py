@@ -23,7 +23,7 @@ from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.population import Population
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.host_loop import HostLoop, observation_size
-from es_flipout.rollout.player import Player, PlayStoppedError, never
+from es_flipout.rollout.player import Player, PlayStoppedError, check_members, never
 from es_flipout.rollout.rows import member_rows
 
 
@@ -55,6 +55,7 @@ class HostPlayer(Player):
     def play(
         self, population: Population, episodes: Episodes, *, should_stop: Callable[[], bool] = never
     ) -> Episodes:
+        check_members(population, episodes)
         episodes.observation_size = self._observation_size
         lock = threading.Lock()
         loops = [HostLoop(env, population.policy, member_rows(population), lock=lock) for env in self.envs]

@@ -25,6 +25,16 @@ def never() -> bool:
     return False
 
 
+def check_members(population: Population, episodes: Episodes) -> None:
+    """Checks that a population has the members of a table.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if (last := int(episodes.member.max())) >= population.size:
+        raise ValueError(f"episodes of member {last} for a population of {population.size}")
+
+
 class Player(ABC):
     """Plays episodes of the members of populations.
 

@@ -16,7 +16,7 @@ import numpy as np
 from es_flipout.rollout.episodes import Episodes, Ints
 
 MAX_DEATHS = 3
-"""How many workers an episode may take with it, alone in their hands, before it counts as failed."""
+"""How many workers a member may take with it, alone in their hands, before its episodes count as failed."""
 SHARES_PER_WORKER = 4
 """A share holds the blocks that wait, divided by this many shares for every worker."""
 MAX_EPISODES_AHEAD = 1024
@@ -35,7 +35,7 @@ class Shares:
             deque()
         )  # ids with which more than one worker died, in ever smaller shares
         self._died_with: set[int] = set()
-        self._deaths: Counter[int] = Counter()  # alone in a worker's hands
+        self._deaths: Counter[int] = Counter()  # of workers alone with a share, by its first id
 
     @property
     def done(self) -> bool:
@@ -81,27 +81,28 @@ class Shares:
         ends = np.flatnonzero(np.diff(share.ids // share.block_size)) + 1
         self._blocks.extendleft(reversed(np.split(share.ids, ends)))
 
-    def lose(self, share: Episodes, reason: str) -> bool:
+    def lose(self, share: Episodes, reason: str) -> None:
         """Has a share wait again whose worker died: as it was at first, then in halves.
 
-        A single episode with which `MAX_DEATHS` workers have died has failed.
-
-        Returns:
-            Whether that is what came of it.
+        Episodes of a single member with which `MAX_DEATHS` workers have died have failed.
         """
         suspect = self._is_suspect(share)
         self._died_with.update(share.ids.tolist())
-        if len(share) > 1:
-            self._suspects += np.array_split(share.ids, 2) if suspect else [share.ids]
-            return False
-        (identity,) = share.ids.tolist()
-        self._deaths[identity] += 1
-        if self._deaths[identity] < MAX_DEATHS:
-            self._suspects.appendleft(share.ids)
-            return False
-        share.record(np.zeros(1, np.int64), np.full(1, np.nan), np.zeros(1, np.int64), faults={0: reason})
+        starts = np.flatnonzero(np.diff(share.member)) + 1  # rows where another member begins
+        if len(starts):
+            half = starts[len(starts) // 2]
+            self._suspects += [share.ids[:half], share.ids[half:]] if suspect else [share.ids]
+            return
+        first, count = int(share.ids[0]), len(share)
+        self._deaths[first] += 1
+        if self._deaths[first] < MAX_DEATHS:
+            self._suspects.append(share.ids)
+            return
+        nothing = np.zeros(count, np.int64)
+        share.record(
+            np.arange(count), np.full(count, np.nan), nothing, faults=dict.fromkeys(range(count), reason)
+        )
         self._episodes.put(share)
-        return True
 
     def put(self, played: Episodes) -> None:
         """Writes down what came of a share."""

@@ -26,7 +26,7 @@ from es_flipout.population import Population, trained_parameters
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.host_loop import HostLoop, observation_size
-from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, never
+from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, check_members, never
 from es_flipout.rollout.rows import member_rows
 from es_flipout.rollout.shares import Shares
 from es_flipout.rollout.worker_main import Desk, SharedTensors, Work, WorkerSide, serve
@@ -119,6 +119,7 @@ class WorkerPlayer(Player):
     ) -> Episodes:
         if not self._seats:
             raise ValueError("the player is closed")
+        check_members(population, episodes)
         episodes.observation_size = self._observation_size
         shares = Shares(episodes, len(self._seats))
         origin = self._announce(population)
@@ -210,8 +211,8 @@ class WorkerPlayer(Player):
         for share in seat.shares:
             if playing and playing + len(share) > seat.num_envs:  # it had not begun with this one
                 shares.give_back(share)
-            elif shares.lose(share, reason):
-                self._deaths_in_a_row = 0
+            else:
+                shares.lose(share, reason)
             playing += len(share)
         return self._start()
 

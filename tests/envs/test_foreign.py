@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from es_flipout.envs import ForeignVectorEnv, make_vec
-from es_flipout.rollout.host import VectorizedEvaluator
+from es_flipout.rollout.host import HostPlayer
 
 NUM_ENVS = 3
 BASE = 100
@@ -441,9 +441,9 @@ def test_an_evaluator_wraps_foreign_environments_alone():
     native = make_vec("InvertedPendulum-v5", 2, threads=1)
     from_gymnasium = gym.make_vec("es_flipout/InvertedPendulum-v5", num_envs=2, threads=1)
     foreign = gym.make_vec("InvertedDoublePendulum-v5", num_envs=2, vectorization_mode="sync")
-    assert VectorizedEvaluator(native).envs == [native]
-    assert VectorizedEvaluator(from_gymnasium).envs == [from_gymnasium]
-    (wrapped,) = VectorizedEvaluator(foreign).envs
+    assert HostPlayer(native).envs == [native]
+    assert HostPlayer(from_gymnasium).envs == [from_gymnasium]
+    (wrapped,) = HostPlayer(foreign).envs
     assert isinstance(wrapped, ForeignVectorEnv)
     assert wrapped.env is foreign
 

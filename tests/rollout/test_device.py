@@ -9,9 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from es_flipout.rollout.device_envs import NOT_FINITE as NOT_FINITE_FAULT
-from es_flipout.rollout.device_envs import DeviceSlots, SeededStates, Starts
-from playing import rollout
+from playing import Played, rollout
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,20 +21,14 @@ from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy
 from es_flipout.population import Population
-from es_flipout.rollout import (
-    DevicePlayer,
-    HostPlayer,
-    PlayError,
-    PlayStoppedError,
-)
-from es_flipout.rollout import (
-    device as device_player,
-)
+from es_flipout.rollout import DevicePlayer, Episodes, HostPlayer, PlayError, PlayStoppedError, evaluate
+from es_flipout.rollout import device as device_player
+from es_flipout.rollout.device_loop import NOT_FINITE_BIT, DeviceLoop, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE
-from es_flipout.run.build import evaluate, make_player
+from es_flipout.run.build import make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig
 
-MEMBERS, SLOTS = 16, 6
+MEMBERS, ENVS = 16, 6
 TASKS_AT_WORK = ["InvertedPendulum-v5", "Hopper-v5", "Humanoid-v5"]
 SHORT = {
     "InvertedPendulum-v5": 30,
@@ -48,7 +40,7 @@ SHORT = {
 """Time limits: episodes end at different times, by both flags."""
 
 
-def make_env(env_id, device, slots=SLOTS, engine="warp", **kwargs):
+def make_env(env_id, device, slots=ENVS, engine="warp", **kwargs):
     env = make_vec(
         env_id, slots, engine=engine, device=device, info=False, max_episode_steps=SHORT[env_id], **kwargs
     )
@@ -146,7 +138,7 @@ def test_evaluate_takes_an_environment_on_engine_warp(device):
     env = make_env("InvertedPendulum-v5", device)
     population, seeds = make_population(env), make_seeds(episodes=2)
     expected = rollout(DevicePlayer(env), population, seeds, episode_limit=9)
-    found = evaluate(population, env, reset_seeds=seeds, episode_limit=9)
+    found = Played(evaluate(population, env, reset_seeds=seeds, episode_limit=9))
     assert_agree(found, expected)
     assert found.spent_steps == expected.spent_steps
     if device == "cuda":  # the policy may be elsewhere
@@ -162,17 +154,17 @@ def test_a_generation_ends_with_its_last_episode(device):
 
 
 def test_slots_without_an_episode_stand_at_a_start_and_get_no_control(device):
-    env, slots = make_slots(device=device)
-    starts = slots._starts.qpos
+    env, loop = make_loop(device=device)
+    starts = loop._starts.qpos
     qpos, waited = env.engine._views["qpos"], 0
-    while slots.live.any():
+    while loop.live.any():
         env.engine.advance(env.task.frame_skip)
-        slots.between_steps()
-        for slot in (~slots.live).nonzero().flatten().tolist():
+        loop.between_steps()
+        for slot in (~loop.live).nonzero().flatten().tolist():
             assert (qpos[slot] == starts).all(dim=1).any()
             assert not env.engine.ctrl[slot].any()
             waited += 1
-    assert waited > 2 * SLOTS  # some waited for many steps
+    assert waited > 2 * ENVS  # some waited for many steps
 
 
 @pytest.mark.parametrize("policy_class", [GRUPolicy, LSTMPolicy])
@@ -195,7 +187,7 @@ def test_several_episodes_a_member_and_a_limit(device, limit):
     found = rollout(DevicePlayer(env), population, seeds, episode_limit=limit)
     assert_agree(found, expected)
     assert found.lengths.max() == (3 if limit == 3 else 30)
-    assert found.spent_steps % SLOTS == 0
+    assert found.spent_steps % ENVS == 0
     assert found.spent_steps >= found.env_steps
 
 
@@ -225,7 +217,7 @@ def test_a_generation_agrees_with_one_on_the_cpu_engine(device):
 
 
 def starts_of(env, seeds):
-    return Starts.compute(env.engine, env.task, SeededStates.draw(env.task, seeds), torch.float32)
+    return Starts.compute(env.engine, env.task, SeededStates.draw(env.task, np.ravel(seeds)), torch.float32)
 
 
 def test_states_are_drawn_ahead_and_only_once(device, monkeypatch):
@@ -238,12 +230,15 @@ def test_states_are_drawn_ahead_and_only_once(device, monkeypatch):
     monkeypatch.setattr(
         SeededStates, "draw", lambda task, each: drawn.append(each.tolist()) or draw(task, each)
     )
-    assert_agree(rollout(player, population, seeds, next_seeds=lambda: others), expected)
-    assert_agree(rollout(player, population, seeds), expected)  # once more, and not what was expected
-    assert_agree(rollout(player, population, others, next_seeds=lambda: third), of_others)
+    seeds, others, third = (np.array(each) for each in (seeds, others, third))
+    player.prefetch(others)
     assert_agree(rollout(player, population, seeds), expected)
+    assert_agree(rollout(player, population, seeds), expected)  # once more, and not what was expected
+    player.prefetch(third)
     assert_agree(rollout(player, population, others), of_others)
-    assert drawn == [seeds, others, third, seeds, others]
+    assert_agree(rollout(player, population, seeds), expected)
+    assert drawn.count(others.ravel().tolist()) == drawn.count(third.ravel().tolist()) == 1
+    assert drawn.count(seeds.ravel().tolist()) == 2  # they have not been expected
     player.close()
 
 
@@ -316,13 +311,14 @@ def test_starts_that_are_not_sound_poison_nothing(device):
 
 
 def test_every_fault_is_counted():
-    env, slots = make_slots(env_id="InvertedPendulum-v5")
-    slots.faults[:] = 0
-    slots.faults[:6] = torch.tensor([1, 1 | NOT_FINITE_FAULT, 1, 3, NOT_FINITE_FAULT, 3 | NOT_FINITE_FAULT])
-    found = device_player._evaluation(slots, (MEMBERS, 1), spent_steps=1)
+    env, loop = make_loop(env_id="InvertedPendulum-v5")
+    loop.faults[:] = 0
+    loop.faults[:6] = torch.tensor([1, 1 | NOT_FINITE_BIT, 1, 3, NOT_FINITE_BIT, 3 | NOT_FINITE_BIT])
+    found = Episodes.of_population(range(MEMBERS))
+    device_player._record(found, loop)
     both = "MuJoCo warning BADQPOS and MuJoCo warning BADQVEL"
     assert found.failures == {"MuJoCo warning BADQPOS": 3, both: 2, NOT_FINITE: 1}
-    assert found.fitness.isnan().sum() == 6
+    assert found.fitness().isnan().sum() == 6
     env.close()
 
 
@@ -360,13 +356,13 @@ def test_a_stopped_evaluation_leaves_nothing_behind(device):
 
 def test_slots_must_suit_the_bases(device):
     env = make_env("InvertedPendulum-v5", device, 3)
-    with pytest.raises(ValueError, match="3 slots cannot be shared out among 2 bases"):
+    with pytest.raises(ValueError, match="3 envs cannot be shared out among 2 bases"):
         rollout(DevicePlayer(env), make_population(env, Flipout(2)), make_seeds())
 
 
 def test_seeds_must_suit_the_members(device):
     env = make_env("InvertedPendulum-v5", device)
-    with pytest.raises(ValueError, match="reset seeds for 16 members"):
+    with pytest.raises(ValueError, match="3 episodes of 3 members for a population of 16"):
         rollout(DevicePlayer(env), make_population(env), [1, 2, 3])
 
 
@@ -439,14 +435,12 @@ def test_a_lack_of_memory_is_recognized_and_told_in_one_line(monkeypatch, messag
     env = make_env("InvertedPendulum-v5", "cpu")
     population, player = make_population(env), DevicePlayer(env)
 
-    def fail(slots):
+    def fail(loop):
         raise RuntimeError(f"{message}\nand more")
 
-    monkeypatch.setattr(DeviceSlots, "between_steps", fail)
+    monkeypatch.setattr(DeviceLoop, "between_steps", fail)
     if is_of_memory:
-        told = (
-            f"out of memory with {SLOTS} slots and {MEMBERS} members .*: RuntimeError: {re.escape(message)}$"
-        )
+        told = f"out of memory with {ENVS} envs and {MEMBERS} members .*: RuntimeError: {re.escape(message)}$"
         with pytest.raises(PlayError, match=told):
             rollout(player, population, make_seeds())
     else:
@@ -467,11 +461,11 @@ def test_physics_that_cannot_be_recorded_is_told_in_one_line(monkeypatch):
         rollout(DevicePlayer(env), make_population(env), make_seeds())
 
 
-def test_an_environment_keeps_its_evaluator():
+def test_an_environment_keeps_its_player():
     env, other = (make_env("InvertedPendulum-v5", "cpu") for _ in range(2))
     kept = DevicePlayer.of(env)
     evaluate(make_population(env), env, reset_seeds=make_seeds(), episode_limit=2)
-    assert kept._last.seeds.tolist() == make_seeds()  # it is the one that has played
+    assert kept._last.seeds.tolist() == np.ravel(make_seeds()).tolist()  # it is the one that has played
     assert DevicePlayer.of(env) is kept
     assert DevicePlayer.of(other) is not kept
 
@@ -502,7 +496,7 @@ class Untouched(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def make_slots(
+def make_loop(
     family=Flipout(),  # noqa: B008 - it is frozen
     policy_class=MLPPolicy,
     env_id="Humanoid-v5",
@@ -511,7 +505,7 @@ def make_slots(
     env = make_env(env_id, device)
     population = make_population(env, family, policy_class=policy_class)
     starts = starts_of(env, np.array(make_seeds()))
-    return env, DeviceSlots(env.engine, env.task, population, starts, 25)
+    return env, DeviceLoop(env.engine, env.task, population, starts, 25)
 
 
 class Convolutional(nn.Module):
@@ -531,20 +525,20 @@ class Convolutional(nn.Module):
 @pytest.mark.parametrize("policy_class", [MLPPolicy, GRUPolicy, LSTMPolicy, Convolutional])
 @pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(2)], ids=str)
 def test_nothing_between_two_steps_waits_for_a_value_or_moves_in_memory(family, policy_class):
-    env, slots = make_slots(family, policy_class)
+    env, loop = make_loop(family, policy_class)
     env.engine.advance(env.task.frame_skip)
-    slots.between_steps()  # whatever is set up once
+    loop.between_steps()  # whatever is set up once
 
     def places():
-        kept = {name: value for name, value in vars(slots).items() if isinstance(value, torch.Tensor)}
-        state = slots._recurrent._state if slots._recurrent else []
+        kept = {name: value for name, value in vars(loop).items() if isinstance(value, torch.Tensor)}
+        state = loop._recurrent._state if loop._recurrent else []
         return {name: value.data_ptr() for name, value in [*kept.items(), *enumerate(state)]}
 
     before = places()
     for _ in range(3):
         env.engine.advance(env.task.frame_skip)
         with Untouched():
-            slots.between_steps()
+            loop.between_steps()
     assert places() == before
     assert len(before) > 10
 

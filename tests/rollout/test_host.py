@@ -22,7 +22,7 @@ from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
-from es_flipout.rollout import HostPlayer, PlayStoppedError
+from es_flipout.rollout import Episodes, HostPlayer, PlayStoppedError, evaluate
 
 TOLERANCE = 1e-9
 """The batched forward and the written-out one differ by float64 rounding, 1e-16; actions are here rounded to
@@ -222,7 +222,7 @@ class Setting:
     members: int
     episodes: int = 1
 
-    def evaluate(self, family, *tiles, threads=1, dtype=torch.float32, concurrent=True):
+    def played(self, family, *tiles, threads=1, dtype=torch.float32, concurrent=True):
         envs = [make_vec(self.env_id, size, threads=threads, dtype=dtype, **self.kwargs) for size in tiles]
         population = population_for(envs[0], self.members, family=family)
         rng = np.random.default_rng(0)
@@ -252,29 +252,29 @@ FAMILIES = pytest.mark.parametrize(
 @FAMILIES
 @pytest.mark.parametrize("setting", [HOPPER, PENDULUM], ids=lambda setting: setting.env_id)
 def test_slots_and_threads_change_no_bit(setting, family):
-    expected = rollout(setting, family, 16)
+    expected = setting.played(family, 16)
     assert len(expected.lengths.unique()) > 5
     assert expected.observations.count == expected.env_steps == expected.lengths.sum()
     for tiles in ((64,), (setting.members * setting.episodes,), (40, 24), (7, 9)):
         for threads in (1, 2):
-            assert_same(rollout(setting, family, *tiles, threads=threads), expected)
+            assert_same(setting.played(family, *tiles, threads=threads), expected)
     for tiles in ((3,), (4, 1, 2)):
-        assert_same(rollout(setting, family, *tiles), expected)
-    assert_same(rollout(setting, family, 7, 20, concurrent=False), expected)
+        assert_same(setting.played(family, *tiles), expected)
+    assert_same(setting.played(family, 7, 20, concurrent=False), expected)
 
 
 @FAMILIES
 def test_slots_and_threads_change_no_bit_of_a_wide_observation(family):
-    expected = rollout(HUMANOID, family, 16)
+    expected = HUMANOID.played(family, 16)
     assert len(expected.lengths.unique()) > 3
     for tiles in ((32,), (13, 6)):
-        assert_same(rollout(HUMANOID, family, *tiles, threads=2), expected)
+        assert_same(HUMANOID.played(family, *tiles, threads=2), expected)
 
 
 def test_nor_in_float64():
-    expected = rollout(HOPPER, Flipout(num_bases=4), 16, dtype=torch.float64)
+    expected = HOPPER.played(Flipout(num_bases=4), 16, dtype=torch.float64)
     for tiles in ((3,), (80,), (40, 24)):
-        assert_same(rollout(HOPPER, Flipout(num_bases=4), *tiles, threads=2, dtype=torch.float64), expected)
+        assert_same(HOPPER.played(Flipout(num_bases=4), *tiles, threads=2, dtype=torch.float64), expected)
 
 
 def test_several_episodes_of_a_member_are_what_each_is_alone():
@@ -335,13 +335,17 @@ def test_an_evaluator_needs_an_environment_and_each_but_once():
 def test_a_wrong_number_of_seeds_is_refused(count):
     env = native("InvertedPendulum-v5", 2)
     population = population_for(env)
-    for seeds, shape in (
-        (range(count), rf"\[{count}\]"),
-        ([[0, 1]] * count, rf"\[{count}, 2\]"),
-        ([[]] * MEMBERS, rf"\[{MEMBERS}, 0\]"),
-    ):
-        with pytest.raises(ValueError, match=f"{shape} reset seeds for {MEMBERS} members"):
-            rollout(HostPlayer(env), population, seeds)
+    for seeds in (range(count), [[0, 1]] * count):
+        with pytest.raises(ValueError, match=f"reset seeds of {count} members for a population of {MEMBERS}"):
+            evaluate(population, env, reset_seeds=seeds)
+    with pytest.raises(ValueError, match=rf"got \[{MEMBERS}, 0\]"):
+        evaluate(population, env, reset_seeds=[[]] * MEMBERS)
+
+
+def test_a_table_of_members_that_do_not_exist_is_refused():
+    env = native("InvertedPendulum-v5", 2)
+    with pytest.raises(ValueError, match=f"episodes of member {MEMBERS} for a population of {MEMBERS}"):
+        rollout(HostPlayer(env), population_for(env), range(MEMBERS + 1))
 
 
 @dataclass(frozen=True)
@@ -624,10 +628,10 @@ def test_a_large_constant_does_not_drown_the_moments():
     np.testing.assert_allclose(result.observations.variance.numpy(), rows.var(axis=0), rtol=1e-6)
 
 
-def test_several_evaluations_make_one():
+def test_tables_of_several_populations_make_one():
     first = play([3, Script(2, fails_at=1)], 2)
     second = play([1, 2, Script(2, fails_at=1), Script(3, fails_at=0)], 3)
-    both = Played.of_all([first, second])
+    both = Played(Episodes.concatenated([first.episodes, second.episodes]))
     np.testing.assert_array_equal(both.returns, torch.cat([first.returns, second.returns]))
     assert both.lengths.flatten().tolist() == [3, 1, 1, 2, 1, 0]
     assert both.spent_steps == first.spent_steps + second.spent_steps

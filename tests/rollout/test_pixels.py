@@ -16,6 +16,7 @@ from es_flipout.perturbations import Flipout
 from es_flipout.policies import CNNPolicy
 from es_flipout.population import Population
 from es_flipout.rollout import HostPlayer, Scorer
+from es_flipout.run.build import official_maker
 from es_flipout.run.config import EnvConfig
 from examples.catch import Catch
 
@@ -95,11 +96,11 @@ def test_no_moments_are_kept_of_images():
     assert result.observations.mean.shape == (0,)
 
 
-def test_judge_and_population_show_a_policy_the_same():
+def test_scorer_and_population_show_a_policy_the_same():
     population = populate()
-    judge = Scorer(EnvConfig(CATCH), MEMBERS)
-    score = judge.score(population.policy, seed=0)
-    judge.close()
+    scorer = Scorer(official_maker(EnvConfig(CATCH)), MEMBERS)
+    score = scorer.score(population.policy, seed=0)
+    scorer.close()
     assert score.returns == [play(population.policy, seed) for seed in range(MEMBERS)]
     assert population.policy.seen == {torch.float32}
     selected = population.select(torch.zeros(MEMBERS, dtype=torch.int64))
@@ -139,8 +140,8 @@ def test_the_cnn_is_scored_as_it_plays():
     policy = CNNPolicy(space, spaces.Discrete(3), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         policy.network[-1].weight.mul_(100.0)
-    judge = Scorer(EnvConfig(CATCH), 6)
-    score = judge.score(policy, seed=0)
-    judge.close()
+    scorer = Scorer(official_maker(EnvConfig(CATCH)), 6)
+    score = scorer.score(policy, seed=0)
+    scorer.close()
     assert score.returns == [play(policy, seed) for seed in range(6)]
     assert len(set(score.returns)) > 2

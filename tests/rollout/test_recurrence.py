@@ -16,6 +16,7 @@ from es_flipout.policies import GRUPolicy, LSTMPolicy, make_action_head
 from es_flipout.population import Population
 from es_flipout.rollout import HostPlayer, Scorer
 from es_flipout.rollout.recurrence import RecurrentState
+from es_flipout.run.build import official_maker
 from es_flipout.run.config import EnvConfig
 
 MEMBERS = 10
@@ -117,13 +118,13 @@ def test_a_limit_ends_the_state_too():
     assert result.returns.flatten().tolist() == list(map(counted, range(MEMBERS), lengths))
 
 
-def test_the_judge_keeps_a_state_for_each_episode():
-    judge = Scorer(EnvConfig("PaysTheAction-v0"), 9)
+def test_the_scorer_keeps_a_state_for_each_episode():
+    scorer = Scorer(official_maker(EnvConfig("PaysTheAction-v0")), 9)
     for _ in range(2):
-        score = judge.score(Counter(), seed=3)
+        score = scorer.score(Counter(), seed=3)
         assert score.lengths == [1 + seed % 7 for seed in range(3, 12)]
         assert score.returns == list(map(counted, range(3, 12), score.lengths))
-    judge.close()
+    scorer.close()
 
 
 TASKS = {"CartPole-v1": {"max_episode_steps": 60}, "Hopper-v5": {"max_episode_steps": 60}}
@@ -187,9 +188,9 @@ def test_episodes_of_a_score_are_what_each_is_alone():
     population = recurrent_population("CartPole-v1")
     policy, weights = population.policy, population.member(3)
     policy.load_state_dict(weights)
-    judge = Scorer(EnvConfig("CartPole-v1"), MEMBERS)
-    assert judge.score(policy, seed=0).lengths == cartpole_lengths(policy, [weights] * MEMBERS)
-    judge.close()
+    scorer = Scorer(official_maker(EnvConfig("CartPole-v1")), MEMBERS)
+    assert scorer.score(policy, seed=0).lengths.tolist() == cartpole_lengths(policy, [weights] * MEMBERS)
+    scorer.close()
 
 
 class TestRecurrentState:

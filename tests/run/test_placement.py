@@ -29,7 +29,10 @@ def machine(monkeypatch):
 
 def placed(device="auto", engine="auto", env_id="Humanoid-v5", **fields):
     env = EnvConfig(env_id, engine=engine, wrappers=fields.pop("wrappers", []))
-    config, line = place(Config(env=env, device=device, **fields))
+    lines = []
+    config = place(Config(env=env, device=device, **fields), lines.append)
+    line = lines.pop(0)
+    assert len(lines) == (config.env.engine == "warp")
     assert "\n" not in line
     return config.device, config.env.engine, line
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,17 +16,17 @@ import torch
 from gymnasium import spaces
 
 from es_flipout.cli.arguments import load_config
-from es_flipout.normalization import RunningStatistics
 from es_flipout.rollout import (
-    Evaluation,
-    EvaluationStoppedError,
-    OfficialEvaluator,
-    OnDeviceEvaluator,
-    VectorizedEvaluator,
-    WorkerError,
+    DevicePlayer,
+    Episodes,
+    HostPlayer,
+    PlayError,
+    PlayStoppedError,
+    Scorer,
+    WorkerPlayer,
 )
-from es_flipout.rollout.sharded import ShardedEvaluator
 from es_flipout.run import checkpoint
+from es_flipout.run.build import official_maker
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
 from es_flipout.run.metrics import JsonLines
@@ -190,12 +189,12 @@ def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
 
 
 def test_of_several_episodes_each_loses_its_own_bonus():
-    returns, lengths = torch.tensor([[10.0, 4.0], [torch.nan, 1.0]]), torch.tensor([[4, 2], [1, 1]])
-    evaluation = Evaluation(returns, lengths, 8, RunningStatistics(1), Counter())
-    found = evaluation.fitness_without(0.5)
+    episodes = Episodes.of_population([[0, 1], [2, 3]])
+    episodes.record(np.arange(4), np.array([10.0, 4.0, np.nan, 1.0]), np.array([4, 2, 1, 1]))
+    found = episodes.fitness(0.5)
     assert found[0] == (8 + 3) / 2
     assert found[1].isnan()
-    assert torch.equal(evaluation.fitness_without(0)[:1], evaluation.fitness[:1])
+    assert episodes.fitness()[0] == 7
 
 
 def test_the_center_is_scored_officially_at_every_interval_and_at_the_end(config):
@@ -203,10 +202,9 @@ def test_the_center_is_scored_officially_at_every_interval_and_at_the_end(config
     trainer = train(replace(config, generations=5), run)
     lines = figures(run)
     assert [line["center_score"] is not None for line in lines] == [False, True, False, True, True]
-    judge = OfficialEvaluator(config.env, config.evaluation.episodes)
-    official = judge.score(trainer.policy, seed=config.evaluation.seed)
-    judge.close()
-    assert lines[-1]["center_score"] == official.mean
+    with closing(Scorer(official_maker(config.env), config.evaluation.episodes)) as scorer:
+        official = scorer.score(trainer.policy, seed=config.evaluation.seed)
+    assert lines[-1]["center_score"] == official.mean_return
     best = max(line["center_score"] for line in lines if line["center_score"] is not None)
     assert checkpoint.load(run.best)["best_score"] == best
 
@@ -360,15 +358,15 @@ gym.register("Plain-v0", PlainEnv)
 
 
 def recorded(trainer: Trainer) -> list[np.ndarray]:
-    """Returns a list that gets the reset seeds of every evaluation, [P, E]."""
+    """Returns a list that gets the reset seeds of every table that is played, [P, E]."""
     seeds: list[np.ndarray] = []
-    evaluate = trainer.evaluator.evaluate
+    play = trainer.player.play
 
-    def record(population: Any, reset_seeds: Any, **options: Any) -> Any:
-        seeds.append(np.array(reset_seeds))
-        return evaluate(population, reset_seeds, **options)
+    def record(population: Any, episodes: Episodes, **options: Any) -> Any:
+        seeds.append(episodes.reset_seed.reshape(episodes.num_members, -1))
+        return play(population, episodes, **options)
 
-    trainer.evaluator.evaluate = record
+    trainer.player.play = record
     return seeds
 
 
@@ -480,7 +478,7 @@ def test_a_generation_stopped_before_its_score_is_reported_later(config):
 
 
 def stopped(should_stop):
-    raise EvaluationStoppedError
+    raise PlayStoppedError
 
 
 @pytest.mark.parametrize("generations", [2, 3])
@@ -490,7 +488,7 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
     train(config, whole)
     with closing(Trainer(config)) as trainer, closing(JsonLines(parts.metrics)) as reporter:
         with monkeypatch.context() as patch:
-            patch.setattr(trainer.judge, "result", stopped)
+            patch.setattr(trainer.scorer, "result", stopped)
             trainer.train(parts, [reporter])  # till it waits for the score of generation 2
         trainer._report_scored(parts, [reporter], lambda: False)
         # Here it is killed.
@@ -510,14 +508,14 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
 def test_a_generation_that_cannot_be_played_loses_no_score_before_it(config, monkeypatch):
     run = RunDirectory.create(config)
     with closing(Trainer(config)) as trainer, closing(JsonLines(run.metrics)) as reporter:
-        evaluate = trainer._evaluate
+        evaluate = trainer._play
 
         def fail_in_the_third(should_stop):
             if trainer.es.generation == 2:
                 raise RunError("the physics is on strike")
             return evaluate(should_stop)
 
-        monkeypatch.setattr(trainer, "_evaluate", fail_in_the_third)
+        monkeypatch.setattr(trainer, "_play", fail_in_the_third)
         with pytest.raises(RunError, match="on strike"):
             trainer.train(run, [reporter])
     assert [line["center_score"] is not None for line in figures(run)] == [False, True]
@@ -540,15 +538,15 @@ def test_the_best_checkpoint_is_of_its_own_generation(config):
 def test_a_center_that_cannot_be_scored_ends_the_run_with_the_reason(config, monkeypatch):
     run = RunDirectory.create(config)
     with closing(Trainer(config)) as trainer:
-        monkeypatch.setattr(trainer.judge, "result", raise_worker_error)
+        monkeypatch.setattr(trainer.scorer, "result", raise_play_error)
         with pytest.raises(RunError, match="the center cannot be scored"):
             trainer.train(run)
     assert checkpoint.load(run.last)["generation"] == 2
     assert train(config, run).finished
 
 
-def raise_worker_error(should_stop):
-    raise WorkerError("the center cannot be scored: ValueError: no")
+def raise_play_error(should_stop):
+    raise PlayError("the center cannot be scored: ValueError: no")
 
 
 def with_limit(config: Config) -> Config:
@@ -585,21 +583,23 @@ def test_without_a_limit_none_is_reported(config):
     assert figures(run)[0]["episode_limit"] is None
 
 
-@pytest.mark.parametrize("kind", ["fresh", "fixed"])
-def test_the_next_generations_states_are_drawn_beside_this_one_on_a_device(config, kind, monkeypatch):
+def test_a_player_is_told_the_seeds_to_come_before_it_plays(config, monkeypatch):
     config = replace(config, env=replace(config.env, engine="warp"), generations=3)
-    config = replace(config, rollout=replace(config.rollout, reset_seeds=kind))
-    evaluate, calls = OnDeviceEvaluator.evaluate, []
+    play, prefetch, calls = DevicePlayer.play, DevicePlayer.prefetch, []
 
-    def noting(self, population, seeds, *, next_seeds=None, **options):
-        calls.append((seeds, next_seeds and next_seeds()))
-        return evaluate(self, population, seeds, **options)
+    def noting_play(self, population, episodes, **options):
+        calls.append(("play", episodes.reset_seed.tolist()))
+        return play(self, population, episodes, **options)
 
-    monkeypatch.setattr(OnDeviceEvaluator, "evaluate", noting)
+    def noting_prefetch(self, reset_seeds):
+        calls.append(("prefetch", reset_seeds.ravel().tolist()))
+        prefetch(self, reset_seeds)
+
+    monkeypatch.setattr(DevicePlayer, "play", noting_play)
+    monkeypatch.setattr(DevicePlayer, "prefetch", noting_prefetch)
     train(config, RunDirectory.create(config))
-    assert len(calls) == 3
-    ahead = [following for _, following in calls]
-    assert ahead[:2] == ([calls[1][0], calls[2][0]] if kind == "fresh" else [None, None])
+    assert [kind for kind, _ in calls] == ["prefetch", "play"] * 3
+    assert [calls[0][1], calls[2][1]] == [calls[3][1], calls[5][1]]
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "HalfCheetah-v5"])
@@ -719,17 +719,17 @@ def test_native_slots_are_shared_out_over_processes(config, num_envs, members, e
     )
     with closing(Trainer(config)) as trainer:
         if workers is None:
-            assert isinstance(trainer.evaluator, VectorizedEvaluator)
-            assert [env.num_envs for env in trainer.evaluator.envs] == [min(num_envs, members * episodes)]
+            assert isinstance(trainer.player, HostPlayer)
+            assert [env.num_envs for env in trainer.player.envs] == [min(num_envs, members * episodes)]
         else:
-            assert isinstance(trainer.evaluator, ShardedEvaluator)
-            assert trainer.evaluator.num_workers == workers
+            assert isinstance(trainer.player, WorkerPlayer)
+            assert trainer.player.num_workers == workers
     for env in (
         replace(config.env, engine="gymnasium"),
         replace(config.env, wrappers=["RecordEpisodeStatistics"]),
     ):
         with closing(Trainer(replace(config, env=env))) as trainer:
-            assert isinstance(trainer.evaluator, VectorizedEvaluator)
+            assert isinstance(trainer.player, HostPlayer)
 
 
 def test_a_call_may_run_some_generations_only(config):
