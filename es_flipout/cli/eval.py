@@ -1,4 +1,4 @@
-"""es-eval: score a run's policy in the official Gymnasium environment, and film it."""
+"""Score a run's policy in the official Gymnasium environment, and film it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = UsageParser(prog="es-eval", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run directory")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes to score (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=20, help="number of episodes (default: %(default)s)")
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
-        help="reset seed of the first; the others follow it (default: %(default)s)",
+        help="reset seed of the first episode; episode i uses seed + i (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint",
         default=None,
-        help="best, last, or a checkpoint file (default: best if the run has one, else last)",
+        help="best, last, or a checkpoint file (default: best if it exists, otherwise last)",
     )
     parser.add_argument(
-        "--video", type=Path, metavar="FILE", help="film the first episode into FILE, .mp4 or .gif"
+        "--video", type=Path, metavar="FILE", help="write a video of the first episode to FILE (.mp4 or .gif)"
     )
     parsed = parser.parse_args(arguments)
     if parsed.episodes < 1:
@@ -58,7 +58,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         if parsed.video.suffix not in VIDEO_SUFFIXES:
             raise UsageError(f"--video must end in {' or '.join(VIDEO_SUFFIXES)}, got {parsed.video}")
         if not parsed.video.absolute().parent.is_dir():
-            raise UsageError(f"--video: the folder {parsed.video.parent} does not exist")
+            raise UsageError(f"--video: folder {parsed.video.parent} does not exist")
         if parsed.video.is_dir() or not os.access(parsed.video.absolute().parent, os.W_OK):
             raise UsageError(f"--video: cannot write {parsed.video}")
     return parsed
@@ -90,7 +90,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
         f"min {np.nanmin(result.returns):.1f}  max {np.nanmax(result.returns):.1f}"
     )
     if result.failed:
-        print(f"failed  {result.failed} of {parsed.episodes} episodes; the figures are of the others")
+        print(f"failed  {result.failed} of {parsed.episodes} episodes (left out of the statistics)")
     print(
         f"length  mean {statistics.fmean(result.lengths):.1f}  "
         f"min {min(result.lengths)}  max {max(result.lengths)}"
@@ -108,7 +108,7 @@ def _checkpoint_path(run: RunDirectory, name: str | None) -> Path:
 
 @contextmanager
 def _film(path: Path | None, fps: int) -> Iterator[FrameSink | None]:
-    """Yields what takes the frames of a film at `path`, or None if there is to be none."""
+    """Yields a function that appends a frame to the video at `path`; None without a path."""
     if path is None:
         yield None
         return

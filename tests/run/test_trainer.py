@@ -152,7 +152,7 @@ def test_a_warm_start_with_another_policy_is_told(config):
     train(replace(config, generations=1), source)
     config = replace(config, policy=replace(config.policy, hidden_sizes=[9]), init_from="source")
     with pytest.raises(
-        RunError, match=r"source/checkpoints/last.pt is of another policy: network.0.weight is"
+        RunError, match=r"source/checkpoints/last.pt was saved with a different policy: network.0.weight is"
     ):
         Trainer(config)
 
@@ -186,7 +186,7 @@ def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
         assert line["episode_length"] > 2
         assert -1 <= line["fitness_worst"] <= line["fitness_best"] <= 0
     assert figures(run)[0]["tied_fraction"] == 1  # what the update was made of: all have fallen
-    assert figures(run)[-1]["center_score"] > 2
+    assert figures(run)[-1]["score"] > 2
 
 
 def test_of_several_episodes_each_loses_its_own_bonus():
@@ -202,12 +202,12 @@ def test_the_center_is_scored_officially_at_every_interval_and_at_the_end(config
     run = RunDirectory.create(config)
     trainer = train(replace(config, generations=5), run)
     lines = figures(run)
-    assert [line["center_score"] is not None for line in lines] == [False, True, False, True, True]
+    assert [line["score"] is not None for line in lines] == [False, True, False, True, True]
     judge = OfficialEvaluator(config.env, config.evaluation.episodes)
     official = judge.score(trainer.policy, seed=config.evaluation.seed)
     judge.close()
-    assert lines[-1]["center_score"] == official.mean
-    best = max(line["center_score"] for line in lines if line["center_score"] is not None)
+    assert lines[-1]["score"] == official.mean
+    best = max(line["score"] for line in lines if line["score"] is not None)
     assert checkpoint.load(run.best)["best_score"] == best
 
 
@@ -520,9 +520,9 @@ def test_a_generation_that_cannot_be_played_loses_no_score_before_it(config, mon
         monkeypatch.setattr(trainer, "_evaluate", fail_in_the_third)
         with pytest.raises(RunError, match="on strike"):
             trainer.train(run, [reporter])
-    assert [line["center_score"] is not None for line in figures(run)] == [False, True]
+    assert [line["score"] is not None for line in figures(run)] == [False, True]
     assert "unscored" not in checkpoint.load(run.last)
-    assert checkpoint.load(run.best)["best_score"] == figures(run)[-1]["center_score"]
+    assert checkpoint.load(run.best)["best_score"] == figures(run)[-1]["score"]
 
 
 def test_the_best_checkpoint_is_of_its_own_generation(config):
@@ -531,7 +531,7 @@ def test_the_best_checkpoint_is_of_its_own_generation(config):
     run = RunDirectory.create(config)
     train(config, run)
     best = checkpoint.load(run.best)
-    scores = {line["generation"]: line["center_score"] for line in figures(run) if line["center_score"]}
+    scores = {line["generation"]: line["score"] for line in figures(run) if line["score"]}
     assert best["best_score"] == scores[best["generation"]] == max(scores.values())
     [line] = [line for line in figures(run) if line["generation"] == best["generation"]]
     assert best["optimizer"]["param_groups"][0]["lr"] == line["lr"]  # not that of the next one
@@ -631,7 +631,7 @@ def test_processes_change_no_figure(config):
     for state, lines in results:
         assert_same_state(state, results[0][0])
         assert lines == results[0][1]
-    assert results[0][1][-1]["center_score"] > 0
+    assert results[0][1][-1]["score"] > 0
 
 
 def test_wrappers_surround_training_and_scoring(config):
@@ -641,7 +641,7 @@ def test_wrappers_surround_training_and_scoring(config):
     trainer = train(config, run)
     assert trainer.policy.network[0].in_features == 5  # the time is the last
     assert trainer.policy.normalizer.mean[4] == pytest.approx(2.5)  # of the times 0 to 5
-    assert figures(run)[-1]["fitness_mean"] == figures(run)[-1]["center_score"] == 6
+    assert figures(run)[-1]["fitness_mean"] == figures(run)[-1]["score"] == 6
 
 
 def test_faults_are_counted_and_the_run_goes_on(config):
@@ -689,7 +689,7 @@ def test_an_environment_need_not_know_of_rendering(config):
     config = replace(config, env=replace(config.env, id="Plain-v0", kwargs={}), generations=1)
     run = RunDirectory.create(config)
     train(config, run)
-    assert figures(run)[0]["center_score"] <= 0
+    assert figures(run)[0]["score"] <= 0
 
 
 def test_an_environment_that_cannot_be_made_is_told_at_once(config):
@@ -753,6 +753,6 @@ def test_inverted_pendulum_is_learnt(config, engine):
     run = RunDirectory.create(config)
     train(config, run)
     # Scored in the official environment, whatever it was trained in.
-    scores = [line["center_score"] for line in figures(run) if line["center_score"] is not None]
+    scores = [line["score"] for line in figures(run) if line["score"] is not None]
     assert scores[0] < 150
     assert max(scores) == 200
