@@ -147,13 +147,12 @@ def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
 
 
 def curve(run: RunDirectory) -> dict[str, list[float]]:
-    """Returns a run's learning curve: what the center had reached whenever training scored it."""
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    scored = [line for line in lines if line["center_score"] is not None]
+    """Returns a run's learning curve: the scores that training measured."""
+    scored = [line for line in run.read_metrics() if line["score"] is not None]
     return {
         "env_steps": [line["env_steps"] for line in scored],
         "seconds": [round(line["timing"]["seconds"], 1) for line in scored],
-        "center_score": [round(line["center_score"], 2) for line in scored],
+        "score": [round(line["score"], 2) for line in scored],
     }
 
 
