@@ -216,7 +216,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise RunError(
             f"checkpoint {path} has format {found}; this version reads formats {OLD_FORMAT} and {FORMAT}"
         )
-    state = migrate_checkpoint(state)
+    try:
+        state = migrate_checkpoint(state)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunError(f"checkpoint {path} cannot be read: it is damaged") from error
     policy = state.get("policy")
     if not isinstance(policy, dict) or not all(isinstance(value, Tensor) for value in policy.values()):
         raise RunError(f"checkpoint {path} contains no policy")
