@@ -84,13 +84,14 @@ def _evaluate(arguments: Sequence[str]) -> int:
         silence_mujoco()
         with _film(parsed.video, env.metadata.get("render_fps", 30)) as on_frame:
             result = evaluator.score(policy, seed=parsed.seed, on_frame=on_frame)
-    print(f"{config.env.id}, {path} (generation {state.get('generation')}), {parsed.episodes} episodes")
+    count = f"{parsed.episodes} episode{'' if parsed.episodes == 1 else 's'}"
+    print(f"{config.env.id}, {path} (generation {state.get('generation')}), {count}")
     print(
         f"return  mean {result.mean:.1f}  std {result.std:.1f}  "
         f"min {np.nanmin(result.returns):.1f}  max {np.nanmax(result.returns):.1f}"
     )
     if result.failed:
-        print(f"failed  {result.failed} of {parsed.episodes} episodes (left out of the statistics)")
+        print(f"failed  {result.failed} of {count} (left out of the statistics)")
     print(
         f"length  mean {statistics.fmean(result.lengths):.1f}  "
         f"min {min(result.lengths)}  max {max(result.lengths)}"
