@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
@@ -29,6 +28,7 @@ from es_flipout.cli.config_file import (
     suggestion,
 )
 from es_flipout.cli.shipped import find_config
+from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 
 __all__ = ["RESUME_OPTIONS", "TrainArguments", "UsageError", "load_config", "parse_train"]
@@ -101,7 +101,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     arguments = list(overrides)
     _check_section_options(overrides)
     if path is not None:
-        arguments = ["--config", yaml.safe_dump(read_config_file(path), sort_keys=False), *arguments]
+        arguments = ["--config", yaml_text.dump(read_config_file(path)), *arguments]
     parser = _config_parser()
     try:
         values = parser.instantiate(parser.parse_args(arguments))

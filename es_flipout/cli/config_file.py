@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
+from typing_extensions import override
 
+from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.migration import OPTIONS, migrate_config
 
@@ -98,9 +100,10 @@ def suggestion(name: str, allowed: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f" (allowed: {', '.join(allowed)})"
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml_text.Loader):
     """A YAML loader that refuses a key that appears twice in one mapping."""
 
+    @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:

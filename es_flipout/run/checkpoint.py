@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.migration import FORMAT, OLD_FORMAT, migrate_checkpoint, migrate_metrics
 
@@ -108,9 +108,8 @@ class RunDirectory:
 
     def write_config(self, config: Config) -> None:
         """Writes the resolved configuration."""
-        text = yaml.safe_dump(asdict(config), sort_keys=False)
         with atomic_write(self.config) as file:
-            file.write(text.encode())
+            file.write(yaml_text.dump(asdict(config)).encode())
 
     @contextlib.contextmanager
     def locked(self) -> Any:

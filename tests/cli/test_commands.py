@@ -346,6 +346,7 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(tiny_config, number)
                 break
         output = process.stdout.read()
     assert process.returncode == 128 + number
+    assert "Stopping safely. Press Ctrl-C again to abort.\n" in output
     assert "continue with: es-train --resume run" in output
     assert "Traceback" not in output
     state = last_state(Path("run"))

@@ -95,9 +95,11 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
 
 
 def test_the_written_configuration_reads_back_equal():
-    config = Config(es=ESConfig(population_size=12, sigma=0.1 + 0.2), out="somewhere", generations=3)
-    run = RunDirectory.create(config)
-    assert load_config(run.config) == config
+    # A directory may have a name that looks like a number or a date.
+    for out in ("somewhere", "1e5", "2024-01-01"):
+        config = Config(es=ESConfig(population_size=12, sigma=0.1 + 0.2), out=out, generations=3)
+        run = RunDirectory.create(config)
+        assert load_config(run.config) == config
 
 
 def test_runs_without_a_name_never_share_a_directory():
