@@ -13,7 +13,6 @@ from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.process import StopRequest, run_command, silence_mujoco
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.metrics import JsonLines, Reporter
-from es_flipout.run.placement import place
 from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.terminal import Terminal
 from es_flipout.run.trainer import Trainer
@@ -32,11 +31,8 @@ def _train(arguments: Sequence[str]) -> int:
     silence_mujoco()
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
-        config, placement = place(request.config)
-        if config.env.engine == "warp":
-            console.print("mujoco_warp compiles its kernels on first use, which may take minutes")
         continues = request.resume is not None and RunDirectory(request.resume).last.exists()
-        trainer = Trainer(config, continues=continues)
+        trainer = Trainer(request.config, continues=continues, announce=console.print)
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
@@ -48,9 +44,8 @@ def _train(arguments: Sequence[str]) -> int:
         if request.resume:
             run.write_config(trainer.config)
         action = f"continues after generation {trainer.es.generation}" if request.resume else "starts"
-        if config.init_from is not None and not request.resume:
-            action += f" with the policy of {config.init_from}"
-        console.print(placement)
+        if trainer.config.init_from is not None and not request.resume:
+            action += f" with the policy of {trainer.config.init_from}"
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
         stop = StopRequest()
         for reporter in (reporters := _reporters(request, trainer, run, console)):
