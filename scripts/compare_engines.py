@@ -24,7 +24,7 @@ from es_flipout.bench.machine import describe_machine
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.envs import make_vec
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.rollout import OfficialEvaluator
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.run import checkpoint

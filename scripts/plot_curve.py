@@ -1,6 +1,6 @@
 """Draws the learning curves of runs: the score over env steps and over time.
 
-python scripts/plot_curve.py runs/suite/published/ant/seed? --out docs/ant.png --title Ant-v5
+python -m scripts.plot_curve runs/suite/published/ant/seed? --out docs/ant.png --title Ant-v5
 """
 
 from __future__ import annotations

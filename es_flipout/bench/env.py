@@ -16,7 +16,7 @@ from es_flipout.bench.replay import PhysicsCalls
 from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, interleave
 from es_flipout.bench.training import record_physics, training
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.run.config import Config
 
 WARMUP_STEPS = 3

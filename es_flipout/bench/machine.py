@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 import torch
 
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 
 
 def describe_machine(device: str = "cpu") -> dict[str, object]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from es_flipout.bench.report import Figures
-from es_flipout.envs.make import native_maker
-from es_flipout.envs.warp import WarpEngine
+from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.native import native_maker
 from es_flipout.rollout.device_envs import SeededStates, Starts
 from es_flipout.run.config import Config
 

@@ -19,7 +19,7 @@ import torch
 
 from es_flipout.bench.physics_alone import PhysicsAlone
 from es_flipout.bench.report import Figures, Ratio, Watch, interleave
-from es_flipout.envs.make import cpu_engine_of, runs_natively
+from es_flipout.envs.native import cpu_engine_of, runs_natively
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config, EvaluationConfig, LoggingConfig
 from es_flipout.run.trainer import Trainer

@@ -29,7 +29,7 @@ from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import Bench, Report, add_device_options, add_timing_options
 from es_flipout.cli.bench_display import Bar, make_table, number, spread_of_ms
 from es_flipout.cli.bench_memory import memory_picture, policy_subject, run_memory
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 
 SWEEPS: dict[str, dict[str, list[int]]] = {
     "mlp": {"population_size": [1024, 64, 256, 4096], "width": [256, 32, 64, 1024], "depth": [2, 1, 4]},

@@ -38,7 +38,7 @@ from es_flipout.cli.bench_common import (
 )
 from es_flipout.cli.bench_display import Bar, make_table, number
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.run.config import Config
 
 

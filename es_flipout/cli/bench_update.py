@@ -26,7 +26,7 @@ from es_flipout.bench.update import (
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.bench_common import Bench, Report, add_device_options, add_timing_options
 from es_flipout.cli.bench_display import Bar, make_table, number
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.rollout import WorkerError
 
 CONTESTANTS = (FLIPOUT, ONE_BASE, LOW_RANK, *POOLS)

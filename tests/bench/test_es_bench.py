@@ -296,7 +296,7 @@ MISTAKES = [
     (["throughput", "--warp-slots", "8"], "device 'cuda' is not available"),
     (
         ["throughput", "--quick", "--env", "CartPole-v1", "--warp-slots", "8", "--warp-device", "cpu"],
-        "engine 'warp' runs native tasks, and CartPole-v1 is none",
+        "engine 'warp' runs native tasks only, not CartPole-v1",
     ),
     (["throughput", "--price-per-core-hour", "0"], "--price-per-core-hour must be > 0, got 0.0"),
     (["throughput", "--env", "Humanod-v5"], "unknown environment 'Humanod-v5'"),
