@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,17 +16,17 @@ import torch
 from gymnasium import spaces
 
 from es_flipout.cli.arguments import load_config
-from es_flipout.normalization import RunningStatistics
 from es_flipout.rollout import (
-    Evaluation,
-    EvaluationStoppedError,
-    OfficialEvaluator,
-    OnDeviceEvaluator,
-    VectorizedEvaluator,
-    WorkerError,
+    DevicePlayer,
+    Episodes,
+    HostPlayer,
+    PlayError,
+    PlayStoppedError,
+    Scorer,
+    WorkerPlayer,
 )
-from es_flipout.rollout.sharded import ShardedEvaluator
 from es_flipout.run import checkpoint
+from es_flipout.run.build import official_maker
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
 from es_flipout.run.metrics import JsonLines
@@ -190,12 +189,12 @@ def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
 
 
 def test_of_several_episodes_each_loses_its_own_bonus():
-    returns, lengths = torch.tensor([[10.0, 4.0], [torch.nan, 1.0]]), torch.tensor([[4, 2], [1, 1]])
-    evaluation = Evaluation(returns, lengths, 8, RunningStatistics(1), Counter())
-    found = evaluation.fitness_without(0.5)
+    episodes = Episodes.of_population([[0, 1], [2, 3]])
+    episodes.returns[:], episodes.lengths[:] = [10.0, 4.0, np.nan, 1.0], [4, 2, 1, 1]
+    found = episodes.fitness(alive_bonus=0.5)
     assert found[0] == (8 + 3) / 2
     assert found[1].isnan()
-    assert torch.equal(evaluation.fitness_without(0)[:1], evaluation.fitness[:1])
+    assert episodes.fitness()[0] == (10 + 4) / 2
 
 
 def test_the_center_is_scored_officially_at_every_interval_and_at_the_end(config):
@@ -203,10 +202,9 @@ def test_the_center_is_scored_officially_at_every_interval_and_at_the_end(config
     trainer = train(replace(config, generations=5), run)
     lines = figures(run)
     assert [line["score"] is not None for line in lines] == [False, True, False, True, True]
-    judge = OfficialEvaluator(config.env, config.evaluation.episodes)
-    official = judge.score(trainer.policy, seed=config.evaluation.seed)
-    judge.close()
-    assert lines[-1]["score"] == official.mean
+    with closing(Scorer(official_maker(config.env), config.evaluation.episodes)) as scorer:
+        official = scorer.score(trainer.policy, seed=config.evaluation.seed)
+    assert lines[-1]["score"] == official.mean_return
     best = max(line["score"] for line in lines if line["score"] is not None)
     assert checkpoint.load(run.best)["best_score"] == best
 
@@ -360,15 +358,15 @@ gym.register("Plain-v0", PlainEnv)
 
 
 def recorded(trainer: Trainer) -> list[np.ndarray]:
-    """Returns a list that gets the reset seeds of every evaluation, [P, E]."""
+    """Returns a list that gets the reset seeds of every population played, [P, E]."""
     seeds: list[np.ndarray] = []
-    evaluate = trainer.evaluator.evaluate
+    play = trainer.player.play
 
-    def record(population: Any, reset_seeds: Any, **options: Any) -> Any:
-        seeds.append(np.array(reset_seeds))
-        return evaluate(population, reset_seeds, **options)
+    def record(population: Any, episodes: Episodes, **options: Any) -> Episodes:
+        seeds.append(episodes.reset_seed.reshape(population.size, -1))
+        return play(population, episodes, **options)
 
-    trainer.evaluator.evaluate = record
+    trainer.player.play = record
     return seeds
 
 
@@ -480,7 +478,7 @@ def test_a_generation_stopped_before_its_score_is_reported_later(config):
 
 
 def stopped(should_stop):
-    raise EvaluationStoppedError
+    raise PlayStoppedError
 
 
 @pytest.mark.parametrize("generations", [2, 3])
@@ -490,8 +488,8 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
     train(config, whole)
     with closing(Trainer(config)) as trainer, closing(JsonLines(parts.metrics)) as reporter:
         with monkeypatch.context() as patch:
-            patch.setattr(trainer.judge, "result", stopped)
-            trainer.train(parts, [reporter])  # till it waits for the score of generation 2
+            patch.setattr(trainer.scorer, "result", stopped)
+            trainer.train(parts, [reporter])  # until it waits for the score of generation 2
         trainer._report_scored(parts, [reporter], lambda: False)
         # Here it is killed.
     assert [line["generation"] for line in figures(parts)] == [1, 2]
@@ -510,14 +508,14 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
 def test_a_generation_that_cannot_be_played_loses_no_score_before_it(config, monkeypatch):
     run = RunDirectory.create(config)
     with closing(Trainer(config)) as trainer, closing(JsonLines(run.metrics)) as reporter:
-        evaluate = trainer._evaluate
+        play = trainer._play
 
         def fail_in_the_third(should_stop):
             if trainer.es.generation == 2:
                 raise RunError("the physics is on strike")
-            return evaluate(should_stop)
+            return play(should_stop)
 
-        monkeypatch.setattr(trainer, "_evaluate", fail_in_the_third)
+        monkeypatch.setattr(trainer, "_play", fail_in_the_third)
         with pytest.raises(RunError, match="on strike"):
             trainer.train(run, [reporter])
     assert [line["score"] is not None for line in figures(run)] == [False, True]
@@ -540,15 +538,15 @@ def test_the_best_checkpoint_is_of_its_own_generation(config):
 def test_a_center_that_cannot_be_scored_ends_the_run_with_the_reason(config, monkeypatch):
     run = RunDirectory.create(config)
     with closing(Trainer(config)) as trainer:
-        monkeypatch.setattr(trainer.judge, "result", raise_worker_error)
+        monkeypatch.setattr(trainer.scorer, "result", raise_play_error)
         with pytest.raises(RunError, match="the center cannot be scored"):
             trainer.train(run)
     assert checkpoint.load(run.last)["generation"] == 2
     assert train(config, run).finished
 
 
-def raise_worker_error(should_stop):
-    raise WorkerError("the center cannot be scored: ValueError: no")
+def raise_play_error(should_stop):
+    raise PlayError("the center cannot be scored: ValueError: no")
 
 
 def with_limit(config: Config) -> Config:
@@ -589,21 +587,21 @@ def test_without_a_limit_none_is_reported(config):
 def test_the_next_generations_states_are_drawn_beside_this_one_on_a_device(config, kind, monkeypatch):
     config = replace(config, env=replace(config.env, engine="warp"), generations=3)
     config = replace(config, rollout=replace(config.rollout, reset_seeds=kind))
-    evaluate, calls = OnDeviceEvaluator.evaluate, []
+    play, played, prefetched = DevicePlayer.play, [], []
 
-    def noting(self, population, seeds, *, next_seeds=None, **options):
-        calls.append((seeds, next_seeds and next_seeds()))
-        return evaluate(self, population, seeds, **options)
+    def noting(self, population, episodes, **options):
+        played.append(episodes.reset_seed)
+        return play(self, population, episodes, **options)
 
-    monkeypatch.setattr(OnDeviceEvaluator, "evaluate", noting)
+    monkeypatch.setattr(DevicePlayer, "play", noting)
+    monkeypatch.setattr(DevicePlayer, "prefetch", lambda self, seeds: prefetched.append(seeds.flatten()))
     train(config, RunDirectory.create(config))
-    assert len(calls) == 3
-    ahead = [following for _, following in calls]
-    assert ahead[:2] == ([calls[1][0], calls[2][0]] if kind == "fresh" else [None, None])
+    assert len(played) == 3
+    assert np.array_equal(prefetched[:2], played[1:])
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "HalfCheetah-v5"])
-def test_neither_slots_nor_threads_change_the_parameters(config, env_id):
+def test_neither_envs_nor_threads_change_the_parameters(config, env_id):
     config = replace(config, es=replace(config.es, population_size=40), generations=3)
     lines, states = [], []
     for slots, threads in ((40, 1), (40, 2), (7, 1), (33, 2), (1, 1)):
@@ -702,14 +700,14 @@ def test_an_environment_that_cannot_be_made_is_told_at_once(config):
     [
         (64, 64, 1, 2, 2),
         (64, 64, 1, 3, 3),
-        (33, 64, 1, 8, 2),  # 16 slots or more in each
+        (33, 64, 1, 8, 2),  # 16 envs or more in each
         (31, 64, 1, 2, None),
         (64, 64, 1, 1, None),
-        (256, 20, 1, 2, None),  # no more slots than episodes
+        (256, 20, 1, 2, None),  # no more envs than episodes
         (256, 20, 2, 2, 2),
     ],
 )
-def test_native_slots_are_shared_out_over_processes(config, num_envs, members, episodes, threads, workers):
+def test_native_envs_are_shared_out_over_processes(config, num_envs, members, episodes, threads, workers):
     config = replace(
         config,
         env=replace(config.env, num_envs=num_envs),
@@ -719,17 +717,17 @@ def test_native_slots_are_shared_out_over_processes(config, num_envs, members, e
     )
     with closing(Trainer(config)) as trainer:
         if workers is None:
-            assert isinstance(trainer.evaluator, VectorizedEvaluator)
-            assert [env.num_envs for env in trainer.evaluator.envs] == [min(num_envs, members * episodes)]
+            assert isinstance(trainer.player, HostPlayer)
+            assert [env.num_envs for env in trainer.player.envs] == [min(num_envs, members * episodes)]
         else:
-            assert isinstance(trainer.evaluator, ShardedEvaluator)
-            assert trainer.evaluator.num_workers == workers
+            assert isinstance(trainer.player, WorkerPlayer)
+            assert trainer.player.num_workers == workers
     for env in (
         replace(config.env, engine="gymnasium"),
         replace(config.env, wrappers=["RecordEpisodeStatistics"]),
     ):
         with closing(Trainer(replace(config, env=env))) as trainer:
-            assert isinstance(trainer.evaluator, VectorizedEvaluator)
+            assert isinstance(trainer.player, HostPlayer)
 
 
 def test_a_call_may_run_some_generations_only(config):
