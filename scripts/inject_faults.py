@@ -21,7 +21,7 @@ from es_flipout.cli.process import silence_mujoco
 from es_flipout.rollout import OfficialEvaluator
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import EnvConfig, ESConfig, EvaluationConfig, OptimizerConfig, PolicyConfig
-from es_flipout.run.metrics import Terminal
+from es_flipout.run.terminal import Terminal
 
 RUNS = [
     ("InvertedPendulum-v5", "InvertedPendulum-v5", "auto"),

@@ -6,7 +6,6 @@ python -m scripts.plot_curve runs/suite/published/ant/seed? --out docs/ant.png -
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +13,8 @@ import matplotlib
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
+
+from es_flipout.run.checkpoint import RunDirectory
 
 
 def main() -> None:
@@ -24,25 +25,25 @@ def main() -> None:
     arguments = parser.parse_args()
     figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for run in arguments.runs:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        scored = [line for line in lines if line["center_score"] is not None]
+        lines = RunDirectory.open(run).read_metrics()
+        scored = [line for line in lines if line["score"] is not None]
         for axis, horizontal in (
             (by_steps, lambda line: line["env_steps"] / 1e6),
             (by_time, lambda line: line["timing"]["seconds"] / 60),
         ):
             (curve,) = axis.plot(
                 [horizontal(line) for line in scored],
-                [line["center_score"] for line in scored],
-                label=f"{run.name}: center, official score",
+                [line["score"] for line in scored],
+                label=f"{run.name}: score",
             )
             axis.plot(
                 [horizontal(line) for line in lines],
                 [line["fitness_mean"] for line in lines],
                 color=curve.get_color(),
                 alpha=0.35,
-                label=f"{run.name}: mean of the population",
+                label=f"{run.name}: mean fitness",
             )
-    by_steps.set(xlabel="million live env steps", ylabel="return", title=arguments.title)
+    by_steps.set(xlabel="million env steps", ylabel="return", title=arguments.title)
     by_time.set(xlabel="minutes")
     handles, labels = by_steps.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")

@@ -96,15 +96,15 @@ def plot(documents: Sequence[Document], path: Path) -> None:
                 for number, line in enumerate(lines if len(drawn) == 1 else [mean_curve(lines)]):
                     axis.plot(
                         [value / unit for value in line[key]],
-                        line["center_score"],
+                        line["score"],
                         color=plt.get_cmap("tab20")(index),
                         alpha=0.7,
                         label=document["name"] if number == 0 else None,
                     )
             axis.grid(alpha=0.3)
-        axes[0].set(title=task, ylabel="center score")
+        axes[0].set(title=task, ylabel="score")
         axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    grid[-1][0].set(xlabel="million live env steps")
+    grid[-1][0].set(xlabel="million env steps")
     grid[-1][1].set(xlabel="minutes of training")
     figure.savefig(path, dpi=100, metadata={SOURCE: fingerprint({"documents": documents})})
     plt.close(figure)

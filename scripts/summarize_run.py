@@ -11,19 +11,20 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from es_flipout.bench.machine import describe_machine
+from es_flipout.cli.arguments import load_config
+from es_flipout.run.checkpoint import RunDirectory
 
 
 def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str, Any]]:
     """Returns the state of a run at the end of each period of its training time, and at its end.
 
     Args:
-        lines: the lines of metrics.jsonl.
+        lines: metrics, one generation each.
         minutes: length of a period.
     """
     found = []
@@ -31,7 +32,7 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
     score = None
     for line, following in zip(lines, [*lines[1:], None], strict=True):
         period.append(line)
-        score = line["center_score"] if line["center_score"] is not None else score
+        score = line["score"] if line["score"] is not None else score
         number = line["timing"]["seconds"] // (60 * minutes)
         if following is None or following["timing"]["seconds"] // (60 * minutes) > number:
             found.append(
@@ -39,7 +40,7 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
                     "minutes": line["timing"]["seconds"] / 60,
                     "generation": line["generation"],
                     "env_steps": line["env_steps"],
-                    "last_center_score": score,
+                    "last_score": score,
                     "median_env_steps_per_second": statistics.median(
                         each["timing"]["env_steps_per_second"] for each in period
                     ),
@@ -57,21 +58,21 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="name of the device that it ran on")
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
-    lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text().splitlines()]
-    found = milestones(lines, arguments.minutes)
+    run = RunDirectory.open(arguments.run)
+    found = milestones(run.read_metrics(), arguments.minutes)
     for each in found:
-        score = each["last_center_score"]
+        score = each["last_score"]
         print(
             f"{each['minutes']:7.1f} min  generation {each['generation']:5}  "
             f"{each['env_steps'] / 1e6:9.2f} M env steps  "
-            f"center {'-' if score is None else format(score, '.0f'):>6}  "
+            f"score {'-' if score is None else format(score, '.0f'):>6}  "
             f"{each['median_env_steps_per_second']:10,.0f} env steps/s  live {each['median_live_share']:.0%}"
         )
     if arguments.json:
         document = {
             "command": shlex.join(["python", "-m", "scripts.summarize_run", *sys.argv[1:]]),
             "machine": describe_machine(arguments.device),
-            "config": yaml.safe_load((arguments.run / "config.yaml").read_text()),
+            "config": asdict(load_config(run.config)),
             "milestones": found,
         }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")

@@ -148,12 +148,11 @@ def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
 
 def curve(run: RunDirectory) -> dict[str, list[float]]:
     """Returns the learning curve of a run: every score that training measured."""
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    scored = [line for line in lines if line["center_score"] is not None]
+    scored = [line for line in run.read_metrics() if line["score"] is not None]
     return {
         "env_steps": [line["env_steps"] for line in scored],
         "seconds": [round(line["timing"]["seconds"], 1) for line in scored],
-        "center_score": [round(line["center_score"], 2) for line in scored],
+        "score": [round(line["score"], 2) for line in scored],
     }
 
 

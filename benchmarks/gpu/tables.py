@@ -154,7 +154,7 @@ def train() -> str:
 def _train(document: Document) -> str:
     rows = []
     for each in document["milestones"]:
-        score = each["last_center_score"]
+        score = each["last_score"]
         rows.append(
             [
                 f"{each['minutes']:.1f} min",

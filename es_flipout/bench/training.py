@@ -15,7 +15,8 @@ from es_flipout.envs import MujocoVectorEnv
 from es_flipout.rollout import VectorizedEvaluator
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
-from es_flipout.run.metrics import JsonLines, TensorBoard
+from es_flipout.run.metrics import JsonLines
+from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.trainer import Trainer
 
 

@@ -1,4 +1,4 @@
-"""es-eval: score a run's policy in the official Gymnasium environment, and film it."""
+"""Score a run's policy in the official Gymnasium environment, and film it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = UsageParser(prog="es-eval", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run directory")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes to score (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=20, help="number of episodes (default: %(default)s)")
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
-        help="reset seed of the first; the others follow it (default: %(default)s)",
+        help="reset seed of the first episode; episode i uses seed + i (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint",
         default=None,
-        help="best, last, or a checkpoint file (default: best if the run has one, else last)",
+        help="best, last, or a checkpoint file (default: best if it exists, otherwise last)",
     )
     parser.add_argument(
-        "--video", type=Path, metavar="FILE", help="film the first episode into FILE, .mp4 or .gif"
+        "--video", type=Path, metavar="FILE", help="write a video of the first episode to FILE (.mp4 or .gif)"
     )
     parsed = parser.parse_args(arguments)
     if parsed.episodes < 1:
@@ -58,7 +58,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         if parsed.video.suffix not in VIDEO_SUFFIXES:
             raise UsageError(f"--video must end in {' or '.join(VIDEO_SUFFIXES)}, got {parsed.video}")
         if not parsed.video.absolute().parent.is_dir():
-            raise UsageError(f"--video: the folder {parsed.video.parent} does not exist")
+            raise UsageError(f"--video: folder {parsed.video.parent} does not exist")
         if parsed.video.is_dir() or not os.access(parsed.video.absolute().parent, os.W_OK):
             raise UsageError(f"--video: cannot write {parsed.video}")
     return parsed
@@ -85,14 +85,15 @@ def _evaluate(arguments: Sequence[str]) -> int:
         silence_mujoco()
         with film.into(parsed.video) if film is not None else nullcontext():
             episodes = scorer.score(policy, seed=parsed.seed)
-    print(f"{config.env.id}, {path} (generation {state.get('generation')}), {parsed.episodes} episodes")
+    count = f"{parsed.episodes} episode{'' if parsed.episodes == 1 else 's'}"
+    print(f"{config.env.id}, {path} (generation {state.get('generation')}), {count}")
     returns, lengths = episodes.returns, episodes.lengths
     print(
         f"return  mean {episodes.mean_return:.1f}  std {episodes.std_return:.1f}  "
         f"min {np.nanmin(returns):.1f}  max {np.nanmax(returns):.1f}"
     )
     if episodes.faults:
-        print(f"failed  {len(episodes.faults)} of {parsed.episodes} episodes; the figures are of the others")
+        print(f"failed  {len(episodes.faults)} of {count} (left out of the statistics)")
     print(f"length  mean {lengths.mean():.1f}  min {lengths.min()}  max {lengths.max()}")
     if parsed.video is not None:
         print(f"video   {parsed.video} (episode of seed {parsed.seed}, return {returns[0]:.1f})")

@@ -1,4 +1,4 @@
-"""What a command owes its process: exit status, one-line errors, signals."""
+"""What every command does as a process: exit status, one-line errors, signals."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 import mujoco
+from typing_extensions import override
 
 from es_flipout.cli.arguments import UsageError
 from es_flipout.run.checkpoint import RunError
@@ -20,8 +21,8 @@ from es_flipout.run.checkpoint import RunError
 class UsageParser(argparse.ArgumentParser):
     """A parser that raises a `UsageError` instead of printing usage and exiting."""
 
+    @override
     def error(self, message: str) -> NoReturn:
-        """Raises the message."""
         raise UsageError(message)
 
 
@@ -29,10 +30,10 @@ Command = Callable[[Sequence[str]], int]
 
 
 def run_command(program: str, command: Command, arguments: Sequence[str] | None) -> int:
-    """Runs a command and returns its exit status; a user's mistake is one line on standard error and 2.
+    """Runs a command and returns its exit status; for a user's mistake, one line on standard error and 2.
 
-    Modules of the user's own (an environment, a policy, an optimizer) are found in the current folder, as
-    with `python -m`.
+    The current folder is on the import path, as with `python -m`, so that a user's modules (an environment, a
+    policy, an optimizer) are found.
     """
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
@@ -47,17 +48,17 @@ def run_command(program: str, command: Command, arguments: Sequence[str] | None)
 
 
 def silence_mujoco() -> None:
-    """Keeps MuJoCo's warnings off the terminal and out of MUJOCO_LOG.TXT, for the rest of the process.
+    """Turns off MuJoCo's warnings, on the terminal and in MUJOCO_LOG.TXT, for the rest of the process.
 
-    They concern single simulations, whose failures are counted and reported as such.
+    They are about single envs, whose failed episodes are counted and reported anyway.
     """
     mujoco.set_mju_user_warning(lambda message: None)
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM, for the work to stop at its next safe point.
+    """Remembers the first SIGINT or SIGTERM, so that the work can stop at its next safe point.
 
-    A second signal acts as it would have without this.
+    A second signal has its usual effect.
     """
 
     def __init__(self) -> None:
@@ -74,14 +75,14 @@ class StopRequest:
         self.signal = number
         self.restore()
         # Not print: the signal may have interrupted one.
-        os.write(sys.stderr.fileno(), b"stopping; once more aborts at once\n")
+        os.write(sys.stderr.fileno(), b"Stopping safely. Press Ctrl-C again to abort.\n")
 
     def restore(self) -> None:
-        """Gives the signals back to whoever had them."""
+        """Restores the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @property
     def exit_status(self) -> int:
-        """Status to exit with: 0, or as a shell reports a signal, 128 + its number."""
+        """Status to exit with: 0, or 128 + the number of the signal, as a shell reports it."""
         return 0 if self.signal is None else 128 + self.signal

@@ -16,7 +16,7 @@ def find_config(name: str) -> Path:
     """Returns the configuration file that `--config NAME` means: a path, or a shipped name.
 
     Raises:
-        ValueError: if there is neither; the message lists the shipped names.
+        ValueError: if neither exists; the message lists the shipped names.
     """
     path = Path(name)
     if path.is_file():
@@ -26,4 +26,4 @@ def find_config(name: str) -> Path:
         if path.name == name and candidate.is_file():
             return candidate
     names = ", ".join(sorted(file.name for file in shipped.glob("*.yaml")))
-    raise ValueError(f"config file {name!r} does not exist, and the shipped configs are: {names}")
+    raise ValueError(f"config file {name!r} does not exist; the shipped configs are {names}")

@@ -12,7 +12,9 @@ from rich.console import Console
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.process import StopRequest, run_command, silence_mujoco
 from es_flipout.run.checkpoint import RunDirectory
-from es_flipout.run.metrics import JsonLines, Reporter, TensorBoard, Terminal
+from es_flipout.run.metrics import JsonLines, Reporter
+from es_flipout.run.tensorboard import TensorBoard
+from es_flipout.run.terminal import Terminal
 from es_flipout.run.trainer import Trainer
 
 
@@ -23,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     request = parse_train(arguments)
-    # The cores belong to the physics. One torch thread also keeps every sum in one order, so that
-    # results do not depend on the machine's core count.
+    # The cores are for the physics. One torch thread also keeps every sum in one order, so that results do
+    # not depend on the number of cores.
     torch.set_num_threads(1)
     silence_mujoco()
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -37,11 +39,11 @@ def _train(arguments: Sequence[str]) -> int:
         run = _open_run(request, trainer, stack)
         name = shlex.quote(str(run.path))
         if trainer.finished:
-            console.print(f"{run.path} has used up its budget ({trainer.es.generation} generations)")
+            console.print(f"{run.path} has already used up its budget ({trainer.es.generation} generations)")
             return 0
         if request.resume:
             run.write_config(trainer.config)
-        action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
+        action = f"continues after generation {trainer.es.generation}" if request.resume else "starts"
         if trainer.config.init_from is not None and not request.resume:
             action += f" with the policy of {trainer.config.init_from}"
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
@@ -52,7 +54,7 @@ def _train(arguments: Sequence[str]) -> int:
         stop.restore()
     if stop():
         where = f"generation {trainer.es.generation}{', not scored yet' if trainer.awaits_score else ''}"
-        console.print(f"stopped at {where}; continue with: es-train --resume {name}")
+        console.print(f"stopped after {where}; continue with: es-train --resume {name}")
     else:
         console.print(f"finished; score it with: es-eval {name}")
     return stop.exit_status

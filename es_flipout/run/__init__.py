@@ -1,1 +1,1 @@
-"""A run: its configuration, its generations, its files, its figures."""
+"""A run: its configuration, its generations, its files, its metrics."""

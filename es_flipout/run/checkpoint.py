@@ -1,7 +1,7 @@
 """Run directories and checkpoints: written whole or not at all, and read without running any code.
 
 RUN/config.yaml            the resolved configuration
-RUN/metrics.jsonl          one line a generation
+RUN/metrics.jsonl          one line per generation
 RUN/events.out.tfevents.*  TensorBoard
 RUN/checkpoints/last.pt    where a resumed run continues
 RUN/checkpoints/best.pt    the highest center score so far
@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
-
-FORMAT = 3
-"""Version of the checkpoint's layout."""
+from es_flipout.run.migration import FORMAT, OLD_FORMAT, migrate_checkpoint, migrate_metrics
 
 
 class RunError(ValueError):
@@ -48,7 +46,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """Metrics, one JSON object a line, one line a generation."""
+        """Metrics of each generation: one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -72,17 +70,17 @@ class RunDirectory:
 
     @classmethod
     def create(cls, config: Config) -> RunDirectory:
-        """Makes the directory of a new run and writes its configuration.
+        """Creates the directory of a new run and writes its configuration.
 
         Raises:
-            RunError: if `config.out` names a directory that holds something, or cannot be written.
+            RunError: if the directory is not empty, or cannot be written.
         """
         try:
             run = cls(Path(config.out).expanduser() if config.out else _make_unnamed(config))
             run._refuse_if_taken()
             run.path.mkdir(parents=True, exist_ok=True)
             with run.locked():
-                run._refuse_if_taken()  # by a process that was faster
+                run._refuse_if_taken()  # another process may have been faster
                 run.checkpoints.mkdir()
                 run.write_config(config)
         except OSError as error:
@@ -93,7 +91,7 @@ class RunDirectory:
     def _refuse_if_taken(self) -> None:
         if not self.path.is_dir() or not any(entry.name != ".lock" for entry in self.path.iterdir()):
             return
-        advice = f"continue it with --resume {self.path}, or " if self.config.exists() else ""
+        advice = f"continue it with --resume {self.path} or " if self.config.exists() else ""
         raise RunError(f"{self.path} is not empty; {advice}choose another --out")
 
     @classmethod
@@ -101,7 +99,7 @@ class RunDirectory:
         """Returns the existing run at `path`.
 
         Raises:
-            RunError: if there is none.
+            RunError: if it is not a run directory.
         """
         run = cls(Path(path))
         if not run.config.is_file():
@@ -110,16 +108,15 @@ class RunDirectory:
 
     def write_config(self, config: Config) -> None:
         """Writes the resolved configuration."""
-        text = yaml.safe_dump(asdict(config), sort_keys=False)
         with atomic_write(self.config) as file:
-            file.write(text.encode())
+            file.write(yaml_text.dump(asdict(config)).encode())
 
     @contextlib.contextmanager
     def locked(self) -> Any:
-        """Holds the run for this process; the lock goes with the process, however it ends.
+        """Locks the run for this process; the lock ends with the process, even if that is killed.
 
         Raises:
-            RunError: if another process holds it, or the directory cannot be written.
+            RunError: if another process holds the lock, or the directory cannot be written.
         """
         try:
             file = (self.path / ".lock").open("w")
@@ -132,27 +129,42 @@ class RunDirectory:
                 raise RunError(f"another process is training in {self.path}") from error
             yield
 
-    def truncate_metrics(self, generation: int) -> None:
-        """Drops the metrics of generations after `generation`: a resumed run writes them again."""
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Returns the metrics of every generation, the fields of `GenerationMetrics` by name.
+
+        Raises:
+            RunError: if a line is damaged. A last line without its end is left out: it was being written when
+                the process died.
+        """
         if not self.metrics.exists():
-            return
-        kept: list[str] = []
-        for line in self.metrics.read_text().splitlines(keepends=True):
-            # Only the line being written when a process died can be torn, and it is past the checkpoint.
+            return []
+        found = []
+        for number, line in enumerate(self.metrics.read_text().splitlines(keepends=True), 1):
             if not line.endswith("\n"):
                 break
             try:
-                if json.loads(line)["generation"] > generation:
-                    break
-            except (ValueError, TypeError, KeyError) as error:
-                raise RunError(f"{self.metrics} is damaged in line {len(kept) + 1}") from error
-            kept.append(line)
+                figures = migrate_metrics(json.loads(line))
+                int(figures["generation"])
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise RunError(f"{self.metrics} is damaged in line {number}") from error
+            found.append(figures)
+        return found
+
+    def truncate_metrics(self, generation: int) -> None:
+        """Drops the metrics of generations after `generation`: a resumed run writes them again.
+
+        Raises:
+            RunError: if a line is damaged.
+        """
+        if not self.metrics.exists():
+            return
+        kept = [line for line in self.read_metrics() if line["generation"] <= generation]
         with atomic_write(self.metrics) as file:
-            file.write("".join(kept).encode())
+            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _make_unnamed(config: Config) -> Path:
-    """Makes a directory whose name nobody else has taken, also not at the same time."""
+    """Creates a directory under a free name, safely if several processes do so at the same time."""
     name = f"{config.env.id.replace('/', '_')}-seed{config.seed}"
     for number in itertools.count(1):
         path = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -164,7 +176,7 @@ def _make_unnamed(config: Config) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Any:
-    """Opens a binary file that replaces `path` when the block ends, and only if it ends well."""
+    """Opens a binary file that replaces `path` once the block ends without an exception."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -183,26 +195,33 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint; nothing in the file is executed.
+    """Reads a checkpoint of this format or of the one before; nothing in the file is executed.
 
     Raises:
-        RunError: if the file is missing, damaged, of another format, or holds anything but plain data.
+        RunError: if the file is missing, damaged, of another format, or contains anything but plain data.
     """
     if not path.is_file():
         raise RunError(f"checkpoint {path} does not exist")
     if not zipfile.is_zipfile(path):
-        raise RunError(f"checkpoint {path} is damaged, truncated, or not a checkpoint at all")
+        raise RunError(f"checkpoint {path} is damaged, truncated, or not a checkpoint")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise RunError(f"checkpoint {path} is refused: it holds objects other than plain data") from error
+        raise RunError(f"checkpoint {path} was refused: it contains objects other than plain data") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"checkpoint {path} cannot be read: it is damaged") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise RunError(f"checkpoint {path} is not of format {FORMAT}")
+    found = state.get("format") if isinstance(state, dict) else None
+    if found not in (OLD_FORMAT, FORMAT):
+        raise RunError(
+            f"checkpoint {path} has format {found}; this version reads formats {OLD_FORMAT} and {FORMAT}"
+        )
+    try:
+        state = migrate_checkpoint(state)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunError(f"checkpoint {path} cannot be read: it is damaged") from error
     policy = state.get("policy")
     if not isinstance(policy, dict) or not all(isinstance(value, Tensor) for value in policy.values()):
-        raise RunError(f"checkpoint {path} holds no policy")
+        raise RunError(f"checkpoint {path} contains no policy")
     return state
 
 
@@ -210,17 +229,17 @@ def load_policy(policy: nn.Module, state: Mapping[str, Any], path: Path) -> None
     """Loads a checkpoint's policy into `policy`.
 
     Raises:
-        RunError: if the shapes are not the policy's; the message names the first that differs.
+        RunError: if names or shapes differ; the message gives the first that does.
     """
     check_policy(policy, state, path)
     policy.load_state_dict(state["policy"])
 
 
 def begin_with(policy: nn.Module, path: Path) -> None:
-    """Loads the policy of a run's last checkpoint, or of a checkpoint file, into `policy`, wherever that is.
+    """Loads the policy of a run's last checkpoint, or of a checkpoint file, into `policy` on its device.
 
     Raises:
-        RunError: if there is none, or its shapes are not the policy's.
+        RunError: if there is none, or its names or shapes differ.
     """
     if path.is_dir():
         path = RunDirectory.open(path).last
@@ -231,7 +250,7 @@ def check_policy(policy: nn.Module, state: Mapping[str, Any], path: Path) -> Non
     """Checks that a checkpoint's policy has the names and shapes of `policy`.
 
     Raises:
-        RunError: if it has not; the message names the first that differs.
+        RunError: if it does not; the message gives the first that differs.
     """
     saved, expected = state["policy"], policy.state_dict()
     for name in [*expected, *saved]:
@@ -239,6 +258,6 @@ def check_policy(policy: nn.Module, state: Mapping[str, Any], path: Path) -> Non
         wanted = tuple(expected[name].shape) if name in expected else "not part of it"
         if found != wanted:
             raise RunError(
-                f"checkpoint {path} is of another policy: {name} is {found}, "
-                f"the configured policy's is {wanted}"
+                f"checkpoint {path} was saved with a different policy: {name} is {found}, "
+                f"but {wanted} in the configured policy"
             )

@@ -323,9 +323,9 @@ class Trainer:
             sigma=self.es.sigma,
             lr=self.es.optimizer.param_groups[0]["lr"],
             **asdict(update),
-            center_score=None,
-            center_score_std=None,
-            center_episode_length=None,
+            score=None,
+            score_std=None,
+            score_episode_length=None,
             timing=Timing(episodes.env_steps / elapsed, self.seconds),
         )
 

@@ -161,7 +161,7 @@ def test_a_run_is_summarized_by_periods():
         return {
             "generation": generation,
             "env_steps": 10 * generation,
-            "center_score": score,
+            "score": score,
             "live_share": 0.5,
             "timing": timing,
         }
@@ -169,6 +169,6 @@ def test_a_run_is_summarized_by_periods():
     lines = [line(1, 4, 7.0), line(2, 9), line(3, 14, 8.0), line(4, 31)]
     found = milestones(lines, minutes=10)
     assert [each["generation"] for each in found] == [2, 3, 4]
-    assert [each["last_center_score"] for each in found] == [7.0, 8.0, 8.0]
+    assert [each["last_score"] for each in found] == [7.0, 8.0, 8.0]
     assert [each["median_env_steps_per_second"] for each in found] == [150, 300, 400]
     assert [each["minutes"] for each in found] == [9, 14, 31]

@@ -53,7 +53,7 @@ def results(tmp_path, monkeypatch):
             "minutes": 0.5,
             "generation": 40,
             "env_steps": 5_000_000,
-            "last_center_score": 1234.5,
+            "last_score": 1234.5,
             "median_env_steps_per_second": 2e5,
             "median_live_share": 0.875,
         }

@@ -152,7 +152,7 @@ def test_tensorboard_reads_scalars_and_histograms(finished_run):
     events = EventAccumulator(str(finished_run))
     events.Reload()
     tags = events.Tags()
-    assert {"fitness/mean", "center/score", "es/sigma", "time/env_steps_per_second"} <= set(tags["scalars"])
+    assert {"fitness/mean", "score/mean", "es/sigma", "time/env_steps_per_second"} <= set(tags["scalars"])
     assert {"fitness", "parameters/network.0.weight"} <= set(tags["histograms"])
     logged = [event.value for event in events.Scalars("fitness/mean")]
     assert logged == pytest.approx([line["fitness_mean"] for line in figures(finished_run)])
@@ -168,7 +168,7 @@ def test_a_run_directory_is_never_overwritten_and_a_finished_run_stays_finished(
     assert f"--resume {finished_run}" in again.stderr
     resumed = run("train", "--resume", finished_run)
     assert resumed.status == 0
-    assert "has used up its budget" in resumed.stdout
+    assert "has already used up its budget" in resumed.stdout
     assert (finished_run / "metrics.jsonl").read_bytes() == before
 
 
@@ -192,7 +192,7 @@ def test_a_run_begins_with_the_policy_of_another(run, finished_run, tiny_config)
         "train", "--config", tiny_config, "--init_from", finished_run, "--generations", 1, "--out", "warm"
     )
     assert result.status == 0
-    assert f"run warm begins with the policy of {finished_run};" in result.stdout
+    assert f"run warm starts with the policy of {finished_run};" in result.stdout
     assert f"init_from: {finished_run}" in Path("warm/config.yaml").read_text()
     assert "with the policy of" not in run("train", "--resume", "warm", "--generations", 2).stdout
 
@@ -205,7 +205,7 @@ def test_a_population_is_trained_on_warps_cpu_device_from_end_to_end(run, tmp_pa
     assert "device cpu, as configured: policies and physics (mujoco_warp) there" in result.stdout
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["env_steps"] for line in lines] == [160, 320]
-    assert lines[-1]["center_score"] > 50  # officially, of 20 steps on its feet
+    assert lines[-1]["score"] > 50  # officially, of 20 steps on its feet
     assert "engine: warp" in (tmp_path / "run" / "config.yaml").read_text()
     assert run("eval", tmp_path / "run", "--episodes", 1).status == 0
 
@@ -217,7 +217,7 @@ def test_a_population_is_trained_on_warps_cpu_device_from_end_to_end(run, tmp_pa
         (["RUN", "--episodes", "0"], "--episodes must be >= 1"),
         (["RUN", "--episodes", "some"], "invalid int value"),
         (["RUN", "--video", "film.avi"], "--video must end in .mp4 or .gif"),
-        (["RUN", "--video", "nowhere/film.gif"], "the folder nowhere does not exist"),
+        (["RUN", "--video", "nowhere/film.gif"], "folder nowhere does not exist"),
         (["RUN", "--checkpoint", "nope.pt"], "checkpoint nope.pt does not exist"),
     ],
 )
@@ -334,7 +334,7 @@ def test_train_tells_a_checkpoint_it_cannot_use_and_leaves_it_alone(run, finishe
     config.write_text(re.sub(r"hidden_sizes:\s*- 8", "hidden_sizes: [9]", config.read_text()))
     result = run("train", "--resume", other, "--generations", 9)
     assert result.status == 2
-    assert "is of another policy: network.0.weight is (8, 4)" in result.stderr
+    assert "was saved with a different policy: network.0.weight is (8, 4)" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -346,13 +346,14 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(tiny_config, number)
                 break
         output = process.stdout.read()
     assert process.returncode == 128 + number
+    assert "Stopping safely. Press Ctrl-C again to abort.\n" in output
     assert "continue with: es-train --resume run" in output
     assert "Traceback" not in output
     state = last_state(Path("run"))
     generation, awaits_score = state["generation"], "unscored" in state
     assert generation >= 3
     assert figures(Path("run"))[-1]["generation"] == generation - awaits_score
-    assert (f"stopped at generation {generation}, not scored yet;" in output) == awaits_score
+    assert (f"stopped after generation {generation}, not scored yet;" in output) == awaits_score
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
@@ -380,7 +381,7 @@ def test_a_process_pool_trains_as_the_vectorized_backend_does(run, tiny_config):
         assert result.status == 0, result.stderr
     pool, vectorized = figures(Path("process_pool")), figures(Path("vectorized"))
     assert len(pool) == len(vectorized) == 6
-    scored = [[line["center_score"] is not None for line in lines] for lines in (pool, vectorized)]
+    scored = [[line["score"] is not None for line in lines] for lines in (pool, vectorized)]
     assert scored == [[False, True] * 3] * 2
     assert all(line["live_share"] == 1.0 for line in pool)
     # The first generation is the same but for rounding, and pays a whole number for each episode.
@@ -407,7 +408,7 @@ def test_a_pickle_payload_in_a_run_is_refused_by_both_commands(run, finished_run
     for arguments in (("train", "--resume", copy, "--generations", 9), ("eval", copy)):
         result = run(*arguments)
         assert result.status == 2
-        assert "is refused: it holds objects other than plain data" in result.stderr
+        assert "was refused: it contains objects other than plain data" in result.stderr
         assert result.stderr.count("\n") == 1
     assert not Path("executed").exists()
 
@@ -416,7 +417,7 @@ def test_a_resumed_run_that_is_finished_keeps_its_configuration(run, finished_ru
     before = (finished_run / "config.yaml").read_bytes()
     result = run("train", "--resume", finished_run, "--generations", 2)
     assert result.status == 0
-    assert "has used up its budget" in result.stdout
+    assert "has already used up its budget" in result.stdout
     assert (finished_run / "config.yaml").read_bytes() == before
 
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.perturbations.padded_linear import padded_linear
 from es_flipout.policies import MLPPolicy
+from es_flipout.policies.activations import Activation
 from es_flipout.population import Population
-from es_flipout.run.config import Activation
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 SIZES = [*(1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 17, 24, 27, 31, 32, 33, 45, 64, 67, 100, 128, 348)]

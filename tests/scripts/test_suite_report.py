@@ -37,10 +37,10 @@ def test_the_interval_is_that_of_students_t():
 
 def test_a_mean_curve_ends_where_the_shortest_does():
     curves = [
-        {"center_score": [1.0, 5.0, 9.0], "seconds": [2, 4, 6]},
-        {"center_score": [3.0, 6.0], "seconds": [4, 8]},
+        {"score": [1.0, 5.0, 9.0], "seconds": [2, 4, 6]},
+        {"score": [3.0, 6.0], "seconds": [4, 8]},
     ]
-    assert mean_curve(curves) == {"center_score": [2.0, 5.5], "seconds": [3.0, 6.0]}
+    assert mean_curve(curves) == {"score": [2.0, 5.5], "seconds": [3.0, 6.0]}
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

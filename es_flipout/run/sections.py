@@ -1,0 +1,241 @@
+"""The sections of a configuration. Field docstrings are the command line's help.
+
+Ranges are checked here. Whether a name exists (an environment, an optimizer) is checked where it is resolved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from es_flipout.envs.make import EngineName
+from es_flipout.fitness import FITNESS_SHAPING, FitnessShaping
+from es_flipout.normalization import OBSERVATION_CLIP
+from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER
+from es_flipout.perturbations import Flipout, LowRank
+from es_flipout.policies import defaults
+from es_flipout.policies.activations import Activation
+from es_flipout.policies.heads import ActionBounds
+from es_flipout.policies.initialization import Initialization
+from es_flipout.rollout.seeds import ResetSeeds
+from es_flipout.run.checks import require, require_not_negative, require_positive
+from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
+
+_NOT_ENV_KWARGS = frozenset(
+    {
+        "env_id",
+        "id",
+        "num_envs",
+        "device",
+        "dtype",
+        "engine",
+        "engine_kwargs",
+        "threads",
+        "info",
+        "wrappers",
+        "render_mode",
+    }
+)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment that episodes are played in."""
+
+    id: str = "Humanoid-v5"
+    """Gymnasium id of the task, for example Humanoid-v5, HalfCheetah-v5 or InvertedPendulum-v5."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, as for gymnasium.make (including max_episode_steps)."""
+    num_envs: int = 256
+    """Number of envs stepped side by side; an env whose episode ends starts the next one at once."""
+    engine: EngineName = "auto"
+    """What runs the physics: batch or mjdata_pool (native MuJoCo tasks on the CPU), warp (native MuJoCo tasks
+    on `device`, in float32; needs mujoco-warp), gymnasium (any environment, one after the other in this
+    process) or gymnasium_processes (any environment, spread over `threads` processes). For a native task,
+    auto picks warp if `device` is a GPU and another native engine if not; for any other task, gymnasium."""
+    engine_kwargs: dict[str, Any] = field(default_factory=dict)
+    """For warp: capacity for contacts and constraints per env, for example {nconmax: 48, njmax: 128};
+    {deterministic: true} makes physics on a GPU repeatable to the last bit, at the cost of speed."""
+    wrappers: list[str] = field(default_factory=list)
+    """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
+
+    def __post_init__(self) -> None:
+        require_positive("env.num_envs", self.num_envs)
+        require(
+            not self.wrappers or self.engine not in ("batch", "mjdata_pool", "warp"),
+            f"env.wrappers need a gymnasium engine, got env.engine {self.engine}",
+        )
+        for name in self.kwargs:
+            require(
+                isinstance(name, str) and name not in _NOT_ENV_KWARGS,
+                f"env.kwargs must not contain {name!r}: it is not a keyword argument of an environment",
+            )
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The network that maps an observation to an action."""
+
+    kind: str = "mlp"
+    """Architecture: mlp, linear, gru, lstm (recurrent), cnn (images), or a class of your own as MODULE:CLASS,
+    which is called with the two spaces and `kwargs`; the other settings do not apply to it."""
+    hidden_sizes: list[int] = field(default_factory=lambda: list(defaults.HIDDEN_SIZES))
+    """Widths of the fully connected hidden layers: those of an mlp, those before the cell of gru or lstm,
+    or those after the convolutions of cnn."""
+    recurrent_size: int = defaults.RECURRENT_SIZE
+    """Width of the recurrent cell of gru and lstm."""
+    conv_layers: list[list[int]] = field(
+        default_factory=lambda: [list(layer) for layer in defaults.CONV_LAYERS]
+    )
+    """Convolutions of cnn: channels, kernel, stride and padding of each."""
+    activation: Activation = defaults.ACTIVATION
+    """Nonlinearity after each hidden layer and each convolution."""
+    init: Initialization = defaults.INITIALIZATION
+    """Initial weights: orthogonal matrices, or normc (Gaussian rows scaled to norm 1). Biases start at 0."""
+    action_bounds: ActionBounds = defaults.ACTION_BOUNDS
+    """How outputs become Box actions: rescale (tanh, scaled to the range) or clip (cut off at the bounds)."""
+    normalize_observations: bool = defaults.NORMALIZE_OBSERVATIONS
+    """Whether to standardize vector observations by the running mean and variance of all live steps."""
+    observation_clip: float = OBSERVATION_CLIP
+    """Bound on each standardized observation, in standard deviations."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the policy's class, for example {channel_order: first} for cnn."""
+
+    def __post_init__(self) -> None:
+        for width in self.hidden_sizes:
+            require_positive("policy.hidden_sizes", width)
+        require_positive("policy.recurrent_size", self.recurrent_size)
+        for layer in self.conv_layers:
+            require(
+                len(layer) == 4 and min(layer[:3]) > 0 and layer[3] >= 0,
+                f"policy.conv_layers must hold [channels, kernel, stride, padding], got {layer}",
+            )
+        require_positive("policy.observation_clip", self.observation_clip)
+
+
+@dataclass(frozen=True)
+class ESConfig:
+    """The evolution strategy: how members are drawn and how their fitness is weighted."""
+
+    population_size: int = 256
+    """Members per generation, counting both halves of antithetic pairs."""
+    sigma: float = 0.05
+    """Standard deviation of the perturbation of every weight."""
+    sigma_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How sigma changes over the run."""
+    perturbation: Literal["flipout", "low_rank", "independent"] = "flipout"
+    """Noise family: flipout (shared bases, signs per member), low_rank (a product of two thin matrices per
+    member) or independent (dense noise per member; slow)."""
+    base: Literal["rademacher", "gaussian"] = Flipout.base
+    """Distribution of flipout's base matrices; gaussian is the paper's, rademacher has less variance."""
+    num_bases: int = Flipout.num_bases
+    """Number of flipout base matrices per weight; each serves population_size / num_bases members."""
+    rank: int = LowRank.rank
+    """Rank of a member's noise, for low_rank."""
+    antithetic: bool = True
+    """Antithetic (mirrored) sampling: members come in pairs with opposite perturbations."""
+    fitness_shaping: FitnessShaping = FITNESS_SHAPING
+    """How fitness becomes utilities."""
+    weight_decay: float = 0.0
+    """L2 coefficient: the ascent direction is the gradient estimate minus weight_decay times the weights."""
+
+    def __post_init__(self) -> None:
+        require(self.population_size >= 2, f"es.population_size must be >= 2, got {self.population_size}")
+        require_positive("es.sigma", self.sigma)
+        require_positive("es.num_bases", self.num_bases)
+        require_positive("es.rank", self.rank)
+        require_not_negative("es.weight_decay", self.weight_decay)
+        require(
+            not self.antithetic or self.population_size % 2 == 0,
+            f"es.population_size must be even when es.antithetic is true, got {self.population_size}",
+        )
+        pair, why = ("2 x ", " (antithetic pairs share a base)") if self.antithetic else ("", "")
+        unit = self.num_bases * (2 if self.antithetic else 1)
+        require(
+            self.perturbation != "flipout" or self.population_size % unit == 0,
+            f"es.population_size must be divisible by {pair}es.num_bases = {unit}{why}, "
+            f"got {self.population_size}",
+        )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The episodes that decide a member's fitness."""
+
+    episodes: int = 1
+    """Episodes per member; its fitness is their mean return."""
+    reset_seeds: ResetSeeds = "fresh"
+    """fresh: every member (or antithetic pair) starts from states of its own, new ones in each generation.
+    common: all members of a generation start from the same states. fixed: those never change."""
+    antithetic_pairs_share_seeds: bool = True
+    """Whether, with fresh seeds, both members of an antithetic pair start from the same states."""
+    min_env_steps: int = 0
+    """Minimum number of live env steps per generation. While a generation has fewer, another population_size
+    members are drawn and evaluated; all of them contribute to one update."""
+    episode_limit: EpisodeLimitConfig = field(default_factory=EpisodeLimitConfig)
+    """An adaptive limit on the length of training episodes."""
+    alive_bonus: float = 0.0
+    """Reward per env step survived, to be subtracted from the fitness: 1 for Hopper, Walker2d and Ant, 5 for
+    Humanoid. Members then compete by what they do, not by how long they stand. Scores always include it."""
+
+    def __post_init__(self) -> None:
+        require_positive("rollout.episodes", self.episodes)
+        require_not_negative("rollout.alive_bonus", self.alive_bonus)
+        require_not_negative("rollout.min_env_steps", self.min_env_steps)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer that follows the gradient estimate."""
+
+    name: str = OPTIMIZER
+    """Class name in torch.optim, for example Adam, AdamW or SGD; ClipUp; or MODULE:CLASS."""
+    lr: float = LEARNING_RATE
+    """Learning rate."""
+    lr_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How the learning rate changes over the run."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the optimizer, for example {betas: [0.9, 0.99]} or {momentum: 0.9}."""
+
+    def __post_init__(self) -> None:
+        for name, reason in (("lr", "set optimizer.lr"), ("maximize", "fitness is always maximized")):
+            require(name not in self.kwargs, f"optimizer.kwargs must not contain {name}: {reason}")
+        require_positive("optimizer.lr", self.lr)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the center (the unperturbed policy) is scored in the official Gymnasium environment."""
+
+    interval: int = 10
+    """Generations between scores; the last generation is always scored. 0 turns scoring off."""
+    episodes: int = 10
+    """Episodes per score."""
+    seed: int = 1_000_000
+    """Reset seed of the first episode; episode i uses seed + i, the same in every score."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("evaluation.interval", self.interval)
+        require_positive("evaluation.episodes", self.episodes)
+        require_not_negative("evaluation.seed", self.seed)
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is written, and how often."""
+
+    tensorboard: bool = True
+    """Whether to write TensorBoard events to the run directory."""
+    histogram_interval: int = 10
+    """Generations between TensorBoard histograms of fitness and parameters. 0 turns them off."""
+    checkpoint_interval: int = 1
+    """Generations between writes of checkpoints/last.pt."""
+    keep_interval: int = 0
+    """Generations between checkpoints that are kept permanently (generation_000100.pt). 0 keeps none."""
+    signal_to_noise: bool = False
+    """Whether to estimate the signal-to-noise ratio of each gradient estimate, which costs a second one."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("logging.histogram_interval", self.histogram_interval)
+        require_positive("logging.checkpoint_interval", self.checkpoint_interval)
+        require_not_negative("logging.keep_interval", self.keep_interval)
