@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from es_flipout.bench.machine import describe_machine
+from es_flipout.cli.results import describe_machine
 
 
 def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str, Any]]:

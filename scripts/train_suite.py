@@ -30,9 +30,9 @@ from typing import Any
 import torch
 import yaml
 
-from es_flipout.bench.report import document
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
+from es_flipout.cli.results import describe_machine
 from es_flipout.envs.engine import available_cores
 from es_flipout.rollout import OfficialEvaluator
 from es_flipout.run import checkpoint
@@ -176,7 +176,7 @@ def summary(
             for seed, run in runs.items()
         ],
     }
-    return document(command, body)
+    return {"command": command, **body, "machine": describe_machine()}
 
 
 def export(run: RunDirectory, path: Path) -> None:

@@ -31,9 +31,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from es_flipout.bench.report import document
 from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
+from es_flipout.cli.results import describe_machine
 from es_flipout.rollout import OfficialEvaluator
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config
@@ -211,9 +211,9 @@ def main(words: Sequence[str] | None = None) -> None:
         print(each)
     if arguments.json:
         command = shlex.join(["python", "-m", "scripts.tune", *(words or sys.argv[1:])])
-        body = {"space": yaml.safe_load(arguments.space.read_text()), "trials": found}
+        body = {"command": command, "space": yaml.safe_load(arguments.space.read_text()), "trials": found}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(document(command, body), indent=2) + "\n")
+        arguments.json.write_text(json.dumps({**body, "machine": describe_machine()}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

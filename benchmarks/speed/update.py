@@ -10,7 +10,9 @@ noise, as the paper's cpuES has it, all of which this process must draw once mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import argparse
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from es_flipout.bench.families import SIGMA
-from es_flipout.bench.paper import Network
-from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, compared, interleave, medians
-from es_flipout.bench.timing import Stopwatch
+from benchmarks.speed.families import SIGMA
+from benchmarks.speed.paper import Network
+from benchmarks.speed.timing import Stopwatch, available_device, turns
+from es_flipout.cli.results import Results
+from es_flipout.envs.engine import available_cores
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.rollout import Episode, ProcessPoolEvaluator
 from es_flipout.strategy import FlipoutES
@@ -35,6 +38,9 @@ POOL_WEIGHTS = 500_000_000
 """Members times weights that the process pool is measured on at most, unless it is told otherwise."""
 FEWEST = 2
 """Members for each worker in the smaller of two updates that a larger one is extrapolated from."""
+UPDATE = "update, s"
+"""The metric; where a process pool is extrapolated, `of_members` has those of the sizes measured."""
+DEFAULTS = {"rounds": 3, "seconds": 0.5}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Examples:
 
 
 class ExampleRollout:
-    """An `evaluators.Rollout` that scores a policy on one example, whose index is the seed."""
+    """A `Rollout` that scores a policy on one example, whose index is the seed."""
 
     observation_size: int | None = None
 
@@ -138,112 +144,15 @@ def _strategy(policy: nn.Module, perturbation: Perturbation, size: int, seed: in
     )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What an update is measured with.
-
-    Attributes:
-        samples: members P, each with an example of its own.
-        members_per_base: N.
-        workers: of each process pool; 0 for no process pool.
-        pool_samples: members that a process pool is measured on, whose seconds are extrapolated to P; None to
-            go by the size of the network.
-        max_bytes: see `BatchUpdate`.
-        seconds: least duration of a measurement.
-        rounds: number of rounds.
-        seed: of everything.
-    """
-
-    samples: int
-    members_per_base: int
-    workers: int
-    pool_samples: int | None
-    max_bytes: int
-    seconds: float
-    rounds: int
-    seed: int
-
-    def pool_size(self, num_parameters: int) -> int:
-        """Returns the members that the process pool is measured on, an even number."""
-        wanted = max(self.pool_samples or POOL_WEIGHTS // num_parameters, 2 * FEWEST * self.workers)
-        return min(wanted, self.samples) // 2 * 2
+def of_members(count: int) -> str:
+    """Returns the metric of an update of so many members, not all of them."""
+    return f"{UPDATE}, of {count} members"
 
 
-def measure_network(
-    network: Network, device: torch.device, settings: Settings, watch: Watch
-) -> dict[str, Any]:
-    """Measures the updates of one network, in alternating rounds.
-
-    Returns:
-        For a JSON document: the network, seconds of an update by contestant and round and in the median,
-        ratios of the process pool to the others, and the paper's figures. A pool that is measured on
-        `pool_samples` members only has its seconds from the straight line through these and those of `FEWEST`
-        members a worker, which stand beside them.
-
-    Raises:
-        ValueError: if samples cannot share bases evenly.
-    """
-    model = network.make_model()
-    shape, size = model.input_shapes[0], settings.samples
-    pools = POOLS if settings.workers else {}
-    pool_size = settings.pool_size(model.num_parameters) if pools else None
-    families: dict[str, Perturbation] = {
-        FLIPOUT: Flipout(num_bases=size // settings.members_per_base),
-        ONE_BASE: Flipout(),
-        LOW_RANK: LowRank(1),
-    }
-    watch("warm-up", 0.0)
-    with ExitStack() as stack:
-        examples = Examples(shape, size, settings.seed)
-        contestants: dict[str, Any] = {
-            name: Stopwatch(
-                name,
-                BatchUpdate(network, family, examples, device, settings.max_bytes),
-                device,
-                settings.seconds,
-            )
-            for name, family in families.items()
-        }
-        for name, family in pools.items():
-            assert pool_size is not None
-            pool = PoolUpdate(network, family, Examples(shape, pool_size, settings.seed), settings.workers)
-            stack.enter_context(closing(pool))
-            contestants[name] = _pool_contestant(name, pool, pool_size, settings)
-        rounds = interleave(contestants, settings.rounds, watch)
-    return {
-        "network": network.kind,
-        "size": network.size,
-        "name": model.name,
-        "parameters": model.num_parameters,
-        "pool_samples": pool_size,
-        "paper": network.paper,
-        "medians": medians(rounds),
-        **compared(rounds, pool_ratios(families) if pools else {}),
-    }
-
-
-def _pool_contestant(name: str, pool: PoolUpdate, pool_size: int, settings: Settings) -> Contestant:
-    """Returns what measures a pool's update of all samples, or of fewer, and then extrapolates."""
-    cpu, few = torch.device("cpu"), FEWEST * settings.workers
-    if pool_size == settings.samples:
-        return Stopwatch(name, partial(pool, pool_size), cpu, settings.seconds)
-    watches = {
-        samples: Stopwatch(f"{name}, {samples} samples", partial(pool, samples), cpu, settings.seconds)
-        for samples in (few, pool_size)
-    }
-
-    def measure(index: int) -> Figures:
-        figures = {samples: watch(index) for samples, watch in watches.items()}
-        (of_few,), (of_many,) = (each.values() for each in figures.values())
-        seconds = on_a_line((few, of_few), (pool_size, of_many), settings.samples)
-        return {name: seconds, **figures[few], **figures[pool_size]}
-
-    return measure
-
-
-def is_extrapolated(result: Mapping[str, Any]) -> bool:
-    """Returns whether the process pools of a result of `measure_network` ran fewer samples than the rest."""
-    return any(f"{name}, {result['pool_samples']} samples" in result["medians"] for name in POOLS)
+def pool_size(samples: int, num_parameters: int, workers: int, wanted: int | None = None) -> int:
+    """Returns the members that a process pool is measured on, an even number."""
+    count = max(wanted or POOL_WEIGHTS // num_parameters, 2 * FEWEST * workers)
+    return min(count, samples) // 2 * 2
 
 
 def on_a_line(one: tuple[float, float], other: tuple[float, float], x: float) -> float:
@@ -252,10 +161,80 @@ def on_a_line(one: tuple[float, float], other: tuple[float, float], x: float) ->
     return other[1] + slope * (x - other[0])
 
 
-def pool_ratios(names: Iterable[str]) -> dict[str, Ratio]:
-    """Returns the ratios of the process pools to the others."""
+def extrapolated(watches: dict[int, Stopwatch], samples: int) -> dict[str, float]:
+    """Measures updates of two sizes, and returns both and that of all samples, on the line through them."""
+    (few, of_few), (many, of_many) = ((count, watch()) for count, watch in watches.items())
+    seconds = on_a_line((few, of_few), (many, of_many), samples)
+    return {UPDATE: seconds, of_members(few): of_few, of_members(many): of_many}
 
-    def ratio(pool: str, name: str) -> Ratio:
-        return lambda seconds: seconds[pool] / seconds[name]
 
-    return {f"{pool} / {name}": ratio(pool, name) for name in names for pool in POOLS}
+def measure_network(results: Results, network: Network, options: argparse.Namespace) -> None:
+    """Measures the updates of one network, in alternating rounds.
+
+    A process pool that is measured on fewer members than there are samples has its seconds from the straight
+    line through these and those of `FEWEST` members per worker.
+    """
+    model = network.make_model()
+    shape, samples, workers = model.input_shapes[0], options.samples, options.workers
+    size = pool_size(samples, model.num_parameters, workers, options.pool_samples) if workers else None
+    facts = {"kind": network.kind, "size": network.size, "parameters": model.num_parameters}
+    results.settings["networks"][model.name] = {**facts, "pool_samples": size, "paper": network.paper}
+    cpu, max_bytes = torch.device("cpu"), int(options.max_gib * 2**30)
+    families: dict[str, Perturbation] = {
+        FLIPOUT: Flipout(num_bases=samples // options.members_per_base),
+        ONE_BASE: Flipout(),
+        LOW_RANK: LowRank(1),
+    }
+    print(model.name, file=sys.stderr)
+    measures: dict[str, Callable[[], dict[str, float]]] = {}
+
+    def timed(watch: Stopwatch) -> Callable[[], dict[str, float]]:
+        return lambda: {UPDATE: watch()}
+
+    with ExitStack() as stack:
+        examples = Examples(shape, samples, options.seed)
+        for name, family in families.items():
+            update = BatchUpdate(network, family, examples, options.device, max_bytes)
+            measures[name] = timed(Stopwatch(update, options.device, options.seconds))
+        for name, family in POOLS.items() if size else ():
+            pool = PoolUpdate(network, family, Examples(shape, size, options.seed), workers)
+            stack.enter_context(closing(pool))
+            sizes = [size] if size == samples else [FEWEST * workers, size]
+            watches = {count: Stopwatch(partial(pool, count), cpu, options.seconds) for count in sizes}
+            whole = size == samples
+            measures[name] = timed(watches[size]) if whole else partial(extrapolated, watches, samples)
+        for index, name in turns(measures, options.rounds):
+            results.add(index, name, measures[name](), network=model.name)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this bench."""
+    option = parser.add_argument
+    connected = "fully connected networks 784-H-H-10"
+    option("--hidden-sizes", type=int, nargs="*", default=[32, 128, 512, 2048], metavar="H", help=connected)
+    scales = "ConvNets: 5x5 convolutions of 32 and 64 channels, a layer of 512, times S"
+    option("--conv-scales", type=float, nargs="*", default=[0.25, 0.75, 1.0, 1.5], metavar="S", help=scales)
+    option("--samples", type=int, default=5000, help="members, an image each")
+    option("--members-per-base", type=int, default=40, help="of flipout with several bases")
+    option("--workers", type=int, default=available_cores(), help="of the process pools, 0 for none")
+    option("--pool-samples", type=int, help="members that the process pools are measured on")
+    option("--max-gib", type=float, default=1.0, help="memory for the activations of a batch")
+    option("--device", type=available_device, default="cpu")
+
+
+def measure(options: argparse.Namespace, results: Results) -> None:
+    """Measures every network.
+
+    Raises:
+        ValueError: if the samples cannot share bases evenly.
+    """
+    if options.members_per_base % 2 or options.samples % options.members_per_base:
+        raise ValueError(
+            f"--samples must be a multiple of --members-per-base, and that be even (antithetic pairs share a "
+            f"base), got {options.samples} and {options.members_per_base}"
+        )
+    results.settings["networks"] = {}
+    networks = [Network("fully connected", size) for size in options.hidden_sizes]
+    networks += [Network("convolutional", scale) for scale in options.conv_scales]
+    for network in networks:
+        measure_network(results, network, options)

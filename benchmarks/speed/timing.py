@@ -6,18 +6,19 @@ should last, and the clock stops when the device has caught up.
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from es_flipout.bench.report import Figures
-from es_flipout.bench.work import Work
+from benchmarks.speed.work import Work
 
-MATMUL, TRIAD = "limit: float32 matmul", "limit: triad"
+MATMUL, TRIAD = "float32 matmul", "triad"
 """The operations that show what the machine can do."""
 TRIAD_NUMBERS = 2**25
 """Numbers in each of the three arrays of the triad: 128 MiB, more than caches hold."""
@@ -47,7 +48,7 @@ def recorded(run: Callable[[], object], device: torch.device) -> Callable[[], ob
 
     Called one by one, the kernels of a small network would time Python.
     """
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         for _ in range(3):  # load modules, set up workspaces
@@ -60,28 +61,27 @@ def recorded(run: Callable[[], object], device: torch.device) -> Callable[[], ob
 
 
 class Stopwatch:
-    """Measures one operation, in seconds a call."""
+    """Measures one operation in seconds per call.
 
-    def __init__(
-        self, name: str, run: Callable[[], object], device: torch.device, least_seconds: float
-    ) -> None:
+    Not by `torch.utils.benchmark.Timer`, which calls a slow operation two or three times for each call that
+    it times: some updates take a minute.
+    """
+
+    def __init__(self, run: Callable[[], object], device: torch.device, least_seconds: float) -> None:
         """Calls the operation twice, once to warm up and once to see how often it fits in.
 
         Args:
-            name: what the figure is called.
             run: what is timed.
             device: where it runs.
             least_seconds: about the least duration of a measurement.
         """
-        self.name = name
-        self._run = run
-        self._device = device
+        self._run, self._device = run, device
         self._seconds(1)
         self._calls = max(1, math.ceil(least_seconds / self._seconds(1)))
 
-    def __call__(self, index: int) -> Figures:
-        """Measures: see `report.Contestant`."""
-        return {self.name: self._seconds(self._calls) / self._calls}
+    def __call__(self) -> float:
+        """Returns the seconds per call of another measurement."""
+        return self._seconds(self._calls) / self._calls
 
     def _seconds(self, calls: int) -> float:
         synchronize(self._device)
@@ -92,34 +92,30 @@ class Stopwatch:
         return time.perf_counter() - start
 
 
+def turns(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Returns who is measured in which round, and names it on standard error."""
+    for index, name in itertools.product(range(rounds), list(names)):
+        print(f"round {index + 1} of {rounds}: {name}", file=sys.stderr)
+        yield index, name
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done all that it was given."""
     torch.get_device_module(device).synchronize(device)
 
 
-def checked_device(name: str) -> torch.device:
-    """Returns the device of that name.
+def available_device(name: str) -> torch.device:
+    """Returns the device of that name, for the `type` of an option.
 
     Raises:
-        ValueError: if there is none.
+        argparse.ArgumentTypeError: if there is none.
     """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} is not available") from error
+        raise argparse.ArgumentTypeError(f"device {name!r} is not available") from error
     return device
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """Gives torch so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def limits(device: torch.device) -> dict[str, Operation]:

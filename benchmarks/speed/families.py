@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from es_flipout.bench.work import FlipoutWork, IndependentWork, LowRankWork, NoiseWork
+from benchmarks.speed.work import FlipoutWork, IndependentWork, LowRankWork, NoiseWork
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 
 

@@ -1,7 +1,5 @@
 """Where the time of a generation on engine warp goes: physics, what is between its steps, and the rest.
 
-python -m scripts.profile_device --env Humanoid-v5 --num-slots 8192 --json profile.json
-
 Each part is timed with the device idle before and after it, which costs the overlap of host and device: the
 shares are right, the sum is more than a generation takes. --kernels also names the GPU's kernels, from one
 more generation under torch's profiler.
@@ -10,28 +8,26 @@ more generation under torch's profiler.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
 
-from es_flipout.bench.machine import describe_machine
-from es_flipout.cli.process import silence_mujoco
+from benchmarks.speed.loop import LIVE_STEPS, SECONDS, WHOLE
+from benchmarks.speed.timing import available_device, synchronize, turns
+from es_flipout.cli.results import Results
 from es_flipout.rollout import OnDeviceEvaluator, reset_seeds
 from es_flipout.rollout.device_envs import DeviceSlots, SeededStates, Starts
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 from es_flipout.run.trainer import Trainer
-from scripts.profile_loop import costs
 
 PARTS = ("draw", "starts", "first step and recording", "physics", "between steps", "update")
+"""Contestants, as in `loop`."""
+DEFAULTS = {"rounds": 3, "threads": 1}
 
 
 class Clock:
@@ -39,7 +35,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._on_gpu = device.type == "cuda"
+        self._device = device
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -52,8 +48,7 @@ class Clock:
         return run
 
     def _now(self) -> float:
-        if self._on_gpu:
-            torch.cuda.synchronize()
+        synchronize(self._device)
         return time.perf_counter()
 
 
@@ -104,57 +99,37 @@ def kernels(trainer: Trainer, evaluator: OnDeviceEvaluator, count: int) -> list[
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--env", default="Humanoid-v5")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--num-slots", type=int, default=8192)
-    parser.add_argument("--population-size", type=int, help="default: 4 x slots")
-    parser.add_argument("--max-episode-steps", type=int, default=100)
-    parser.add_argument("--hidden-sizes", type=int, nargs="*", default=[256, 256])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="also name the N dearest")
-    parser.add_argument("--json", type=Path, help="file for the result")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    silence_mujoco()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this bench."""
+    option = parser.add_argument
+    option("--env", default="Humanoid-v5")
+    option("--device", type=available_device, default="cuda")
+    option("--num-envs", type=int, default=8192)
+    option("--population-size", type=int, help="default: 4 x num-envs")
+    option("--max-episode-steps", type=int, default=100)
+    option("--hidden-sizes", type=int, nargs="*", default=[256, 256])
+    option("--kernels", type=int, default=0, metavar="N", help="also name the N that take longest")
+
+
+def measure(options: argparse.Namespace, results: Results) -> None:
+    """Profiles a generation in every round."""
+    limit, num_envs = {"max_episode_steps": options.max_episode_steps}, options.num_envs
     config = Config(
-        env=EnvConfig(
-            arguments.env,
-            {"max_episode_steps": arguments.max_episode_steps},
-            arguments.num_envs,
-            engine="warp",
-        ),
-        policy=PolicyConfig(hidden_sizes=arguments.hidden_sizes),
-        es=ESConfig(population_size=arguments.population_size or 4 * arguments.num_envs),
+        env=EnvConfig(options.env, limit, num_envs, engine="warp"),
+        policy=PolicyConfig(hidden_sizes=options.hidden_sizes),
+        es=ESConfig(population_size=options.population_size or 4 * num_envs),
         evaluation=EvaluationConfig(interval=0),
-        device=arguments.device,
+        seed=options.seed,
+        device=str(options.device),
     )
     with closing(Trainer(config)) as trainer:
         evaluator = trainer.evaluator
         assert isinstance(evaluator, OnDeviceEvaluator)
-        generation(trainer, evaluator, Clock(evaluator.env.device))  # compiles
-        rounds = []
-        for _ in range(arguments.rounds):
-            clock = Clock(evaluator.env.device)
-            steps = generation(trainer, evaluator, clock)
-            rounds.append({**{part: clock.seconds[part] for part in PARTS}, "env_steps": steps})
-        dearest = kernels(trainer, evaluator, arguments.kernels) if arguments.kernels else []
-    print(f"{arguments.env}, {arguments.num_envs:,} slots: microseconds a live env step, share of all")
-    for part, (cost, share) in costs(rounds, PARTS).items():
-        print(f"  {part:26} {cost:10.2f} {share:7.1%}")
-    for kernel in dearest:
-        print(f"  {kernel['share']:6.1%} {kernel['calls']:8} x {kernel['name'][:90]}")
-    if arguments.json:
-        document = {
-            "command": shlex.join(["python", "-m", "scripts.profile_device", *sys.argv[1:]]),
-            "machine": describe_machine(arguments.device),
-            "seed": config.seed,
-            "rounds": rounds,
-            "kernels": dearest,
-        }
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        generation(trainer, evaluator, Clock(options.device))  # compiles
+        for index, name in turns([WHOLE], options.rounds):
+            clock = Clock(options.device)
+            results.add(index, name, {LIVE_STEPS: generation(trainer, evaluator, clock)})
+            for part in PARTS:
+                results.add(index, part, {SECONDS: clock.seconds[part]})
+        found = kernels(trainer, evaluator, options.kernels) if options.kernels else []
+    results.settings["kernels"] = found

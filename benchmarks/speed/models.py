@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from es_flipout.bench.work import Layer
+from benchmarks.speed.work import Layer
 
 DenseForward = Callable[..., object]
 """One row under weights of its own: (weights by name, inputs without a row dimension) -> outputs."""

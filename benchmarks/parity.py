@@ -1,12 +1,12 @@
 """How far the native tasks are from Gymnasium's own: the largest difference in anything that a step returns.
 
-python scripts/parity_table.py --seeds 10 --steps 1000 --out parity.json
+python -m benchmarks.parity --seeds 10 --steps 1000 --json parity.json
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from es_flipout.bench.machine import describe_machine
+from benchmarks.speed.tables import markdown
+from es_flipout.cli.results import Results, describe_machine
 from es_flipout.envs import TASKS, make_vec
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
@@ -72,7 +73,6 @@ def measure(env_id: str, seeds: int, steps: int) -> dict[str, Any]:
         episodes += int(ended.sum())
     env.close()
     return {
-        "task": env_id,
         **{f"max_abs_error_{name}": error for name, error in errors.items()},
         **{f"{name}_equal": value for name, value in equal.items()},
         "episodes": episodes,
@@ -82,33 +82,35 @@ def measure(env_id: str, seeds: int, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument(
         "--seeds", type=int, default=10, metavar="S", help="episodes side by side: seeds 0 .. S - 1"
     )
     parser.add_argument("--steps", type=int, default=1000, help="env steps for each seed")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the result")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| task | max abs error observation | max abs error reward | max abs error info "
-        "| terminations equal | truncations equal | episodes | steps | seeds |"
-    )
-    print("| --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: |")
-    tasks = []
+    command = shlex.join(["python", "-m", "benchmarks.parity", *sys.argv[1:]])
+    results = Results({"command": command, "machine": describe_machine()})
     for env_id in sorted(TASKS):
-        task = measure(env_id, arguments.seeds, arguments.steps)
-        tasks.append(task)
-        cells = [
-            env_id,
-            *(f"{task[f'max_abs_error_{name}']:.1e}" for name in ("observation", "reward", "info")),
-            *("yes" if task[f"{name}_equal"] else "NO" for name in ("terminations", "truncations")),
-            *(f"{task[name]:,}" for name in ("episodes", "steps", "seeds")),
-        ]
-        print("| " + " | ".join(cells) + " |", flush=True)
-    if arguments.out:
-        result = {"command": " ".join(sys.argv), "tasks": tasks, "machine": describe_machine()}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        results.add(0, env_id, measure(env_id, arguments.seeds, arguments.steps))
+    print(table(results))
+    if arguments.json:
+        results.write(arguments.json)
+
+
+def table(results: Results) -> str:
+    """Returns the table of docs/environments.md."""
+    metrics = results.column("metric")
+
+    def cell(task: str, metric: str) -> str:
+        (value,) = results.by_round(task, metric).values()
+        if isinstance(value, bool):
+            return "yes" if value else "NO"
+        return f"{value:.1e}" if isinstance(value, float) else f"{value:,}"
+
+    rows = [[task, *(cell(task, metric) for metric in metrics)] for task in results.column("contestant")]
+    return markdown(["task", *(metric.replace("_", " ") for metric in metrics)], rows)
 
 
 if __name__ == "__main__":

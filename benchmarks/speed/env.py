@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -12,31 +16,24 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from es_flipout.bench.replay import PhysicsCalls
-from es_flipout.bench.report import Contestant, Figures, Ratio, Watch, interleave
-from es_flipout.bench.training import record_physics, training
+from benchmarks.speed.replay import PhysicsCalls
+from benchmarks.speed.timing import turns
+from benchmarks.speed.training import record_physics, training
+from es_flipout.cli.results import Results
+from es_flipout.cli.throughput import ENV_STEPS
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
-from es_flipout.envs.engine import available_cores
-from es_flipout.run.config import Config
+from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 
 WARMUP_STEPS = 3
 RAW_RANDOM = "raw physics, random actions"
 NATIVE = "native vector environment"
 SYNC = "Gymnasium SyncVectorEnv"
 ASYNC = "Gymnasium AsyncVectorEnv"
-ASYNC_1 = "Gymnasium AsyncVectorEnv, 1 row a core"
-ASYNC_8 = "Gymnasium AsyncVectorEnv, 8 rows a core"
+ASYNC_1 = "Gymnasium AsyncVectorEnv, 1 env per core"
+ASYNC_8 = "Gymnasium AsyncVectorEnv, 8 envs per core"
 RAW_POLICY = "raw physics, the policies' actions"
 LOOP = "training loop"
-RATIOS: dict[str, Ratio] = {
-    "native vector environment / its raw physics": lambda rates: rates[NATIVE] / rates[RAW_RANDOM],
-    "training loop / its raw physics": lambda rates: rates[LOOP] / rates[RAW_POLICY],
-    "training loop / raw physics under random actions": lambda rates: rates[LOOP] / rates[RAW_RANDOM],
-    "native vector environment / best of Gymnasium's": lambda rates: (
-        rates[NATIVE] / max(rates[name] for name in (SYNC, ASYNC, ASYNC_1, ASYNC_8))
-    ),
-}
-"""What is to be read off a round, by name."""
+DEFAULTS = {"rounds": 3, "seconds": 5.0}
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,14 @@ class Rate:
 
     @property
     def per_second(self) -> float:
-        """Live env steps a second."""
+        """Live env steps per second."""
         return self.env_steps / self.seconds
 
 
 def measure_native(config: Config, seconds: float, seed: int) -> tuple[Rate, Rate]:
     """Measures the native vector environment under uniform random actions, then the raw physics of it.
 
-    Ended rows are reset at once. The environment returns no info, as in training. The raw physics is
+    Ended envs are reset at once. The environment returns no info, as in training. The raw physics is
     `mujoco.batch` repeating the very same steps and resets, without observations, rewards or contact forces
     on bodies.
 
@@ -84,7 +81,7 @@ def measure_training(config: Config, seconds: float) -> tuple[Rate, Rate]:
 
     Everything that es-train does is in it but the scoring: policy, observations, statistics, resets, update,
     metrics, checkpoints. The raw physics is `mujoco.batch` repeating the steps and resets of a generation,
-    all slots in one batch.
+    all envs in one batch.
 
     Returns:
         The rates of the loop and of its raw physics.
@@ -117,7 +114,7 @@ def _make_native(config: Config, num_envs: int) -> MujocoVectorEnv:
 class GymnasiumContestant:
     """One of Gymnasium's vector environments under uniform random actions.
 
-    It resets in the same step, so that every row of every step is live.
+    It resets in the same step, so that every step of every env is live.
     """
 
     def __init__(self, kind: str, config: Config, num_envs: int, seed: int) -> None:
@@ -149,42 +146,55 @@ class GymnasiumContestant:
         self.env.close()
 
 
-def measure_env(config: Config, *, seconds: float, rounds: int, watch: Watch) -> list[dict[str, float]]:
-    """Measures all contestants, one after the other, in `rounds` rounds.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this bench."""
+    option = parser.add_argument
+    option("--env", default="Humanoid-v5", help="a native task")
+    option("--env-kwargs", type=json.loads, default={}, help="its keyword arguments, as JSON")
+    option("--num-envs", type=int, default=256, help="envs stepped together")
+    option("--population-size", type=int, default=1024, help="members per generation of training")
+    option("--hidden-sizes", type=int, nargs="*", default=[64, 64], help="of the MLP")
 
-    Args:
-        config: environment, slots, policy, population and threads.
-        seconds: least duration of each measurement.
-        rounds: number of rounds.
-        watch: see `report.Watch`.
 
-    Returns:
-        Live env steps/s of each contestant, by round.
+def measure(options: argparse.Namespace, results: Results) -> None:
+    """Measures all contestants, one after the other, in alternating rounds.
+
+    Raises:
+        ValueError: if the environment is no native task.
     """
-    num_envs, cores = config.env.num_envs, config.threads or available_cores()
+    threads, seconds, num_envs = options.threads, options.seconds, options.num_envs
+    torch.set_num_threads(1)  # as es-train has it
+    config = Config(
+        env=EnvConfig(options.env, options.env_kwargs, num_envs),
+        policy=PolicyConfig(hidden_sizes=options.hidden_sizes),
+        es=ESConfig(population_size=options.population_size),
+        evaluation=EvaluationConfig(interval=0),
+        seed=options.seed,
+        device="cpu",
+        threads=threads,
+    )
 
-    def native(index: int) -> Figures:
+    def native(index: int) -> dict[str, Rate]:
         environment, physics = measure_native(config, seconds, seed=index)
-        return {RAW_RANDOM: physics.per_second, NATIVE: environment.per_second}
+        return {RAW_RANDOM: physics, NATIVE: environment}
 
-    def of_gymnasium(name: str, kind: str, size: int) -> Contestant:
-        def measure(index: int) -> Figures:
-            # Made anew each time: hundreds of idle processes would slow the others down.
-            with closing(GymnasiumContestant(kind, config, size, seed=index)) as contestant:
-                return {name: contestant.measure(seconds).per_second}
+    def of_gymnasium(name: str, kind: str, size: int, index: int) -> dict[str, Rate]:
+        # Made anew each time: hundreds of idle processes would slow the others down.
+        with closing(GymnasiumContestant(kind, config, size, seed=index)) as contestant:
+            return {name: contestant.measure(seconds)}
 
-        return measure
+    def loop(index: int) -> dict[str, Rate]:
+        trained, physics = measure_training(config, seconds)
+        return {RAW_POLICY: physics, LOOP: trained}
 
-    def training(index: int) -> Figures:
-        loop, physics = measure_training(config, seconds)
-        return {RAW_POLICY: physics.per_second, LOOP: loop.per_second}
-
-    contestants = {
+    contestants: dict[str, Callable[[int], dict[str, Rate]]] = {
         NATIVE: native,
-        SYNC: of_gymnasium(SYNC, "sync", num_envs),
-        ASYNC: of_gymnasium(ASYNC, "async", num_envs),
-        ASYNC_1: of_gymnasium(ASYNC_1, "async", cores),
-        ASYNC_8: of_gymnasium(ASYNC_8, "async", 8 * cores),
-        LOOP: training,
+        SYNC: partial(of_gymnasium, SYNC, "sync", num_envs),
+        ASYNC: partial(of_gymnasium, ASYNC, "async", num_envs),
+        ASYNC_1: partial(of_gymnasium, ASYNC_1, "async", threads),
+        ASYNC_8: partial(of_gymnasium, ASYNC_8, "async", 8 * threads),
+        LOOP: loop,
     }
-    return interleave(contestants, rounds, watch)
+    for index, name in turns(contestants, options.rounds):
+        for contestant, rate in contestants[name](index).items():
+            results.add(index, contestant, {ENV_STEPS: rate.per_second})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from es_flipout.bench.models import Model, conv_net, mlp
+from benchmarks.speed.models import Model, conv_net, mlp
 
 Kind = Literal["fully connected", "convolutional"]
 COLUMNS = ("FlipES, one GPU", "cpuES, 40 cores")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mujoco
 
-from es_flipout.bench.replay import PhysicsCalls
+from benchmarks.speed.replay import PhysicsCalls
 from es_flipout.envs import MujocoVectorEnv
 from es_flipout.rollout import VectorizedEvaluator
 from es_flipout.run.checkpoint import RunDirectory

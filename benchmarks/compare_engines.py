@@ -1,6 +1,6 @@
 """Scores the policy of a run on engine warp and in the official environment, from the same reset seeds.
 
-python -m scripts.compare_engines runs/Humanoid-v5-seed0 --episodes 100 --device cuda --json engines.json
+python -m benchmarks.compare_engines runs/Humanoid-v5-seed0 --episodes 100 --device cuda --json engines.json
 
 What float32 and another solver change shows in both means, each given with its standard error.
 """
@@ -8,21 +8,19 @@ What float32 and another solver change shows in both means, each given with its 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import statistics
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from es_flipout.bench.machine import describe_machine
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.process import silence_mujoco
+from es_flipout.cli.results import Results, describe_machine
 from es_flipout.envs import make_vec
 from es_flipout.envs.engine import available_cores
 from es_flipout.rollout import OfficialEvaluator
@@ -31,6 +29,9 @@ from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import EnvConfig
+
+RETURN = "return"
+"""The metric; its round is the number of the episode."""
 
 
 @torch.no_grad()
@@ -63,14 +64,12 @@ def returns_on_warp(
     return total.tolist()
 
 
-def summary(returns: list[float]) -> dict[str, Any]:
+def summary(results: Results, engine: str) -> tuple[float, float, int]:
+    """Returns the mean return of an engine's episodes, its standard error, and how many have failed."""
+    returns = [*results.by_round(engine, RETURN).values()]
     sound = [value for value in returns if not math.isnan(value)]
-    return {
-        "mean": statistics.fmean(sound),
-        "standard_error": statistics.stdev(sound) / math.sqrt(len(sound)),
-        "failed": len(returns) - len(sound),
-        "returns": returns,
-    }
+    error = statistics.stdev(sound) / math.sqrt(len(sound))
+    return statistics.fmean(sound), error, len(returns) - len(sound)
 
 
 def main() -> None:
@@ -94,22 +93,23 @@ def main() -> None:
         official = judge.score(policy, seed=arguments.seed).returns
     policy = policy.to(arguments.device)
     warp = returns_on_warp(policy, config.env, arguments.episodes, arguments.seed, arguments.device)
-    engines = {"official environment": summary(official), "engine warp": summary(warp)}
-    print(f"{config.env.id}, generation {state['generation']}, {arguments.episodes} episodes")
-    for name, result in engines.items():
-        print(
-            f"  {name:22} {result['mean']:10.1f} +- {result['standard_error']:.1f}  failed {result['failed']}"
-        )
-    if arguments.json:
-        document = {
-            "command": shlex.join(["python", "-m", "scripts.compare_engines", *sys.argv[1:]]),
+    results = Results(
+        {
+            "command": shlex.join(["python", "-m", "benchmarks.compare_engines", *sys.argv[1:]]),
             "machine": describe_machine(arguments.device),
             "env": config.env.id,
             "generation": state["generation"],
             "env_steps": state["env_steps"],
-            "engines": engines,
         }
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    )
+    print(f"{config.env.id}, generation {state['generation']}, {arguments.episodes} episodes")
+    for engine, returns in (("official environment", official), ("engine warp", warp)):
+        for index, value in enumerate(returns):
+            results.add(index, engine, {RETURN: value})
+        mean, error, failed = summary(results, engine)
+        print(f"  {engine:22} {mean:10.1f} +- {error:.1f}  failed {failed}")
+    if arguments.json:
+        results.write(arguments.json)
 
 
 if __name__ == "__main__":
