@@ -75,7 +75,7 @@ def table(documents: Sequence[Document]) -> str:
 
 
 def plot(documents: Sequence[Document], path: Path) -> None:
-    """Draws the center score over live env steps and over training time, a row a task.
+    """Draws the score of the center over live env steps and over training time, a row a task.
 
     A line is a seed; where configurations of one task are compared, it is the mean of their seeds.
     """
@@ -91,9 +91,9 @@ def plot(documents: Sequence[Document], path: Path) -> None:
                     line = {"panel": f"{task}: {unit}", "line": document["name"], "run": number}
                     rows += [
                         {**line, "x": x / factor, "value": score}
-                        for x, score in zip(curve[key], curve["center_score"], strict=True)
+                        for x, score in zip(curve[key], curve["score"], strict=True)
                     ]
-    plots.draw(path, rows, {"documents": documents}, ylabel="center score", columns=2)
+    plots.draw(path, rows, {"documents": documents}, ylabel="score of the center", columns=2)
 
 
 def mean_curve(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:

@@ -39,7 +39,7 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
                     "minutes": line["timing"]["seconds"] / 60,
                     "generation": line["generation"],
                     "env_steps": line["env_steps"],
-                    "last_center_score": score,
+                    "last_score": score,
                     "median_env_steps_per_second": statistics.median(
                         each["timing"]["env_steps_per_second"] for each in period
                     ),
@@ -60,7 +60,7 @@ def main() -> None:
     lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text().splitlines()]
     found = milestones(lines, arguments.minutes)
     for each in found:
-        score = each["last_center_score"]
+        score = each["last_score"]
         print(
             f"{each['minutes']:7.1f} min  generation {each['generation']:5}  "
             f"{each['env_steps'] / 1e6:9.2f} M env steps  "

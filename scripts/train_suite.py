@@ -153,7 +153,7 @@ def curve(run: RunDirectory) -> dict[str, list[float]]:
     return {
         "env_steps": [line["env_steps"] for line in scored],
         "seconds": [round(line["timing"]["seconds"], 1) for line in scored],
-        "center_score": [round(line["center_score"], 2) for line in scored],
+        "score": [round(line["center_score"], 2) for line in scored],
     }
 
 

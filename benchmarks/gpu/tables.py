@@ -92,7 +92,7 @@ def _train(document: Document) -> str:
     """A training run by periods."""
     rows = []
     for each in document["milestones"]:
-        score = each["last_center_score"]
+        score = each["last_score"]
         rows.append(
             [
                 f"{each['minutes']:.1f} min",
@@ -103,7 +103,7 @@ def _train(document: Document) -> str:
                 f"{each['median_live_share']:.0%}",
             ]
         )
-    table = markdown(["", "generation", "env steps", "center score", ENV_STEPS, "live share"], rows)
+    table = markdown(["", "generation", "env steps", "score", ENV_STEPS, "live share"], rows)
     start = document["config"].get("init_from")
     return table if start is None else f"It begins with the policy of `{start}`.\n\n{table}"
 

@@ -194,10 +194,10 @@ def table(results: Results) -> list[list[str]]:
     Efficiency is the rate of w workers over w times that of one, equivalent cores are the rate over that of
     one worker, both within a round.
     """
-    prices = results.settings["price_per_hour"]
+    of_core, of_machine = (results.settings["price_per_hour"].get(name) for name in ("core", "machine"))
     heads = ["", ENV_STEPS, MEMBERS, "efficiency or equivalent cores"]
     heads += [PHYSICS, "of it", "GPU memory, GB"] if PHYSICS in results.column("metric") else []
-    heads += ["price of 10^9 steps"] if any(prices.values()) else []
+    heads += ["price of 10^9 steps"] if of_core or of_machine else []
     rows = []
     for name, contestant in results.settings["contestants"].items():
         rate = results.spread(name, ENV_STEPS)
@@ -213,9 +213,8 @@ def table(results: Results) -> list[list[str]]:
             share = statistics.median(results.ratios((name, ENV_STEPS), (name, PHYSICS)))
             row["of it"] = f"{share:.0%}"
             row["GPU memory, GB"] = number(results.spread(name, MEMORY).median / 1e9)
-        on_gpu = contestant["device"] != "cpu"
-        by_core = prices["core"] and not on_gpu and prices["core"] * contestant["cores"]
-        if price := by_core or prices["machine"]:
+        by_core = contestant["device"] == "cpu" and of_core and of_core * contestant["cores"]
+        if price := by_core or of_machine:
             row["price of 10^9 steps"] = number(price * 1e9 / rate.median / 3600)
         rows.append([name, *(row.get(head, "") for head in heads[1:])])
     return [heads, *rows]

@@ -1,18 +1,18 @@
-"""scripts/compare_engines: a policy trained on engine warp scores as much in the official environment."""
+"""benchmarks/compare_engines: a policy trained on engine warp scores as much in the official environment."""
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
+from benchmarks import compare_engines
 from es_flipout.cli.arguments import load_config
+from es_flipout.cli.results import Results
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.trainer import Trainer
-from scripts import compare_engines
 
 
 def test_a_policy_trained_on_warp_scores_as_much_officially(tiny_config, tmp_path, monkeypatch):
@@ -25,8 +25,13 @@ def test_a_policy_trained_on_warp_scores_as_much_officially(tiny_config, tmp_pat
     arguments = [run.path, "--episodes", 20, "--device", "cpu", "--json", file]
     monkeypatch.setattr(sys, "argv", ["compare_engines", *map(str, arguments)])
     compare_engines.main()
-    official, warp = json.loads(file.read_text())["engines"].values()
-    assert official["failed"] == warp["failed"] == 0
-    assert official["mean"] > 15  # an untrained policy falls at once
+    results = Results.read(file)
+    (official, _, failed), (warp, _, also_failed) = (
+        compare_engines.summary(results, engine) for engine in ("official environment", "engine warp")
+    )
+    assert failed == also_failed == 0
+    assert official > 15  # an untrained policy falls at once
+    assert warp == pytest.approx(official, abs=1)
     # Episode by episode: no contacts, so that float32 is all that is different.
-    assert warp["returns"] == pytest.approx(official["returns"], abs=1)
+    returns = [results.by_round(engine, "return") for engine in results.column("contestant")]
+    assert returns[0] == pytest.approx(returns[1], abs=1)

@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks.speed.paper import Network
+from benchmarks.speed.update import (
+    UPDATE,
+    BatchUpdate,
+    ExampleRollout,
+    Examples,
+    extrapolated,
+    of_members,
+    on_a_line,
+    pool_size,
+)
 from es_flipout import FlipoutES
-from es_flipout.bench.paper import Network
-from es_flipout.bench.update import BatchUpdate, ExampleRollout, Examples, Settings, on_a_line
 from es_flipout.perturbations import Flipout, LowRank
 
 CPU = torch.device("cpu")
@@ -56,19 +65,18 @@ def test_members_in_turns_make_the_same_update(network):
 
 
 def test_the_pool_is_measured_on_as_many_samples_as_it_can_bear():
-    def pool_size(num_parameters: int, pool_samples: int | None = None) -> int:
-        return Settings(5000, 40, 2, pool_samples, 2**30, 0.1, 1, 0).pool_size(num_parameters)
-
-    assert pool_size(26_000) == 5000
-    assert pool_size(5_824_522) == 84  # 500 million / 5.8 million is 85.8
-    assert pool_size(10**9) == 8  # twice as many as the smaller update has: 2 for each of 2 workers
-    assert pool_size(26_000, 301) == 300
-    assert pool_size(26_000, 9000) == 5000
+    assert pool_size(5000, 26_000, workers=2) == 5000
+    assert pool_size(5000, 5_824_522, workers=2) == 84  # 500 million / 5.8 million is 85.8
+    assert pool_size(5000, 10**9, workers=2) == 8  # twice the smaller update: 2 for each of 2 workers
+    assert pool_size(5000, 26_000, workers=2, wanted=301) == 300
+    assert pool_size(5000, 26_000, workers=2, wanted=9000) == 5000
 
 
 def test_an_update_of_many_samples_is_on_the_line_through_two_smaller_ones():
     # 0.5 s, and 0.1 s for each of 4, 24 and 104 samples
     assert on_a_line((4, 0.9), (24, 2.9), 104) == pytest.approx(10.9)
+    figures = extrapolated({4: lambda: 0.9, 24: lambda: 2.9}, 104)
+    assert figures == pytest.approx({UPDATE: 10.9, of_members(4): 0.9, of_members(24): 2.9})
 
 
 def test_the_papers_figures_are_those_of_its_networks_only():

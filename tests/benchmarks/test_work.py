@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.speed.families import FAMILIES, INDEPENDENT
+from benchmarks.speed.models import Model, conv_net, dense_forward, gru, mlp
+from benchmarks.speed.work import FlipoutWork, IndependentWork, Layer, LowRankWork, Work, total
 from es_flipout import FlipoutES
-from es_flipout.bench.families import FAMILIES, INDEPENDENT
-from es_flipout.bench.models import Model, conv_net, dense_forward, gru, mlp
-from es_flipout.bench.work import FlipoutWork, IndependentWork, Layer, LowRankWork, Work, total
 
 P = 32
 # Sixteen outputs and more: fewer are padded to sixteen.

@@ -25,6 +25,8 @@ from es_flipout.rollout import (
     EvaluationStoppedError,
     OnDeviceEvaluator,
     VectorizedEvaluator,
+)
+from es_flipout.rollout import (
     device as device_player,
 )
 from es_flipout.rollout.device_envs import NOT_FINITE as NOT_FINITE_FAULT

@@ -8,10 +8,10 @@ import shutil
 import pytest
 from PIL import Image
 
-from es_flipout.bench.plots import SOURCE, fingerprint
+from benchmarks.plots import SOURCE, fingerprint
+from benchmarks.tables import ROOT, with_tables
 from es_flipout.cli.arguments import load_config
 from es_flipout.run.checkpoint import RunDirectory
-from scripts.benchmark_tables import ROOT, with_tables
 from scripts.suite_report import PAGE, RUN, TABLES, documents_of, half_width, mean_curve, picture_of
 from scripts.train_suite import score
 
@@ -37,10 +37,10 @@ def test_the_interval_is_that_of_students_t():
 
 def test_a_mean_curve_ends_where_the_shortest_does():
     curves = [
-        {"center_score": [1.0, 5.0, 9.0], "seconds": [2, 4, 6]},
-        {"center_score": [3.0, 6.0], "seconds": [4, 8]},
+        {"score": [1.0, 5.0, 9.0], "seconds": [2, 4, 6]},
+        {"score": [3.0, 6.0], "seconds": [4, 8]},
     ]
-    assert mean_curve(curves) == {"center_score": [2.0, 5.5], "seconds": [3.0, 6.0]}
+    assert mean_curve(curves) == {"score": [2.0, 5.5], "seconds": [3.0, 6.0]}
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

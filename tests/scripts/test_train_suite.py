@@ -56,7 +56,7 @@ def test_every_seed_of_every_configuration_is_trained_and_scored(train, tmp_path
     assert all(run["finished"] for run in (*short["runs"], *other["runs"]))
     assert other["config"]["optimizer"]["name"] == "ClipUp"
     for run in short["runs"]:
-        assert len(run["curve"]["center_score"]) == 2  # every second generation
+        assert len(run["curve"]["score"]) == 2  # every second generation
         assert run["curve"]["env_steps"][-1] == run["env_steps"]
     assert other["runs"][0]["returns"] != other["runs"][1]["returns"]
     printed = capsys.readouterr().out
