@@ -69,10 +69,10 @@ VARIANTS = {
     "EvoTorch GymNE, subbatches of 4": Contestant("evotorch_gym", settings={"subbatch_size": 4}),
     "EvoTorch GymNE, distributed": Contestant("evotorch_gym", settings={"distributed": True}),
     "SB3-contrib ARS, 3 processes": Contestant("sb3_ars", settings={"processes": 3}),
-    "evosax Open_ES, 8 slots": Contestant("evosax_pool", settings={"slots": 8}),
-    "evosax Open_ES, 32 slots": Contestant("evosax_pool", settings={"slots": 32}),
-    "EvoX OpenES, 8 slots": Contestant("evox_pool", settings={"slots": 8}),
-    "EvoX OpenES, 32 slots": Contestant("evox_pool", settings={"slots": 32}),
+    "evosax Open_ES, 8 envs": Contestant("evosax_pool", settings={"num_envs": 8}),
+    "evosax Open_ES, 32 envs": Contestant("evosax_pool", settings={"num_envs": 32}),
+    "EvoX OpenES, 8 envs": Contestant("evox_pool", settings={"num_envs": 8}),
+    "EvoX OpenES, 32 envs": Contestant("evox_pool", settings={"num_envs": 32}),
     "EvoX OpenES, 3 processes": Contestant("evox_pool", settings={"processes": 3}),
 }
 """Other settings of the peers: with `--variants` they take part as well."""

@@ -33,7 +33,7 @@ def record_physics(config: Config) -> tuple[PhysicsCalls, mujoco.MjModel]:
     """Notes what the second generation of a native task asks of the physics, run in this process alone.
 
     Returns:
-        The calls, those of all slots in one batch, and the model.
+        The calls, those of all envs in one batch, and the model.
 
     Raises:
         ValueError: if the task is not native.

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from es_flipout.envs.make import cpu_engine_of, native_maker, runs_natively
+from es_flipout.envs.warp import WarpEngine
 from es_flipout.rollout.device_envs import SeededStates, Starts
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config, EvaluationConfig, LoggingConfig
@@ -107,7 +108,8 @@ class PhysicsAlone:
         env = config.env
         make = partial(native_maker(env.id, **env.kwargs), engine="warp", engine_kwargs=env.engine_kwargs)
         self._env = make(env.num_envs, device=config.device, info=False)
-        self._engine: Any = self._env.engine
+        assert isinstance(self._env.engine, WarpEngine)
+        self._engine = self._env.engine
         self._engine.compile(self._env.task.frame_skip)
         states = SeededStates.draw(self._env.task, np.arange(env.num_envs).reshape(-1, 1))
         self._starts = Starts.compute(self._engine, self._env.task, states, torch.float32)

@@ -27,11 +27,11 @@ FORCES = np.resize(np.float32([[0.0], [3.0], [-3.0], [0.01]]), (POPULATION, 1))
 class ConstantForces:
     """Policies that look at nothing."""
 
-    def __init__(self, observations, actions, slots):
-        self.forces = np.zeros((slots, 1), np.float32)
+    def __init__(self, observations, actions, num_envs):
+        self.forces = np.zeros((num_envs, 1), np.float32)
 
-    def load(self, slot, weights):
-        self.forces[slot] = weights
+    def load(self, place, weights):
+        self.forces[place] = weights
 
     def move(self, source, target):
         self.forces[target] = self.forces[source]
@@ -69,30 +69,30 @@ def check(returns, lengths) -> None:
     np.testing.assert_array_equal(returns, lengths - pushes)
 
 
-@pytest.mark.parametrize("slots", [1, 4, POPULATION + 3])
-def test_each_member_has_one_episode_and_only_live_steps_are_taken(slots):
+@pytest.mark.parametrize("num_envs", [1, 4, POPULATION + 3])
+def test_each_member_has_one_episode_and_only_live_steps_are_taken(num_envs):
     shared = Shared(
         multiprocessing.RawArray(ctypes.c_float, FORCES.ravel()),
         multiprocessing.RawArray(ctypes.c_double, [np.nan] * POPULATION),
         multiprocessing.RawArray(ctypes.c_int64, POPULATION),
         multiprocessing.Value(ctypes.c_int64, 0),
     )
-    envs = [Watched(env) for env in make_envs(TASK, range(slots))]
-    policies = ConstantForces(envs[0].observation_space, envs[0].action_space, slots)
+    envs = [Watched(env) for env in make_envs(TASK, range(num_envs))]
+    policies = ConstantForces(envs[0].observation_space, envs[0].action_space, num_envs)
     moments = _run_generation(shared, POPULATION, LIMIT, envs, policies)
     _, returns, lengths = shared.arrays(POPULATION)
     check(returns, lengths)
     assert moments.count == lengths.sum() == sum(env.steps for env in envs)
 
 
-@pytest.mark.parametrize(("processes", "slots"), [(1, 4), (3, 2)])
-def test_the_pool_shares_a_population_out_and_gathers_its_moments(processes, slots):
+@pytest.mark.parametrize(("processes", "num_envs"), [(1, 4), (3, 2)])
+def test_the_pool_shares_a_population_out_and_gathers_its_moments(processes, num_envs):
     pool = EpisodePool(
         *(TASK, LIMIT, ConstantForces),
         population_size=POPULATION,
         num_weights=1,
         processes=processes,
-        slots=slots,
+        num_envs=num_envs,
         seed=0,
     )
     steps = 0
@@ -104,14 +104,14 @@ def test_the_pool_shares_a_population_out_and_gathers_its_moments(processes, slo
     assert pool.moments.count == steps
 
 
-def fails(observations, actions, slots):
+def fails(observations, actions, num_envs):
     raise ValueError("no such policy")
 
 
 def test_a_failing_worker_is_heard_of():
     with (
         EpisodePool(
-            TASK, LIMIT, fails, population_size=4, num_weights=1, processes=1, slots=2, seed=0
+            TASK, LIMIT, fails, population_size=4, num_weights=1, processes=1, num_envs=2, seed=0
         ) as pool,
         pytest.raises(RuntimeError, match="no such policy"),
     ):
@@ -149,9 +149,9 @@ def test_every_other_round_is_in_reverse_order():
 
 
 def test_settings_that_do_not_exist_are_refused():
-    job = Job(TASK, 4, 1.0, 0, {"slots": 3})
-    assert job.settings({"slots": 1, "processes": 2}) == {"slots": 3, "processes": 2}
-    with pytest.raises(ValueError, match="slots"):
+    job = Job(TASK, 4, 1.0, 0, {"num_envs": 3})
+    assert job.settings({"num_envs": 1, "processes": 2}) == {"num_envs": 3, "processes": 2}
+    with pytest.raises(ValueError, match="num_envs"):
         job.settings({"processes": 2})
 
 
