@@ -22,7 +22,6 @@ import torch
 
 from es_flipout.envs.make import cpu_engine_of, native_maker, runs_natively
 from es_flipout.envs.warp import WarpEngine
-from es_flipout.rollout.device_envs import SeededStates, Starts
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config, EvaluationConfig, LoggingConfig
 from es_flipout.run.trainer import Trainer
@@ -111,8 +110,8 @@ class PhysicsAlone:
         assert isinstance(self._env.engine, WarpEngine)
         self._engine = self._env.engine
         self._engine.compile(self._env.task.frame_skip)
-        states = SeededStates.draw(self._env.task, np.arange(env.num_envs).reshape(-1, 1))
-        self._starts = Starts.compute(self._engine, self._env.task, states, torch.float32)
+        starts = zip(*map(self._env.task.seeded_state, range(env.num_envs)), strict=True)
+        self._starts = [torch.from_numpy(np.stack(each)).float().to(self._engine.device) for each in starts]
         self._everyone = torch.ones(env.num_envs, dtype=torch.bool, device=self._engine.device)
         low, high = torch.from_numpy(self._env.task.model.actuator_ctrlrange).float().unbind(dim=1)
         random = torch.rand(16, *self._engine.ctrl.shape, generator=torch.Generator().manual_seed(0))
@@ -128,7 +127,7 @@ class PhysicsAlone:
         while (seconds := time.perf_counter() - start) < least_seconds or not done:
             for _ in range(STEPS_PER_LOOK):
                 if self._steps % self._episode_length == 0:
-                    self._engine.restart(self._everyone, self._starts.qpos, self._starts.qvel)
+                    self._engine.restart(self._everyone, *self._starts)
                 self._engine.ctrl.copy_(self._controls[self._steps % len(self._controls)])
                 self._engine.advance(self._env.task.frame_skip)
                 self._steps += 1
