@@ -101,11 +101,8 @@ def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
     option("warp-members-per-env", "of those", type=positive, metavar="N", default=4)
     option("warp-device", "device of those", default="cuda")
     option("price-per-core-hour", "paid by contestants without a GPU, for the cores they use", type=amount)
-    option(
-        "price-per-machine-hour",
-        "paid by contestants with a GPU, and by all without a core price",
-        type=amount,
-    )
+    machine = "paid by contestants with a GPU, and by all without a core price"
+    option("price-per-machine-hour", machine, type=amount)
     option("rounds", "alternating rounds, each with every contestant once", type=positive, default=3)
     option("seconds", "least duration of a measurement", type=amount, default=5.0)
     option("seed", "of every draw", type=seed, default=0)
@@ -122,7 +119,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed.population_size = parsed.population_size or 4 * parsed.num_envs
     cores = available_cores()
     parsed.threads = parsed.threads or cores
-    parsed.workers = parsed.workers or [*(2**power for power in range(cores.bit_length() - 1)), cores]
+    parsed.workers = parsed.workers or [*(2**power for power in range(cores.bit_length())), cores]
     return parsed
 
 
@@ -147,24 +144,22 @@ def _contestants(parsed: argparse.Namespace) -> dict[str, Contestant]:
 
 def _bench(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
-    path = parsed.out and _writable(
-        parsed.out, f"throughput_{parsed.env}.json"
-    )  # before minutes of measuring
+    if parsed.out is not None:
+        _make_writable(parsed.out)  # before minutes of measuring
     silence_mujoco()
     torch.set_num_threads(1)  # as es-train has it
     results = Results({"command": shlex.join(["es-bench", *arguments])})
     names = ("env", "env_kwargs", "num_envs", "population_size", "hidden_sizes", "seed", "seconds")
     results.settings |= {name: getattr(parsed, name) for name in names}
-    results.settings["price_per_hour"] = {
-        "core": parsed.price_per_core_hour,
-        "machine": parsed.price_per_machine_hour,
-    }
+    prices = {"core": parsed.price_per_core_hour, "machine": parsed.price_per_machine_hour}
+    results.settings["price_per_hour"] = prices
     try:
         _measure(_contestants(parsed), results, parsed.rounds, parsed.seconds)
     except ValueError as error:
         raise UsageError(str(error)) from error
     _print(table(results), f"{parsed.env}, {parsed.population_size} members, {parsed.num_envs} envs")
-    if path is not None:
+    if parsed.out is not None:
+        path = parsed.out / re.sub(r"[^\w.-]+", "-", f"throughput_{parsed.env}.json")
         results.write(path)
         print(path)
     return 0
@@ -178,11 +173,9 @@ def _measure(entrants: Mapping[str, Contestant], results: Results, rounds: int, 
         for name, each in entrants.items():
             runs[name] = stack.enter_context(closing(FirstGeneration(each.config)))
             results.add(0, name, runs[name].once)
-        turns = list(itertools.product(range(rounds), runs))
-        console = Console(stderr=True)
-        for index, name in track(
-            turns, "measuring", console=console, transient=True, disable=not console.is_terminal
-        ):
+        turns, console = list(itertools.product(range(rounds), runs)), Console(stderr=True)
+        hidden = not console.is_terminal
+        for index, name in track(turns, "measuring", console=console, transient=True, disable=hidden):
             results.add(index, name, runs[name].measure(seconds))
     devices = [each.config.device for each in entrants.values()]
     results.settings["machine"] = describe_machine(max(devices, key=lambda device: device != "cpu"))
@@ -232,8 +225,8 @@ def _print(cells: Sequence[Sequence[str]], title: str) -> None:
     console.print(shown)
 
 
-def _writable(folder: Path, name: str) -> Path:
-    """Makes the folder, and returns the path of a file in it.
+def _make_writable(folder: Path) -> None:
+    """Makes the folder.
 
     Raises:
         UsageError: if nothing can be written there.
@@ -244,4 +237,3 @@ def _writable(folder: Path, name: str) -> Path:
         raise UsageError(f"--out: cannot make the folder {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise UsageError(f"--out: cannot write to {folder}")
-    return folder / re.sub(r"[^\w.-]+", "-", name)

@@ -121,3 +121,9 @@ def test_quick_changes_defaults_and_no_more():
     given = bench._parse(["throughput", "--quick", "--seconds", "7"])
     assert (given.seconds, vars(given)) == (7, {**vars(quick), "seconds": 7})
     assert quick.seconds < bench._parse(["throughput"]).seconds
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, {1}), (4, {1, 2, 4}), (6, {1, 2, 4, 6})])
+def test_pools_have_powers_of_two_and_every_core(cores, workers, monkeypatch):
+    monkeypatch.setattr(bench, "available_cores", lambda: cores)
+    assert set(bench._parse(["throughput"]).workers) == workers
