@@ -13,7 +13,7 @@ from benchmarks.speed.models import Model, conv_net, mlp
 
 Kind = Literal["fully connected", "convolutional"]
 COLUMNS = ("FlipES, one GPU", "cpuES, 40 cores")
-"""Who took the seconds, on machines of theirs."""
+"""What the paper measured, on its own machines."""
 SECONDS: dict[tuple[Kind, float], tuple[float, float]] = {
     ("fully connected", 32): (0.12, 0.51),
     ("fully connected", 128): (0.13, 1.22),
@@ -24,7 +24,7 @@ SECONDS: dict[tuple[Kind, float], tuple[float, float]] = {
     ("convolutional", 1.0): (7.12, 67.0),
     ("convolutional", 1.5): (11.77, 132.0),
 }
-"""Seconds an update, in the order of COLUMNS."""
+"""Seconds per update, in the order of COLUMNS."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,6 @@ class Network:
 
     @property
     def paper(self) -> dict[str, float] | None:
-        """The paper's seconds an update; None if this is no network of its figure."""
+        """The paper's seconds per update; None if its figure does not have this network."""
         seconds = SECONDS.get((self.kind, self.size))
         return seconds and dict(zip(COLUMNS, seconds, strict=True))

@@ -92,7 +92,7 @@ class BatchUpdate:
         Args:
             network: what is trained.
             perturbation: noise family.
-            examples: one a member.
+            examples: one per member.
             device: where.
             max_bytes: memory for what the layers make of a batch, about.
         """
@@ -128,7 +128,7 @@ class PoolUpdate:
         self._evaluator = ProcessPoolEvaluator(policy, partial(ExampleRollout, examples), num_workers=workers)
 
     def __call__(self, samples: int) -> None:
-        """Makes an update of all members, or of `FEWEST` a worker."""
+        """Makes an update of all members, or of `FEWEST` per worker."""
         es = self._es[samples]
         es.tell(self._evaluator.evaluate(es.ask(), range(samples)).fitness)
 

@@ -21,7 +21,7 @@ A multiplication and an addition are 2 FLOPs. Only products of matrices and conv
 borders too, as torch's flop counter has it (and the sum over independent noise, which is one in all but
 name): no signs, biases or activations. Every input is read once and every result is written once, in float32
 (flipout's signs in a byte each, as a generation stores them), each layer by itself: what caches spare between
-layers makes the bytes/s more than the memory's, what passes over intermediate results cost makes them less.
+layers makes the bytes/s more than the memory's, what passes over intermediate results cost makes them fewer.
 `ask` writes what the gradient reads, and then a row's share for every row: only the former counts.
 """
 
@@ -144,7 +144,7 @@ class LowRankWork:
 
 @dataclass(frozen=True)
 class IndependentWork:
-    """Dense noise a member."""
+    """Dense noise per member."""
 
     def added(self, layer: Layer, rows: int) -> Work:
         """See `NoiseWork.added`."""
