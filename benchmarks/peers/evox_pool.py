@@ -2,8 +2,8 @@
 
 Tried on HalfCheetah, population 64, on a machine that was not quiet, best figure of each: 8 envs 30,500 env
 steps/s, 16 envs 29,400, 32 envs 26,800, 16 envs and a third worker 28,900. On Humanoid the load hid the
-difference; 32 envs took 4 % less CPU time per step than 16, but leave no member to balance two workers with at
-a population of 64.
+difference; 32 envs took 4 % less CPU time per step than 16, but leave no member to balance two workers
+with at a population of 64.
 """
 
 from __future__ import annotations
