@@ -85,14 +85,13 @@ def test_each_member_has_one_episode_and_only_live_steps_are_taken(num_envs):
     assert moments.count == lengths.sum() == sum(env.steps for env in envs)
 
 
-@pytest.mark.parametrize(("processes", "num_envs"), [(1, 4), (3, 2)])
-def test_the_pool_shares_a_population_out_and_gathers_its_moments(processes, num_envs):
+def test_the_pool_shares_a_population_out_and_gathers_its_moments():
     pool = EpisodePool(
         *(TASK, LIMIT, ConstantForces),
         population_size=POPULATION,
         num_weights=1,
-        processes=processes,
-        num_envs=num_envs,
+        processes=2,
+        num_envs=2,
         seed=0,
     )
     steps = 0
