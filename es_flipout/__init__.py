@@ -15,27 +15,29 @@ from es_flipout.perturbations import (
 from es_flipout.policies import CNNPolicy, GRUPolicy, LinearPolicy, LSTMPolicy, MLPPolicy
 from es_flipout.population import Population
 from es_flipout.rollout import (
-    Evaluation,
+    BaselinePlayer,
+    Episodes,
     GymnasiumRollout,
-    OfficialEvaluator,
-    ProcessPoolEvaluator,
-    VectorizedEvaluator,
+    HostPlayer,
+    Scorer,
+    evaluate,
     reset_seeds,
 )
-from es_flipout.run.build import evaluate
 from es_flipout.run.config import Config
 from es_flipout.run.trainer import Trainer
 from es_flipout.strategy import FlipoutES, Update
 
 __all__ = [
+    "BaselinePlayer",
     "CNNPolicy",
     "ClipUp",
     "Config",
-    "Evaluation",
+    "Episodes",
     "Flipout",
     "FlipoutES",
     "GRUPolicy",
     "GymnasiumRollout",
+    "HostPlayer",
     "Independent",
     "LSTMPolicy",
     "LinearPolicy",
@@ -43,15 +45,13 @@ __all__ = [
     "MLPPolicy",
     "MujocoTask",
     "ObservationNormalizer",
-    "OfficialEvaluator",
     "Perturbation",
     "Population",
-    "ProcessPoolEvaluator",
     "RunningStatistics",
+    "Scorer",
     "Trainer",
     "UnsupportedOperationError",
     "Update",
-    "VectorizedEvaluator",
     "centered_ranks",
     "evaluate",
     "make_vec",

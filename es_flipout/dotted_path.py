@@ -1,4 +1,4 @@
-"""From a dotted path in a configuration to the class that it names."""
+"""Imports a class by its dotted path, as given in a configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Base = TypeVar("Base")
 
 
 def is_dotted(name: str) -> bool:
-    """Returns whether a name is a path to a class of the user's own: MODULE:CLASS or MODULE.CLASS."""
+    """Returns whether a name is a path to a user-defined class: MODULE:CLASS or MODULE.CLASS."""
     return ":" in name or "." in name
 
 
@@ -17,19 +17,19 @@ def import_class(path: str, base: type[Base], option: str) -> type[Base]:
     """Imports a class.
 
     Args:
-        path: MODULE:CLASS, or the same with a dot.
-        base: what it must be a subclass of.
-        option: the option that holds the path, for the messages.
+        path: MODULE:CLASS or MODULE.CLASS.
+        base: required base class.
+        option: name of the option that holds the path, for error messages.
 
     Raises:
-        ValueError: if the module cannot be imported, or holds no such class.
+        ValueError: if the module cannot be imported or has no such class.
     """
     module_name, _, name = path.rpartition(":" if ":" in path else ".")
     if not module_name or not name:
-        raise ValueError(f"{option} {path!r} is no path to a class: write MODULE:CLASS")
+        raise ValueError(f"{option} {path!r} is not a path to a class: write MODULE:CLASS")
     try:
         module = import_module(module_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except Exception as error:  # importing a user's module may raise anything
         raise ValueError(
             f"{option} {path!r}: cannot import {module_name}: {type(error).__name__}: {error}"
         ) from error

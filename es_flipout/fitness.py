@@ -1,22 +1,22 @@
-"""Fitness shaping: from returns to the utilities that weigh each member's perturbation.
+"""Fitness shaping: from returns to the utilities that weight each member's perturbation.
 
-Pure functions of a vector of returns [P]. Under all of them equal returns get equal utilities, these sum
-to zero (and are exactly zero if all returns are equal), and a member whose return is not finite counts as
-the worst: by rank below all others, by value equal to the lowest of them.
+Pure functions of a vector of returns [P]. For all of them, equal returns get equal utilities, utilities sum
+to zero (and are exactly zero if all returns are equal), and a member whose return is not finite counts as the
+worst: by rank below all others, by value equal to the lowest of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
-
-
+FITNESS_SHAPING: Final = "centered_ranks"
+"""The default."""
 Shaping = Callable[[Tensor], Tensor]
 
 
@@ -26,7 +26,7 @@ def failed(fitness: Tensor) -> Tensor:
 
 
 def _replace_failed(fitness: Tensor) -> Tensor:
-    """Returns the fitness with that of failed members replaced by the worst of the others."""
+    """Returns the fitness, failed members' replaced by the worst of the others."""
     bad = failed(fitness)
     if not bad.any():
         return fitness
@@ -35,12 +35,12 @@ def _replace_failed(fitness: Tensor) -> Tensor:
 
 
 def _all_equal(fitness: Tensor) -> bool:
-    """Returns whether nothing tells members apart: utilities must then be 0, not rounding errors."""
+    """Returns whether all members are equal: utilities must then be 0, not rounding errors."""
     return bool((fitness == fitness[0]).all() or failed(fitness).all())
 
 
 def _share_among_ties(fitness: Tensor, by_rank: Tensor) -> Tensor:
-    """Gives every member the value of its rank, members of equal fitness the mean of theirs.
+    """Returns each member's value by rank, [P]; members of equal fitness share the mean of theirs.
 
     Args:
         fitness: returns [P]; failed members rank below all others.
@@ -78,24 +78,24 @@ def nes(fitness: Tensor) -> Tensor:
 
 
 def raw(fitness: Tensor) -> Tensor:
-    """Returns the returns less their mean, float64 [P].
+    """Returns the returns minus their mean, float64 [P].
 
-    The mean is a baseline: it takes the largest part of the estimate's variance away. Mirrored pairs
-    cancel it anyway; without them it scales the estimate's expectation by (P - 1) / P.
+    The mean is a baseline that removes most of the estimate's variance. Antithetic pairs cancel it anyway;
+    without them it scales the estimate's expectation by (P - 1) / P.
     """
     fitness = _replace_failed(fitness.to(torch.float64))
     return torch.zeros_like(fitness) if _all_equal(fitness) else fitness - fitness.mean()
 
 
 def standardized(fitness: Tensor) -> Tensor:
-    """Returns the fitness less its mean, over its standard deviation (zeros if that is 0), float64 [P]."""
+    """Returns the fitness minus its mean, over its standard deviation (zeros if that is 0), float64 [P]."""
     centered = raw(fitness)
     deviation = centered.square().mean().sqrt()
     return centered / deviation if deviation > 0 else centered
 
 
 def tied_fraction(fitness: Tensor) -> float:
-    """Returns the share of members whose return another member has too; failed ones count as equal."""
+    """Returns the share of members that share their return with another; failed ones count as equal."""
     keys = torch.where(failed(fitness), -math.inf, fitness.to(torch.float64))
     _, group, sizes = torch.unique(keys, return_inverse=True, return_counts=True)
     return float((sizes[group] > 1).double().mean())

@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, and the module that standardizes by them.
+"""Running mean and variance of observations, and the module that standardizes observations with them.
 
 Moments are kept in float64 and merged by the parallel update of Chan, Golub and LeVeque (1979):
 with counts a, b and delta = mean_b - mean_a,
@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 VARIANCE_FLOOR = 1e-8
-"""Smallest variance that an observation is divided by; constant features stay near zero."""
+"""Lower bound of the variance in the denominator: constant features stay near zero."""
+OBSERVATION_CLIP = 10.0
+"""Default bound on each standardized observation, in standard deviations."""
 
 
 class RunningStatistics:
@@ -23,8 +26,8 @@ class RunningStatistics:
 
     Attributes:
         count: rows seen, float64 scalar.
-        mean: mean a feature, float64 [O].
-        m2: sum of squared deviations from the mean a feature, float64 [O].
+        mean: mean of each feature, float64 [O].
+        m2: sum of squared deviations from the mean of each feature, float64 [O].
     """
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
@@ -33,11 +36,11 @@ class RunningStatistics:
         self.m2 = torch.zeros(size, dtype=torch.float64, device=device)
 
     def update(self, rows: Tensor, mask: Tensor | None = None) -> None:
-        """Counts rows in.
+        """Adds rows.
 
         Args:
             rows: observations [N, O], any floating dtype.
-            mask: which rows count, bool [N]; all of them if None. Rows left out may hold NaN.
+            mask: which rows count, bool [N]; all of them if None. The others may hold NaN.
 
         Raises:
             ValueError: if `rows` is not [N, O], or the mask is not bool [N] (never broadcast).
@@ -56,7 +59,7 @@ class RunningStatistics:
         self._merge(count, mean, (rows - mean).square_().sum(dim=0))
 
     def merge(self, other: RunningStatistics) -> None:
-        """Counts in all that `other` has seen."""
+        """Adds all rows that `other` has seen."""
         self._merge(*(each.to(self.mean.device) for each in (other.count, other.mean, other.m2)))
 
     def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
@@ -69,7 +72,7 @@ class RunningStatistics:
 
     @property
     def variance(self) -> Tensor:
-        """Population variance a feature, float64 [O]; ones before two rows have been seen."""
+        """Population variance of each feature, float64 [O]; ones until two rows have been seen."""
         return _variance(self.count, self.m2)
 
 
@@ -139,18 +142,18 @@ def _pooled(counts: Tensor, sums: Tensor) -> RunningStatistics:
 
 
 class ObservationNormalizer(nn.Module):
-    """Standardizes observations by moments that only `merge` changes.
+    """Standardizes observations with moments that only `merge` changes.
 
-    The moments are buffers, so they travel with the policy (state dict, device), and are frozen
-    between two calls of `merge`: all members of a generation see the same normalization.
+    The moments are buffers, so they travel with the policy (state dict, device). They are constant between
+    calls of `merge`: all members of a generation see the same normalization.
     """
 
     count: Tensor
     mean: Tensor
     m2: Tensor
 
-    def __init__(self, size: int, clip: float = 10.0) -> None:
-        """Creates a normalizer that has seen nothing and changes nothing but the range.
+    def __init__(self, size: int, clip: float = OBSERVATION_CLIP) -> None:
+        """Creates a normalizer without observations, which only clips.
 
         Args:
             size: number of features O.
@@ -165,35 +168,37 @@ class ObservationNormalizer(nn.Module):
         self._standardizer: tuple[Tensor, Tensor] | None = None
 
     def statistics(self) -> RunningStatistics:
-        """Returns the moments as a value of their own."""
+        """Returns a copy of the moments."""
         statistics = RunningStatistics(self.mean.shape[0], self.mean.device)
         statistics.count, statistics.mean = self.count.clone(), self.mean.clone()
         statistics.m2 = self.m2.clone()
         return statistics
 
     def merge(self, other: RunningStatistics) -> None:
-        """Counts the observations of a generation in."""
+        """Adds the observations of a generation."""
         merged = self.statistics()
         merged.merge(other)
         self.count, self.mean, self.m2 = merged.count, merged.mean, merged.m2
         self._standardizer = None
 
+    @override
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._standardizer = None
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    @override
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._standardizer = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def standardizer(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Returns what is subtracted from observations and what that is multiplied by, [O] each."""
+        """Returns mean and scale, [O] each: standardized observations are (observations - mean) * scale."""
         if self._standardizer is None or self._standardizer[0].dtype != dtype:
             scale = _variance(self.count, self.m2).clamp(min=VARIANCE_FLOOR).rsqrt()
             self._standardizer = self.mean.to(dtype), scale.to(dtype)
         return self._standardizer
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Returns standardized observations, same shape and dtype as given ([..., O])."""
+        """Returns standardized observations [..., O], same dtype, for observations [..., O]."""
         mean, scale = self.standardizer(observations.dtype)
         return ((observations - mean) * scale).clamp(-self.clip, self.clip)

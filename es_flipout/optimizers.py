@@ -1,7 +1,7 @@
-"""Optimizers by name: those of torch.optim, ClipUp, or a class of the user's.
+"""Optimizers by name: those of torch.optim, ClipUp, or a user-defined class.
 
-ClipUp (Toklu, Liskowski and Srivastava, 2020, arXiv 2008.02387) follows an evolutionary gradient g by its
-direction alone, and bounds how fast the parameters move:
+ClipUp (Toklu, Liskowski and Srivastava, 2020, arXiv 2008.02387) uses only the direction of an evolutionary
+gradient g, and bounds the speed of the parameters:
 
     v <- m v + lr g / |g|        v <- v min(1, max_speed / |v|)        theta <- theta + v
 """
@@ -11,25 +11,31 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from es_flipout.dotted_path import import_class, is_dotted
+
+OPTIMIZER: Final = "Adam"
+"""Name of the default optimizer."""
+LEARNING_RATE: Final = 0.01
+"""Default learning rate."""
 
 
 class ClipUp(torch.optim.Optimizer):
     """Normalized gradients, heavy-ball momentum, and a clipped velocity.
 
-    Norms are over all parameters of a group together. Like every torch optimizer it descends; FlipoutES hands
-    it the negative of the ascent direction.
+    Norms are over all parameters of a group together. Like every torch optimizer it descends; FlipoutES
+    passes it the negative ascent direction.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 0.01,
+        lr: float = LEARNING_RATE,
         momentum: float = 0.9,
         max_speed: float | None = None,
     ) -> None:
@@ -37,10 +43,10 @@ class ClipUp(torch.optim.Optimizer):
 
         Args:
             params: parameters, or groups of them, as for any torch optimizer.
-            lr: length of what one gradient adds to the velocity.
-            momentum: share of the velocity that is kept from step to step, in [0, 1).
-            max_speed: greatest length of a step. None, the paper's rule of thumb, is twice the learning rate
-                at any time, so that it follows a schedule; a number stays what it is.
+            lr: length of the contribution of one gradient to the velocity.
+            momentum: fraction of the velocity kept per step, in [0, 1).
+            max_speed: maximum length of a step. None means twice the current learning rate (the paper's rule
+                of thumb), so it follows a schedule; a number is constant.
 
         Raises:
             ValueError: if a number is out of its range.
@@ -53,9 +59,10 @@ class ClipUp(torch.optim.Optimizer):
             raise ValueError(f"max_speed must be > 0, or null for 2 lr, got {max_speed}")
         super().__init__(params, {"lr": lr, "momentum": momentum, "max_speed": max_speed})
 
+    @override
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Moves the parameters; returns what `closure` does, if there is one."""
+        """Moves the parameters; returns the result of `closure`, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -90,7 +97,7 @@ class ClipUp(torch.optim.Optimizer):
 
 
 def _norm(tensors: Iterable[Tensor | None]) -> float:
-    """Returns the Euclidean norm of all of them together, in float64 lest tiny squares vanish."""
+    """Returns their joint Euclidean norm, computed in float64 because tiny squares underflow."""
     norms = [
         torch.linalg.vector_norm(each, dtype=torch.float64).cpu() for each in tensors if each is not None
     ]
@@ -105,14 +112,14 @@ _UNUSABLE = (
 
 
 def _is_usable(optimizer: type[torch.optim.Optimizer]) -> bool:
-    """Returns whether an optimizer takes dense gradients, and steps without a closure."""
+    """Returns whether an optimizer takes dense gradients and steps without a closure."""
     closure = list(inspect.signature(optimizer.step).parameters.values())[1:]
     optional = all(each.default is not each.empty for each in closure)
     return optimizer not in _UNUSABLE and optional
 
 
 def _named_classes() -> dict[str, type[torch.optim.Optimizer]]:
-    """Returns what can be used by its name alone."""
+    """Returns the optimizers that can be used by their name alone."""
     named = {
         name: value
         for name, value in vars(torch.optim).items()
@@ -128,12 +135,12 @@ def make_optimizer(
 
     Args:
         name: a class of torch.optim, ClipUp, or MODULE:CLASS.
-        policy: whose parameters.
+        policy: the policy.
         lr: learning rate.
         kwargs: further keyword arguments of the class.
 
     Raises:
-        ValueError: if there is no such optimizer, or it does not take the arguments.
+        ValueError: if there is no such optimizer, or it does not accept the arguments.
     """
     if is_dotted(name):
         optimizer = import_class(name, torch.optim.Optimizer, "optimizer.name")
@@ -144,7 +151,7 @@ def make_optimizer(
         if name not in classes:
             raise ValueError(
                 f"optimizer.name {name!r} is not available; choose one of "
-                f"{', '.join(sorted(classes))}, or a class of your own by MODULE:CLASS"
+                f"{', '.join(sorted(classes))}, or your own class by MODULE:CLASS"
             )
         optimizer = classes[name]
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -153,3 +160,21 @@ def make_optimizer(
         return build(parameters, lr=lr, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
         raise ValueError(f"optimizer {name}: {error}") from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
+    """Checks that an optimizer minimizes over all of the parameters, given by name.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    groups = optimizer.param_groups
+    if any(group.get("maximize") for group in groups):
+        raise ValueError("the optimizer must not maximize: the strategy already turns ascent into descent")
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in known]
+    if missing:
+        raise ValueError(
+            f"the optimizer does not have the parameter {missing[0]!r}, which requires a gradient: "
+            "build it over policy.parameters(), or freeze the parameter (requires_grad_(False))"
+        )

@@ -4,159 +4,25 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from es_flipout.perturbations import MemberContext, Perturbation, PerturbedParameter, PopulationNoise
+from es_flipout.perturbations import MemberRows, Perturbation, PopulationNoise
+from es_flipout.perturbations.torch_modes import eagerly, untracked
 from es_flipout.seeding import torch_generator
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def untracked(method: Method) -> Method:
-    """Runs a method without autograd, and outside any inference mode: the tensors it makes outlive that."""
-    return torch.inference_mode(mode=False)(torch.no_grad()(method))
 
 
 def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the parameters that are searched, by name: those that require a gradient."""
+    """Returns the parameters that are trained, by name: those that require a gradient."""
     return {name: value for name, value in policy.named_parameters() if value.requires_grad}
-
-
-def eagerly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls a function that torch.compile is to leave out: it goes on behind it."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.disable(function)(*args, **kwargs)  # type: ignore[no-untyped-call]
-    return function(*args, **kwargs)
-
-
-class MemberRows:
-    """A policy whose row n runs with the weights of member n of a selection.
-
-    It shares the policy's parameters and buffers, and nothing else, so that several selections may run at the
-    same time. Once the policy has changed, make another.
-    """
-
-    def __init__(self, population: Population, members: Tensor) -> None:
-        self._population = population
-        policy = population.policy
-        self._stand_ins = {
-            name: PerturbedParameter.of(name, policy.get_parameter(name)) for name in population.trained
-        }
-        # A copy in which every reference to a trained parameter, tied or not, is to its stand-in.
-        memo: dict[int, Tensor] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
-        memo |= {id(policy.get_parameter(name)): stand_in for name, stand_in in self._stand_ins.items()}
-        self._policy = copy.deepcopy(policy, memo)
-        self._row_wise = bool(getattr(policy, "row_wise", False))
-        self.select(members)
-
-    @untracked
-    def select(self, members: Tensor, *, grouped: bool = False) -> None:
-        """Makes it a selection of other members, int64 [N], of any number.
-
-        Args:
-            members: their indices.
-            grouped: whether they are known to exist, and to be in groups; see `PopulationNoise.rows`.
-
-        Raises:
-            IndexError: if there is no such member; on a GPU, what happens then is undefined.
-        """
-        if not grouped:
-            self._check(members)
-        noise = self._population.noise
-        self.num_rows = len(members)
-        self._noise = noise.rows(members.to(noise.device), self._population.sigma, grouped=grouped)
-        for name, stand_in in self._stand_ins.items():
-            stand_in.noise = self._noise[name]
-
-    @untracked
-    def assign(self, rows: Tensor, members: Tensor) -> None:
-        """Hands rows (int64 [M]) over to other members (int64 [M]); the other rows keep theirs.
-
-        Raises:
-            IndexError: if there is no such member or row.
-        """
-        self._check(members)
-        device = self._population.noise.device
-        self._noise.assign(rows.to(device), members.to(device))
-
-    def _check(self, members: Tensor) -> None:
-        if members.device.type != "cpu" or len(members) == 0:
-            return  # to look would be to wait for the device
-        lowest, highest = (int(bound) for bound in members.aminmax())
-        if lowest < 0 or highest >= self._population.size:
-            index = lowest if lowest < 0 else highest
-            raise IndexError(f"member {index} of a population of {self._population.size}")
-
-    def __call__(self, *inputs: Any) -> Any:
-        """Runs the policy on a batch, each row under its own member's weights.
-
-        Args:
-            inputs: what the policy's forward takes: tensors [N, ...], or containers of them.
-
-        Returns:
-            What the policy's forward returns, its tensors [N, ...].
-        """
-        if self._row_wise:
-            return self.each(*inputs)
-        # A member by itself is a batch of one.
-        outputs = self.each(*tree_map(lambda x: x.unsqueeze(1), inputs))
-        return tree_map(lambda x: x.squeeze(1) if isinstance(x, Tensor) else x, outputs)
-
-    def each(self, *inputs: Any) -> Any:
-        """Runs every member on its own: row n of the result is module(member n)(row n of the inputs).
-
-        Args:
-            inputs: tensors [N, ...], or containers of them.
-
-        Raises:
-            ValueError: if a tensor has not one row a member.
-        """
-        return eagerly(self._run, *inputs)
-
-    @torch.no_grad()
-    def _run(self, *inputs: Any) -> Any:
-        for leaf in tree_leaves(inputs):
-            if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.num_rows:
-                found = f"shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)
-                raise ValueError(f"inputs must be tensors of {self.num_rows} rows, one a member: got {found}")
-        if self._row_wise:
-            self._enter(MemberContext(self.num_rows, level=None))
-            return _written_out(self._policy(*inputs))
-        structure: TreeSpec | None = None
-        constants: list[Any] = []
-
-        def run_one(*inputs: Any) -> tuple[Tensor, ...]:
-            nonlocal structure, constants
-            self._enter(MemberContext.inside_vmap(self.num_rows))
-            constants, structure = tree_flatten(_written_out(self._policy(*inputs)))
-            return tuple(leaf for leaf in constants if isinstance(leaf, Tensor))
-
-        tensors = iter(torch.vmap(run_one, randomness="different")(*inputs))
-        assert structure is not None
-        leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in constants]
-        return tree_unflatten(leaves, structure)
-
-    def _enter(self, context: MemberContext) -> None:
-        for stand_in in self._stand_ins.values():
-            stand_in.context = context
-
-
-def _written_out(outputs: Any) -> Any:
-    """Returns what a policy returned, a parameter among it (such as a log standard deviation) row by row."""
-    if type(outputs) is Tensor:
-        return outputs
-    return tree_map(lambda x: x.written_out() if isinstance(x, PerturbedParameter) else x, outputs)
 
 
 @dataclass(frozen=True)
 class NoiseOrigin:
-    """All that a population's noise follows from, besides the policy: any process can draw it again.
+    """All that determines a population's noise besides the policy: any process can draw it again.
 
     Attributes:
         perturbation: the noise family.
@@ -179,7 +45,7 @@ class NoiseOrigin:
         """Returns the noise for the trained parameters of a policy, on their device.
 
         Raises:
-            ValueError: if the noise family cannot serve this population size.
+            ValueError: if the noise family does not support this population size.
         """
         parameters = trained_parameters(policy)
         device = next(iter(parameters.values())).device
@@ -195,9 +61,9 @@ class Population:
     Attributes:
         policy: the unperturbed policy (the center); any module whose operations have rules.
         noise: the perturbations of the generation.
-        sigma: standard deviation of a weight's perturbation.
-        origin: what the noise follows from; None if it was drawn in some other way.
-        trained: names of the parameters that are perturbed.
+        sigma: standard deviation of each weight's perturbation.
+        origin: what determines the noise; None if it was drawn in some other way.
+        trained: names of the perturbed parameters.
     """
 
     def __init__(
@@ -224,14 +90,14 @@ class Population:
         """Runs members side by side: row n of the result is `module(members[n])(row n of the inputs)`.
 
         Args:
-            inputs: what the policy's forward takes, with one leading row a member more: [N, ...].
+            inputs: arguments of the policy's forward with a leading row dimension: [N, ...].
             members: the member of each row, int64 [N], repeats allowed; 0 .. P - 1 if None.
 
         Returns:
-            What the policy's forward returns, with that leading row: [N, ...].
+            The outputs of the policy's forward, with that leading dimension: [N, ...].
 
         Raises:
-            ValueError: if the inputs have not one row a member.
+            ValueError: if the inputs do not have one row per member.
             IndexError: if there is no such member.
             UnsupportedOperationError: if the policy uses a parameter in an operation that has no rule.
         """
@@ -246,7 +112,7 @@ class Population:
         return self._all.each(*inputs)
 
     def _state(self) -> list[Any]:
-        """Returns what tells whether the policy is still as it was copied; tensors are shared with a copy."""
+        """Returns what shows whether the policy is still as it was copied; a copy shares its tensors."""
         policy = self.policy
         tensors = [id(tensor) for tensor in itertools.chain(policy.parameters(), policy.buffers())]
         return [self.sigma, *tensors, *((module.training, id(module)) for module in policy.modules())]
@@ -257,7 +123,8 @@ class Population:
         Raises:
             IndexError: if there is no such member.
         """
-        return MemberRows(self, torch.as_tensor(members, dtype=torch.int64))
+        members = torch.as_tensor(members, dtype=torch.int64)
+        return MemberRows(self.policy, self.trained, self.noise, self.sigma, members)
 
     @untracked
     def member(self, index: int) -> dict[str, Tensor]:
@@ -290,7 +157,7 @@ class Population:
         module.load_state_dict(self.member(index))
         for part in module.modules():
             if isinstance(part, nn.RNNBase):
-                part.flatten_parameters()  # which a copy's are not; cuDNN wants them so
+                part.flatten_parameters()  # cuDNN wants that, and deepcopy undoes it
         return module
 
     @untracked
@@ -303,7 +170,7 @@ class Population:
             utilities: shaped fitness of every member, [P].
 
         Raises:
-            ValueError: if there is not one utility a member.
+            ValueError: if there is not one utility per member.
         """
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")

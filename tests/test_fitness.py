@@ -28,11 +28,11 @@ def shaped(shaping: Shaping, *fitness: float) -> list[float]:
 
 class TestCenteredRanks:
     def test_by_hand(self) -> None:
-        # Ranks from worst: 10 -> 0, 20 -> 1, 30 -> 2; divided by P - 1 = 2, less a half.
+        # Ranks from worst: 10 -> 0, 20 -> 1, 30 -> 2; divided by P - 1 = 2, minus 1/2.
         assert shaped(centered_ranks, 10, 30, 20) == [-0.5, 0.5, 0.0]
 
     def test_ties_share_the_mean_of_their_ranks(self) -> None:
-        # Ranks 0, (1 + 2 + 3) / 3 = 2 and 4, divided by 4, less a half.
+        # Ranks 0, (1 + 2 + 3) / 3 = 2 and 4, divided by 4, minus 1/2.
         assert shaped(centered_ranks, 7, 5, 9, 7, 7) == [0.0, -0.5, 0.5, 0.0, 0.0]
 
     def test_nan_is_worse_than_everything(self) -> None:
@@ -46,14 +46,14 @@ class TestCenteredRanks:
             [-1 / 3, 0.5, -1 / 3, 1 / 6]
         )
 
-    def test_a_single_member_has_nothing_to_tell(self) -> None:
+    def test_a_single_member_has_utility_zero(self) -> None:
         assert shaped(centered_ranks, 3.0) == [0.0]
 
 
 class TestNes:
     def test_by_hand(self) -> None:
         # P = 4: ln 3 - ln i for i = 1..4 is 1.0986, 0.4055, 0 and (below zero, so) 0, which sum to
-        # 1.5041: 0.7304, 0.2696, 0 and 0, each less 1/4.
+        # 1.5041: 0.7304, 0.2696, 0 and 0, each minus 1/4.
         assert shaped(nes, 1, 4, 3, 2) == pytest.approx([-0.25, 0.48042, 0.01958, -0.25], abs=1e-5)
 
     def test_ties_share_the_mean_of_their_utilities(self) -> None:
@@ -61,7 +61,7 @@ class TestNes:
         assert shaped(nes, 1, 4, 4, 2) == pytest.approx([-0.25, 0.25, 0.25, -0.25])
 
     def test_nan_is_worse_than_everything(self) -> None:
-        # P = 2: ln 2 - ln i is ln 2 and 0, so utilities 1 and 0, each less 1/2.
+        # P = 2: ln 2 - ln i is ln 2 and 0, so utilities 1 and 0, each minus 1/2.
         assert shaped(nes, NAN, -1e9) == pytest.approx([-0.5, 0.5])
 
 
@@ -81,7 +81,7 @@ class TestStandardized:
         assert shaped(standardized, 2, 4, 6, 8) == pytest.approx(expected)
 
     def test_nan_counts_as_the_worst_of_the_others(self) -> None:
-        # 1, 1, 4, 4, after which nothing is left of the NaN: (-1, -1, 1, 1).
+        # 1, 1, 4, 4, so the NaN is gone: (-1, -1, 1, 1).
         assert shaped(standardized, NAN, 1, 4, 4) == [-1.0, -1.0, 1.0, 1.0]
 
 
@@ -108,7 +108,7 @@ class TestEveryShaping:
         better = fitness.unsqueeze(1) > fitness
         equal = fitness.unsqueeze(1) == fitness
         difference = utilities.unsqueeze(1) - utilities
-        assert (difference[better] > -1e-12).all()  # equal utilities may differ by the rounding of a mean
+        assert (difference[better] > -1e-12).all()  # equal utilities may differ by rounding of the mean
         assert (difference[equal] == 0).all()
         if better.any():
             assert utilities[fitness.argmax()] > 0 > utilities[fitness.argmin()]
@@ -128,14 +128,14 @@ class TestEveryShaping:
 
     @settings(deadline=None, max_examples=40)
     @given(fitness=returns, index=st.integers(0, 11))
-    def test_nan_never_beats_anyone(self, shaping: Shaping, fitness: Tensor, index: int) -> None:
+    def test_nan_never_beats_another_member(self, shaping: Shaping, fitness: Tensor, index: int) -> None:
         fitness[index % len(fitness)] = NAN
         utilities = shaping(fitness)
         assert utilities.isfinite().all()
         assert utilities[index % len(fitness)] <= utilities.min() + 1e-12
 
     def test_returns_are_compared_in_full_precision(self, shaping: Shaping) -> None:
-        worse, better = shaped(shaping, 1e9, 1e9 + 1)  # one and the same number in float32
+        worse, better = shaped(shaping, 1e9, 1e9 + 1)  # the same number in float32
         assert worse < 0 < better
 
     def test_float32_returns_give_float64_utilities(self, shaping: Shaping) -> None:

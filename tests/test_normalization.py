@@ -1,4 +1,4 @@
-"""Running moments against numpy on everything at once, and the module that standardizes by them."""
+"""Running moments against numpy on all rows together, and the module that standardizes with them."""
 
 import numpy as np
 import pytest
@@ -276,7 +276,7 @@ class TestNormalizer:
         assert rows.shape == shape
         assert rows.dtype == dtype
 
-    # Standardizing keeps what it has worked out from the moments; whatever changes these must void that.
+    # The normalizer caches mean and scale; whatever changes the moments must invalidate them.
 
     def used(self) -> ObservationNormalizer:
         normalizer = self.normalizer(ROWS)

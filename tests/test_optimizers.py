@@ -54,7 +54,7 @@ class TestMakeOptimizer:
             optimizer.step()
         assert (weights_of(policy) - target).norm() < (before - target).norm()
 
-    def test_optimizes_all_parameters_that_are_trained(self) -> None:
+    def test_optimizes_all_trained_parameters(self) -> None:
         policy = linear_policy()
         (group,) = make_optimizer(OptimizerConfig(), policy).param_groups
         assert {id(parameter) for parameter in group["params"]} == {id(p) for p in policy.parameters()}
@@ -133,7 +133,7 @@ class TestUsers:
             ("torch.optim.SparseAdam", "needs a closure or sparse gradients"),
         ],
     )
-    def test_one_that_cannot_be_used_is_told(self, name: str, message: str) -> None:
+    def test_an_unusable_class_gets_a_message(self, name: str, message: str) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             make_optimizer(OptimizerConfig(name=name), linear_policy())
         assert "\n" not in str(caught.value)
@@ -177,7 +177,7 @@ class TestClipUp:
             torch.testing.assert_close(weights_of(policy), theta, rtol=1e-12, atol=1e-12)
         assert 0 < clipped < 30
 
-    def test_the_length_of_a_gradient_says_nothing(self) -> None:
+    def test_the_length_of_a_gradient_does_not_matter(self) -> None:
         policies = [linear_policy().float() for _ in range(3)]
         for policy, scale in zip(policies, (1.0, 1e-30, 1e30), strict=True):
             optimizer = ClipUp(policy.parameters(), lr=0.1)
@@ -200,7 +200,7 @@ class TestClipUp:
         assert weights_of(pair).tolist() == [1.0, 2.0 - 1.0 - 0.5]
 
     @pytest.mark.parametrize(("max_speed", "speeds"), [(None, [2.0, 1.0]), (1.5, [1.5, 1.5])])
-    def test_a_schedule_moves_the_speed_limit_unless_it_was_given(
+    def test_a_schedule_moves_only_the_default_speed_limit(
         self, max_speed: float | None, speeds: list[float]
     ) -> None:
         pair = Pair()
@@ -214,7 +214,7 @@ class TestClipUp:
                 optimizer.step()
             assert float((weights_of(pair) - before).norm()) == pytest.approx(speed)
 
-    def test_groups_have_norms_of_their_own(self) -> None:
+    def test_groups_have_their_own_norms(self) -> None:
         pair = Pair()
         optimizer = ClipUp([{"params": [pair.a]}, {"params": [pair.b], "lr": 0.5}], lr=0.25)
         give_gradient(pair, torch.tensor([300.0, -0.01], dtype=torch.float64))
@@ -252,7 +252,7 @@ class TestClipUp:
         assert torch.equal(weights_of(policy), weights_of(resumed))
         assert not torch.equal(weights_of(policy), weights_of(forgetful))
 
-    def test_a_closure_is_asked_for_the_loss(self) -> None:
+    def test_a_closure_gives_the_loss(self) -> None:
         pair = Pair()
         optimizer = ClipUp(pair.parameters(), lr=1.0)
 

@@ -1,4 +1,4 @@
-"""A population: the center, its members and the gradient estimate, on the policy that runs train."""
+"""A population: the center, its members and the gradient estimate, with an MLP policy."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ OBSERVATIONS = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dty
 
 @pytest.fixture
 def policy() -> MLPPolicy:
-    """A policy that has seen observations, in float64."""
+    """A policy in float64 that has seen observations."""
     generator = torch.Generator().manual_seed(1)
     observations = spaces.Box(-np.inf, np.inf, (5,))
     actions = spaces.Box(np.float32([-1.0, -2.0]), np.float32([1.0, 0.5]))
@@ -67,7 +67,7 @@ def test_float32_rows_agree_to_rounding(policy: MLPPolicy) -> None:
 
 
 def test_a_selection_serves_many_steps(policy: MLPPolicy) -> None:
-    # Signs are held for whole episodes: the same row acts the same whenever it is asked.
+    # Signs are held for whole episodes: a row acts the same at every step.
     population = populate(policy)
     rows = population.select(torch.arange(7))
     first, other, again = rows(OBSERVATIONS), rows(-OBSERVATIONS), rows(OBSERVATIONS)
@@ -106,7 +106,7 @@ every_family = pytest.mark.parametrize(("perturbation", "antithetic"), FAMILIES,
 
 
 @every_family
-def test_rows_handed_over_equal_a_fresh_selection(
+def test_reassigned_rows_equal_a_fresh_selection(
     policy: MLPPolicy, perturbation: Perturbation, antithetic: bool
 ) -> None:
     population = populate(policy, perturbation, antithetic=antithetic)
@@ -132,7 +132,7 @@ def test_a_forward_that_raises_leaves_the_policy_as_it_was(policy: MLPPolicy) ->
     expected, plain = rows(OBSERVATIONS), policy(OBSERVATIONS).detach()
     parameters = dict(policy.named_parameters())
     with pytest.raises(
-        ValueError, match=r"inputs must be tensors of 7 rows, one a member: got shape \[3, 5\]"
+        ValueError, match=r"inputs must be tensors of 7 rows, one per member: got shape \[3, 5\]"
     ):
         rows(OBSERVATIONS[:3])
     assert all(value is parameters[name] for name, value in policy.named_parameters())
@@ -144,7 +144,7 @@ MEETING = threading.Barrier(2)
 
 
 class Meets(nn.Module):
-    """A policy in which two forwards at the same time wait for each other, half way through."""
+    """A policy in which two simultaneous forwards wait for each other halfway through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def test_two_selections_may_run_at_the_same_time() -> None:
 
 
 class Tied(nn.Module):
-    """Two layers of one weight."""
+    """Two layers that share a weight."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Named random streams: pure functions of their name, and as good as independent of each other."""
+"""Named random streams: pure functions of their name, and practically independent."""
 
 import itertools
 
@@ -13,7 +13,7 @@ def draw(*name: object) -> torch.Tensor:
 
 
 def test_a_stream_is_the_same_in_every_process() -> None:
-    # Pinned: a seed that came from Python's salted hash(), or a changed rule, would break every resume.
+    # Pinned: a seed from Python's salted hash(), or a changed rule, would break every resume.
     assert stream_seed(0, 0, "perturbation") == 1775682847932147775
     assert stream_seed(7, 12, "reset", 3) == 4789339554003288673
 
@@ -34,7 +34,7 @@ def test_parts_of_the_name_do_not_add_up() -> None:
 def test_seeds_have_63_bits() -> None:
     seeds = [stream_seed(0, generation, "reset") for generation in range(200)]
     assert all(0 <= seed < 2**63 for seed in seeds)
-    # Each of the 63 bits is set about half of the time: 200 draws have a standard deviation of 7.
+    # Each of the 63 bits is set about half the time: 200 draws have a standard deviation of 7.
     for bit in range(63):
         assert 60 < sum(seed >> bit & 1 for seed in seeds) < 140
 
@@ -55,8 +55,8 @@ def test_the_global_random_state_is_neither_read_nor_moved() -> None:
     assert torch.equal(draw(0, 0, "reset"), one)
 
 
-def test_neighbouring_streams_are_uncorrelated() -> None:
-    # 100 streams of 1,000 draws: a correlation has a standard deviation of 0.032, and 4,950 are looked at.
+def test_neighboring_streams_are_uncorrelated() -> None:
+    # 100 streams of 1,000 draws: a correlation has a standard deviation of 0.032, and there are 4,950.
     streams = torch.stack(
         [torch.randn(1000, generator=torch_generator(0, g, "perturbation")) for g in range(100)]
     )

@@ -1,10 +1,11 @@
-"""Ask and tell against torch.optim stepped by hand, and what must hold from generation to generation."""
+"""Ask and tell against torch.optim stepped by hand, and invariants across generations."""
 
 import io
 import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from es_flipout.fitness import SHAPINGS, Shaping, raw
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
+from es_flipout.run.build import make_perturbation
+from es_flipout.run.config import ESConfig, OptimizerConfig
 from es_flipout.strategy import FlipoutES
 
 P = 12
@@ -46,7 +49,7 @@ def weights_of(policy: nn.Module) -> Tensor:
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:
-    """Returns a linear policy's tensors in the order of its parameters; a family may list them in any."""
+    """Returns a linear policy's tensors in the order of its parameters; families list them in any order."""
     return torch.cat([tensors["weight"].flatten(), tensors["bias"]])
 
 
@@ -83,7 +86,7 @@ class TestTell:
         self, perturbation: Perturbation, antithetic: bool, decay: float
     ) -> None:
         policy = linear_policy()
-        # A large eps: the default would blow the rounding error of a gradient that cancels up to a step.
+        # A large eps: the default would amplify the rounding error of a gradient that cancels to a full step.
         arguments = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3}
         optimizer = torch.optim.Adam(policy.parameters(), **arguments)
         es = strategy(
@@ -123,8 +126,8 @@ class TestTell:
         es.tell(torch.tensor([1.0, 0.0]))
         torch.testing.assert_close(weights_of(policy), before + 0.1 * eps, rtol=0, atol=1e-14)
 
-    def test_shapes_the_fitness_as_told(self) -> None:
-        # As above, with a shaping that trebles: the step is 0.1 x 2 x 3 eps / (2 x 0.5) = 0.6 eps.
+    def test_shapes_the_fitness_as_requested(self) -> None:
+        # As above, with a shaping that triples: the step is 0.1 x 2 x 3 eps / (2 x 0.5) = 0.6 eps.
         policy = linear_policy()
         before = weights_of(policy)
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
@@ -147,8 +150,8 @@ class TestTell:
         assert update.gradient_norm == update.update_norm == 0.0
 
     @pytest.mark.parametrize("shaping", SHAPINGS.values(), ids=SHAPINGS.keys())
-    def test_nan_counts_as_the_worst_and_poisons_nothing(self, shaping: Shaping) -> None:
-        # The NaN stands where the lowest return stood, so by rank nothing changes; by value it becomes the
+    def test_nan_counts_as_the_worst_and_does_not_spread(self, shaping: Shaping) -> None:
+        # The NaN replaces the lowest return, so ranks do not change; by value it becomes the
         # lowest of the others.
         by_rank = shaping in (SHAPINGS["centered_ranks"], SHAPINGS["nes"])
         results = []
@@ -185,13 +188,13 @@ class TestTell:
             es.tell(torch.zeros(P))
 
     @pytest.mark.parametrize("shape", [(P - 1,), (P, 1), (1,), ()], ids=str)
-    def test_needs_one_return_a_member(self, shape: tuple[int, ...]) -> None:
+    def test_needs_one_value_per_member(self, shape: tuple[int, ...]) -> None:
         es = strategy(linear_policy())
         before, population = weights_of(es.policy), es.ask()
         with pytest.raises(ValueError, match=rf"fitness must be \[{P}\]"):
             es.tell(torch.zeros(shape))
         assert torch.equal(weights_of(es.policy), before)
-        assert es.ask() is population  # the mistake can be put right
+        assert es.ask() is population  # the mistake can be corrected
 
 
 class TestAsk:
@@ -222,7 +225,7 @@ class TestAsk:
         generations(other, 2, fitness=lambda population: torch.zeros(population.size))
         assert torch.equal(flat(one.ask().noise.member(3)), flat(other.ask().noise.member(3)))
 
-    def test_has_the_size_and_sigma_asked_for(self) -> None:
+    def test_has_the_requested_size_and_sigma(self) -> None:
         es = strategy(linear_policy(), sigma=0.3)
         assert es.ask().size == P
         assert es.ask().sigma == 0.3
@@ -235,6 +238,16 @@ class TestAsk:
         assert es.perturbation == Flipout(num_bases=1, base="rademacher")
         assert es.ask().noise.antithetic
         assert type(es.optimizer) is torch.optim.Adam
+
+    def test_defaults_are_those_of_the_configuration(self) -> None:
+        config, optimizer = ESConfig(), OptimizerConfig()
+        es = strategy(linear_policy())
+        assert es.perturbation == make_perturbation(config)
+        assert make_perturbation(replace(config, perturbation="low_rank")) == LowRank()
+        assert es.fitness_shaping is SHAPINGS[config.fitness_shaping]
+        assert (es.antithetic, es.weight_decay) == (config.antithetic, config.weight_decay)
+        assert type(es.optimizer).__name__ == optimizer.name
+        assert es.optimizer.param_groups[0]["lr"] == optimizer.lr
 
     @pytest.mark.parametrize("sigma", [0.0, -0.1])
     def test_sigma_must_be_positive(self, sigma: float) -> None:
@@ -284,7 +297,7 @@ class TestAskMore:
         es.tell(torch.arange(2.0 * P))
         assert [fitness.tolist() for fitness in given] == [list(range(2 * P))]
 
-    def test_every_population_has_noise_of_its_own(self) -> None:
+    def test_every_population_has_its_own_noise(self) -> None:
         noises = []
         for seed in (0, 1):
             es = self.es(seed)
@@ -294,7 +307,7 @@ class TestAskMore:
                 es.tell(torch.zeros(3 * P))
         assert len({tuple(noise.tolist()) for noise in noises}) == 12
 
-    def test_asking_anew_forgets_the_further_populations(self) -> None:
+    def test_asking_again_discards_the_further_populations(self) -> None:
         es = self.es()
         first, noise = es.ask(), flat(es.ask_more().noise.member(5))
         assert es.ask() is first
@@ -319,7 +332,7 @@ class TestAskMore:
         es.ask_more()
         with pytest.raises(ValueError, match=rf"fitness must be \[{2 * P}\], got"):
             es.tell(torch.zeros(shape))
-        es.tell(torch.zeros(2 * P))  # the mistake can be put right
+        es.tell(torch.zeros(2 * P))  # the mistake can be corrected
 
 
 class TestState:
@@ -335,7 +348,7 @@ class TestState:
         generations(resumed, 3)
         assert torch.equal(weights_of(resumed.policy), weights_of(es.policy))
 
-        # Without the optimizer's moments it would not: what is compared above is not trivially equal.
+        # Without the optimizer's moments it would not: the comparison above is not trivial.
         forgetful = strategy(linear_policy(seed=1), seed=3)
         forgetful.load_state_dict({**state, "optimizer": forgetful.optimizer.state_dict()})
         generations(forgetful, 3)
@@ -384,7 +397,7 @@ class TestProgress:
 
     def test_climbs_a_linear_fitness_seen_through_actions(self) -> None:
         # The first action's mean over ten observations of ones is w_11 + w_12 + w_13 + b_1: it must rise,
-        # while the second action, which nothing rewards, only drifts.
+        # while the second action, which is not rewarded, only drifts.
         policy = linear_policy()
         before = policy(torch.ones(1, 3, dtype=torch.float64)).detach()[0]
         es = strategy(
@@ -418,14 +431,14 @@ class TestArguments:
         with pytest.raises(ValueError, match=message):
             strategy(linear_policy(), **options)
 
-    def test_a_policy_without_anything_to_train_is_refused(self) -> None:
+    def test_a_policy_with_nothing_to_train_is_refused(self) -> None:
         with pytest.raises(ValueError, match="the policy has no parameter that requires a gradient"):
             strategy(linear_policy().requires_grad_(False))
 
     @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
     def test_a_compiled_policy_is_refused(self) -> None:
         for compiled in (torch.compile(linear_policy()), nn.Sequential(torch.jit.script(linear_policy()))):
-            with pytest.raises(ValueError, match="hand over the policy that it was made of"):
+            with pytest.raises(ValueError, match="pass the policy that was compiled"):
                 strategy(compiled)
 
     def test_an_optimizer_that_does_not_fit_is_refused(self) -> None:
@@ -444,7 +457,7 @@ class TestArguments:
         es.ask()
         update = es.tell(torch.arange(12.0))
         assert torch.equal(weights_of(policy[0]), before)
-        assert math.isnan(update.update_cosine)  # of something else than the last one
+        assert math.isnan(update.update_cosine)  # not comparable with the last update
 
     @pytest.mark.parametrize("convert", [Tensor.tolist, Tensor.numpy, Tensor.float], ids=str)
     def test_fitness_may_be_a_list_or_an_array(self, convert: Callable[[Tensor], Any]) -> None:
@@ -457,7 +470,7 @@ class TestArguments:
         assert torch.equal(*results)
 
     @pytest.mark.parametrize("name", SHAPINGS)
-    def test_a_shaping_goes_by_its_name(self, name: str) -> None:
+    def test_a_shaping_is_found_by_its_name(self, name: str) -> None:
         assert strategy(linear_policy(), fitness_shaping=name).fitness_shaping is SHAPINGS[name]
 
 
@@ -487,7 +500,7 @@ def test_weight_decay_pulls_the_weights_towards_zero() -> None:
 
 
 def tell_in_direction(es: FlipoutES, member: int) -> Any:
-    """Tells that one member is better and its mirror image worse, by the same: the gradient is its noise."""
+    """Tells that one member is better and its mirror image equally worse: the gradient is its noise."""
     es.ask()
     fitness = torch.zeros(P)
     fitness[member], fitness[member ^ 1] = 1.0, -1.0
@@ -564,7 +577,7 @@ class TestDiagnostics:
             ratios.append(es.tell(fitness, signal_to_noise=True).signal_to_noise)
         assert abs(statistics.median(ratios)) < 0.15
 
-    def test_without_any_difference_there_is_no_ratio(self) -> None:
+    def test_equal_fitness_has_no_ratio(self) -> None:
         es = self.sgd()
         es.ask()
         assert math.isnan(es.tell(torch.zeros(P), signal_to_noise=True).signal_to_noise)
@@ -572,7 +585,7 @@ class TestDiagnostics:
 
 @pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize("told", [True, False])
-def test_inference_mode_may_come_and_go(asked: bool, told: bool) -> None:
+def test_inference_mode_may_be_on_or_off(asked: bool, told: bool) -> None:
     results = []
     for modes in ((asked, told), (False, False)):
         policy = linear_policy()

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 import torch
+from typing_extensions import override
 
 from es_flipout.cli.arguments import UsageError, load_config
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
-from es_flipout.rollout import OfficialEvaluator
-from es_flipout.rollout.score import FrameSink
+from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint
-from es_flipout.run.build import make_policy
+from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.checkpoint import RunDirectory
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
@@ -72,31 +72,30 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if parsed.video is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        evaluator = OfficialEvaluator(config.env, parsed.episodes, render=parsed.video is not None)
-        env = evaluator.env
-        policy = make_policy(config.policy, env.observation_space, env.action_space)
+        make = official_maker(config.env)
+        film = None if parsed.video is None else Film(make(render_mode="rgb_array"))
+        scorer = Scorer(make, parsed.episodes, first=film)
+        policy = make_policy(config.policy, scorer.observation_space, scorer.action_space)
     except (ValueError, TypeError, ImportError, gym.error.Error) as error:
         raise UsageError(f"{run.config}: {error}") from error
-    with closing(evaluator):
+    with closing(scorer):
         state = checkpoint.load(path)
         checkpoint.load_policy(policy, state, path)
         torch.set_num_threads(1)
         silence_mujoco()
-        with _film(parsed.video, env.metadata.get("render_fps", 30)) as on_frame:
-            result = evaluator.score(policy, seed=parsed.seed, on_frame=on_frame)
+        with film.into(parsed.video) if film is not None else nullcontext():
+            episodes = scorer.score(policy, seed=parsed.seed)
     print(f"{config.env.id}, {path} (generation {state.get('generation')}), {parsed.episodes} episodes")
+    returns, lengths = episodes.returns, episodes.lengths
     print(
-        f"return  mean {result.mean:.1f}  std {result.std:.1f}  "
-        f"min {np.nanmin(result.returns):.1f}  max {np.nanmax(result.returns):.1f}"
+        f"return  mean {episodes.mean_return:.1f}  std {episodes.std_return:.1f}  "
+        f"min {np.nanmin(returns):.1f}  max {np.nanmax(returns):.1f}"
     )
-    if result.failed:
-        print(f"failed  {result.failed} of {parsed.episodes} episodes; the figures are of the others")
-    print(
-        f"length  mean {statistics.fmean(result.lengths):.1f}  "
-        f"min {min(result.lengths)}  max {max(result.lengths)}"
-    )
+    if episodes.faults:
+        print(f"failed  {len(episodes.faults)} of {parsed.episodes} episodes; the figures are of the others")
+    print(f"length  mean {lengths.mean():.1f}  min {lengths.min()}  max {lengths.max()}")
     if parsed.video is not None:
-        print(f"video   {parsed.video} (episode of seed {parsed.seed}, return {result.returns[0]:.1f})")
+        print(f"video   {parsed.video} (episode of seed {parsed.seed}, return {returns[0]:.1f})")
     return 0
 
 
@@ -106,12 +105,32 @@ def _checkpoint_path(run: RunDirectory, name: str | None) -> Path:
     return {"best": run.best, "last": run.last}.get(name, Path(name))
 
 
-@contextmanager
-def _film(path: Path | None, fps: int) -> Iterator[FrameSink | None]:
-    """Yields what takes the frames of a film at `path`, or None if there is to be none."""
-    if path is None:
-        yield None
-        return
-    options = {"fps": fps} if path.suffix == ".mp4" else {"duration": 1000 / fps, "loop": 0}
-    with imageio.get_writer(path, **options) as writer:
-        yield writer.append_data  # type: ignore[attr-defined]
+class Film(gym.Wrapper[Any, Any, Any, Any]):
+    """Films an environment that renders RGB arrays: a frame before every action."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Takes the environment."""
+        super().__init__(env)
+        self._take: Callable[[Any], None] = lambda frame: None
+
+    @contextmanager
+    def into(self, path: Path) -> Iterator[None]:
+        """Films into a file, .mp4 or .gif, until the block ends."""
+        fps = self.metadata.get("render_fps", 30)
+        options = {"fps": fps} if path.suffix == ".mp4" else {"duration": 1000 / fps, "loop": 0}
+        with imageio.get_writer(path, **options) as writer:
+            self._take = writer.append_data  # type: ignore[attr-defined]
+            yield
+
+    @override
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        result = super().reset(**kwargs)
+        self._take(np.asarray(self.render(), dtype=np.uint8))
+        return result
+
+    @override
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if not (terminated or truncated):
+            self._take(np.asarray(self.render(), dtype=np.uint8))
+        return observation, reward, terminated, truncated, info

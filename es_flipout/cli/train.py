@@ -13,7 +13,6 @@ from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.process import StopRequest, run_command, silence_mujoco
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.metrics import JsonLines, Reporter, TensorBoard, Terminal
-from es_flipout.run.placement import place
 from es_flipout.run.trainer import Trainer
 
 
@@ -30,11 +29,8 @@ def _train(arguments: Sequence[str]) -> int:
     silence_mujoco()
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
-        config, placement = place(request.config)
-        if config.env.engine == "warp":
-            console.print("mujoco_warp compiles what it has not compiled before, which may take minutes")
         continues = request.resume is not None and RunDirectory(request.resume).last.exists()
-        trainer = Trainer(config, continues=continues)
+        trainer = Trainer(request.config, continues=continues, announce=console.print)
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
@@ -46,9 +42,8 @@ def _train(arguments: Sequence[str]) -> int:
         if request.resume:
             run.write_config(trainer.config)
         action = f"continues at generation {trainer.es.generation}" if request.resume else "begins"
-        if config.init_from is not None and not request.resume:
-            action += f" with the policy of {config.init_from}"
-        console.print(placement)
+        if trainer.config.init_from is not None and not request.resume:
+            action += f" with the policy of {trainer.config.init_from}"
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
         stop = StopRequest()
         for reporter in (reporters := _reporters(request, trainer, run, console)):

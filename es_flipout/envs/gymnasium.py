@@ -117,6 +117,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         processes: int | None = 0,
+        first: gym.Env[Any, Any] | None = None,
     ) -> None:
         """Makes the environments.
 
@@ -132,7 +133,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         Raises:
             ValueError: if observations or actions are of a kind that cannot be handled.
         """
-        env = make()
+        env = make() if first is None else first
         self._rows = step_rows(make, num_envs, env, processes)
         if processes != 0:
             env.close()

@@ -1,17 +1,16 @@
-"""Noise families behind one contract, and the rules by which torch operations run perturbed."""
+"""Noise families with one contract, and the rules that run torch operations with perturbed parameters."""
 
 from es_flipout.perturbations import rules
 from es_flipout.perturbations.base import NoiseRows, Perturbation, PopulationNoise
 from es_flipout.perturbations.flipout import Flipout, FlipoutRows
 from es_flipout.perturbations.independent import Independent
 from es_flipout.perturbations.low_rank import LowRank
+from es_flipout.perturbations.member_context import MemberContext
+from es_flipout.perturbations.member_rows import MemberRows
+from es_flipout.perturbations.noise_table import NoiseTable
 from es_flipout.perturbations.parameter_noise import ParameterNoise
-from es_flipout.perturbations.perturbed_parameter import (
-    MemberContext,
-    PerturbedParameter,
-    UnsupportedOperationError,
-    rule,
-)
+from es_flipout.perturbations.perturbed_parameter import PerturbedParameter
+from es_flipout.perturbations.registry import UnsupportedOperationError, rule
 
 __all__ = [
     "Flipout",
@@ -19,7 +18,9 @@ __all__ = [
     "Independent",
     "LowRank",
     "MemberContext",
+    "MemberRows",
     "NoiseRows",
+    "NoiseTable",
     "ParameterNoise",
     "Perturbation",
     "PerturbedParameter",

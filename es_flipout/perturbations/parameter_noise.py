@@ -1,34 +1,36 @@
-"""What each row's noise of one parameter does in the operations that a parameter takes part in.
+"""The noise of one parameter for N rows, and its product with their inputs.
 
 An operation that is linear in its weight W gives, with a row's noise eps_n added to W,
 
     op(x, W + eps_n) = op(x, W) + op(x, eps_n)
 
-and the methods here add the second term for all rows at once. `ParameterNoise` computes it from the
-noise written out, which any family can do; a family overrides what its structure makes cheaper.
+and the methods here add the second term for all rows at once. `ParameterNoise` computes it from the noise
+written out, which works for any family; a family overrides the methods that its structure makes cheaper.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 CACHED_VALUES = 2**20
-"""How many numbers stay in a core's cache between two operations on them, roughly."""
+"""About how many numbers stay in a core's cache between two operations on them."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution or transposed convolution, all but its input and its weight.
+    """A convolution or transposed convolution without its input and weight.
 
     Attributes:
-        function: torch's own, conv1d to conv_transpose3d.
+        function: torch's function, conv1d to conv_transpose3d.
         groups: number of groups.
         kwargs: stride, padding, dilation, output_padding.
-        transposed: whether the weight is [inputs, outputs a group, ...].
+        transposed: whether the weight is [inputs, outputs per group, ...].
     """
 
     function: Any
@@ -42,7 +44,7 @@ class Convolution:
         return outputs
 
     def of_rows(self, inputs: Tensor, weights: Tensor) -> Tensor:
-        """Convolves each row's inputs by its own weights: [N, B, channels, ...] by [N, *weight shape]."""
+        """Convolves each row's inputs [N, B, channels, ...] with its own weight [N, *weight shape]."""
         rows, batch = inputs.shape[:2]
         folded = inputs.transpose(0, 1).reshape(batch, -1, *inputs.shape[3:])
         apart = replace(self, groups=rows * self.groups)
@@ -50,15 +52,15 @@ class Convolution:
         return outputs.view(batch, rows, -1, *outputs.shape[2:]).transpose(0, 1)
 
 
-class ParameterNoise:
-    """The scaled noise of one parameter for N rows, each row with its own member's noise."""
+class ParameterNoise(ABC):
+    """The scaled noise of one parameter for N rows, each with its own member's noise."""
 
+    @abstractmethod
     def dense(self) -> Tensor:
         """Returns the noise written out, [N, *parameter shape]."""
-        raise NotImplementedError
 
     def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
-        """Adds each row's noise, applied as a linear map, to what the unperturbed map gave.
+        """Adds each row's noise, applied as a linear map, to the outputs of the unperturbed map.
 
         Args:
             outputs: [N, ..., J]; may be overwritten.
@@ -71,8 +73,8 @@ class ParameterNoise:
         outputs, inputs = _as_batches(outputs), _as_batches(inputs)
         if outputs.shape[1] > 1:
             return (outputs + inputs @ noise.mT).view(shape)
-        # Not a batched matrix product: that rounds a row differently by the number of rows (see rowwise.py).
-        # It is slower, too, if the products of a few rows at a time fit into the cache.
+        # Not a batched matrix product: its rounding depends on the number of rows (see padded_linear.py), and
+        # it is slower if the products of a few rows at a time fit into the cache.
         rows = max(CACHED_VALUES // noise.shape[1:].numel(), 1) if noise.device.type == "cpu" else len(noise)
         scratch = noise.new_empty(min(rows, len(noise)), *noise.shape[1:])
         parts = zip(torch.split(noise, rows), torch.split(inputs, rows), strict=True)
@@ -97,7 +99,7 @@ class ParameterNoise:
         Args:
             outputs: [N, B, channels out, ...]; may be overwritten.
             inputs: [N, B, channels in, ...].
-            convolution: the operation, for a parameter of its weight's shape.
+            convolution: the operation; its weight has the parameter's shape.
         """
         return outputs + convolution.of_rows(inputs, self.dense())
 
@@ -112,11 +114,11 @@ class ParameterNoise:
 
     def transposed(self) -> ParameterNoise:
         """Returns the noise of the transposed matrix."""
-        return DenseNoise(self.dense().mT)
+        return DenseRows(self.dense().mT)
 
     def narrowed(self, dim: int, start: int, length: int) -> ParameterNoise:
         """Returns the noise of `parameter.narrow(dim, start, length)`, for a dim >= 0."""
-        return DenseNoise(self.dense().narrow(dim + 1, start, length))
+        return DenseRows(self.dense().narrow(dim + 1, start, length))
 
 
 def _as_batches(rows: Tensor) -> Tensor:
@@ -132,13 +134,13 @@ def aligned(rows: Tensor, ndim: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DenseNoise(ParameterNoise):
+class DenseRows(ParameterNoise):
     """Noise of one parameter, written out for every row: `values` is [N, *parameter shape]."""
 
     values: Tensor
 
+    @override
     def dense(self) -> Tensor:
-        """See `ParameterNoise.dense`."""
         return self.values
 
 
@@ -149,6 +151,6 @@ def lookup(table: Tensor, indices: Tensor) -> Tensor:
 
 
 def channel_aligned(values: Tensor, groups: int, ndim: int) -> Tensor:
-    """Returns a value a channel of each row, [N, C], as [N, 1, groups * C, 1, ...] of `ndim` dimensions."""
+    """Returns values per row and channel, [N, C], as [N, 1, groups * C, 1, ...] of `ndim` dimensions."""
     repeated = values.repeat(1, groups) if groups > 1 else values
     return repeated.view(len(values), 1, -1, *(1,) * (ndim - 3))

@@ -13,20 +13,20 @@ Activation = Literal["tanh", "relu", "elu", "silu"]
 class ELU(nn.Module):
     """x where it is positive, exp(x) - 1 elsewhere.
 
-    torch's own ELU and SiLU round an element differently by its place in memory (vectors or the remainder),
-    so that a member's actions would depend on its row; torch.exp does not.
+    The rounding of torch's ELU and SiLU depends on an element's place in memory (vectorized or remainder), so
+    a member's actions would depend on its row. That of torch.exp does not.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the same shape as given."""
+        """Returns the activation of x, same shape."""
         return torch.where(x > 0, x, torch.exp(x.clamp(max=0)) - 1)
 
 
 class SiLU(nn.Module):
-    """x sigmoid(x); see `ELU` for why it is not torch's."""
+    """x sigmoid(x); not torch's, for the reason given at `ELU`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the same shape as given."""
+        """Returns the activation of x, same shape."""
         return x / (1 + torch.exp(-x))
 
 

@@ -15,6 +15,13 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.policies.activations import ACTIVATIONS, Activation
+from es_flipout.policies.defaults import (
+    ACTION_BOUNDS,
+    ACTIVATION,
+    CONV_LAYERS,
+    HIDDEN_SIZES,
+    INITIALIZATION,
+)
 from es_flipout.policies.heads import ActionBounds, make_action_head
 from es_flipout.policies.initialization import Initialization, hidden_gain, initialized
 from es_flipout.policies.mlp import hidden_layers, output_layer
@@ -22,11 +29,11 @@ from es_flipout.policies.observations import box
 
 ChannelOrder = Literal["auto", "first", "last"]
 MOST_CHANNELS = 4
-"""Most channels that an image is taken to have when its shape alone must tell them from height and width."""
+"""Most channels of an image if its shape alone must tell channels from height and width."""
 
 
 class ImageScaling(nn.Module):
-    """Images of a space to floats in [0, 1], channels first."""
+    """Maps images of a space to floats in [0, 1], channels first."""
 
     low: Tensor
     reach: Tensor
@@ -36,10 +43,10 @@ class ImageScaling(nn.Module):
 
         Args:
             space: of images (H, W, C) or (C, H, W), uint8 or floating.
-            order: where the channels are; "auto" decides by the shape.
+            order: position of the channels; "auto" decides by the shape.
 
         Raises:
-            ValueError: if it is another kind of space, or where the channels are is not clear.
+            ValueError: if it is another kind of space, or the position of the channels is ambiguous.
         """
         super().__init__()
         if len(space.shape) != 3:
@@ -48,14 +55,14 @@ class ImageScaling(nn.Module):
                 "policy.kind mlp takes vectors"
             )
         if not space.is_bounded():
-            raise ValueError(f"images must have finite bounds, to be scaled to [0, 1] by them, got {space}")
+            raise ValueError(f"images must have finite bounds, which scale them to [0, 1], got {space}")
         self.channels_last = _channels_last(space.shape, order)
         shape = space.shape
         self.shape = (shape[2], *shape[:2]) if self.channels_last else shape
         low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
-        reach = np.where(high > low, high - low, 1.0)  # what never changes is 0
+        reach = np.where(high > low, high - low, 1.0)  # a pixel that never changes becomes 0
         if (low == low.flat[0]).all() and (reach == reach.flat[0]).all():
-            low, reach = low.reshape(-1)[:1], reach.reshape(-1)[:1]  # one for all pixels, as nearly always
+            low, reach = low.reshape(-1)[:1], reach.reshape(-1)[:1]  # usually all pixels have the same bounds
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32))
         self.register_buffer("reach", torch.as_tensor(reach, dtype=torch.float32))
 
@@ -85,11 +92,11 @@ class CNNPolicy(nn.Module):
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
         *,
-        conv_layers: Sequence[Sequence[int]] = ((16, 3, 2, 1), (32, 3, 2, 1), (32, 3, 2, 1)),
-        hidden_sizes: Sequence[int] = (64,),
-        activation: Activation = "relu",
-        init: Initialization = "orthogonal",
-        action_bounds: ActionBounds = "rescale",
+        conv_layers: Sequence[Sequence[int]] = CONV_LAYERS,
+        hidden_sizes: Sequence[int] = HIDDEN_SIZES,
+        activation: Activation = ACTIVATION,
+        init: Initialization = INITIALIZATION,
+        action_bounds: ActionBounds = ACTION_BOUNDS,
         channel_order: ChannelOrder = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -98,18 +105,17 @@ class CNNPolicy(nn.Module):
         Args:
             observation_space: images, a bounded Box of shape (H, W, C) or (C, H, W), uint8 or floating.
             action_space: a single environment's actions: a Box of shape (A,), Discrete or MultiDiscrete.
-            conv_layers: channels, kernel, stride and padding of each convolution. The default halves height
-                and width three times, and takes images of any size.
+            conv_layers: channels, kernel, stride and padding of each convolution.
             hidden_sizes: widths of the fully connected layers after them.
             activation: nonlinearity after each convolution and each hidden layer.
-            init: how the weights start, see `initialization`.
+            init: initial weights, see `initialization`.
             action_bounds: how outputs become actions of a Box, see `BoxActions`.
             channel_order: whether the channels are the "first" or the "last" dimension of an image; "auto"
-                takes the end that has at most 4, and refuses if both or neither have.
+                picks the one of size 4 or less, and raises if both or neither are.
             generator: source of the initial weights.
 
         Raises:
-            ValueError: if a space is none of these, or a kernel is larger than what it is to look at.
+            ValueError: if a space is not supported, or a kernel is larger than its input.
         """
         super().__init__()
         if channel_order not in ("auto", "first", "last"):

@@ -1,13 +1,13 @@
-"""From a name to a policy: one of the package's own, or a class of the user's.
+"""Makes a policy by name: one of the package, or a user-defined class.
 
-A class of the user's is called as `Class(observation_space, action_space, **policy.kwargs)` and maps
-observations [N, ...] to actions [N, ...]. What else it may have:
+A user-defined class is called as `Class(observation_space, action_space, **policy.kwargs)` and maps
+observations [N, ...] to actions [N, ...]. Optionally it has:
 
-- `normalizer`, an `ObservationNormalizer`: the moments of every generation's observations go into it;
+- `normalizer`, an `ObservationNormalizer`: it receives the moments of every generation's observations;
 - `initial_state(batch_size)`, which makes it recurrent, `forward(observations, state) -> (actions, state)`; a
-  state is tensors (or containers of them) with the batch first, the same for every new episode;
-- `row_wise = True`: a promise that forward maps any leading dimensions row by row, each row independent of
-  the others; all members then run in one call.
+  state is a tensor (or a container of tensors) with the batch first, the same for every new episode;
+- `row_wise = True`: declares that forward treats all leading dimensions as independent rows; all members then
+  run without vmap.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ POLICIES: dict[str, type[nn.Module]] = {
     "lstm": LSTMPolicy,
     "cnn": CNNPolicy,
 }
-"""The package's own policies, by the name that `policy.kind` has for them."""
+"""The package's policies, by `policy.kind`."""
 
 
 def make_policy(
@@ -52,14 +52,14 @@ def make_policy(
         kind: a name in `POLICIES`, or MODULE:CLASS.
         observation_space: a single environment's observations.
         action_space: a single environment's actions.
-        settings: what the package's own policies have in common, such as hidden_sizes; each takes what it
-            knows, and a class of the user's takes none.
+        settings: common settings of the package's policies, such as hidden_sizes; each policy takes those it
+            knows, a user-defined class takes none.
         kwargs: further keyword arguments of the class.
-        generator: source of the initial weights. A class of the user's draws from torch's global generator
-            instead, which is seeded by this one's seed meanwhile, on the CPU, and left as it was.
+        generator: source of the initial weights. A user-defined class draws from torch's global CPU
+            generator, which temporarily gets this one's seed.
 
     Raises:
-        ValueError: if there is no such policy, or it does not fit the spaces or the arguments.
+        ValueError: if there is no such policy, or it does not accept the spaces or the arguments.
     """
     with _global_generator_seeded(generator):
         if kind in POLICIES:
@@ -68,13 +68,13 @@ def make_policy(
         if not is_dotted(kind):
             raise ValueError(
                 f"policy.kind {kind!r} does not exist: choose one of {', '.join(POLICIES)}, "
-                "or a class of your own by MODULE:CLASS"
+                "or your own class by MODULE:CLASS"
             )
-        return _make_users(kind, observation_space, action_space, kwargs)
+        return _make_user_defined(kind, observation_space, action_space, kwargs)
 
 
 def _own_arguments(kind: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of one of the package's own policies; settings that it does not know stay out."""
+    """Returns the arguments of one of the package's policies, without settings that it does not know."""
     known = set(inspect.signature(POLICIES[kind]).parameters)
     known -= {"observation_space", "action_space", "generator"}
     for name in kwargs:
@@ -86,7 +86,7 @@ def _own_arguments(kind: str, settings: Mapping[str, Any], kwargs: Mapping[str, 
     return {name: value for name, value in settings.items() if name in known} | dict(kwargs)
 
 
-def _make_users(
+def _make_user_defined(
     kind: str, observation_space: gym.Space[Any], action_space: gym.Space[Any], kwargs: Mapping[str, Any]
 ) -> nn.Module:
     policy_class = import_class(kind, nn.Module, "policy.kind")
@@ -94,13 +94,13 @@ def _make_users(
         policy = policy_class(observation_space, action_space, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"policy {kind} cannot be made for these spaces: {reason}") from error
+        raise ValueError(f"policy {kind} cannot be built for these spaces: {reason}") from error
     if not any(parameter.requires_grad for parameter in policy.parameters()):
         raise ValueError(f"policy {kind} has no parameter to train (none requires a gradient)")
     if not all(isinstance(value, Tensor) for value in policy.state_dict().values()):
-        raise ValueError(f"policy {kind} has a state dict of more than tensors; checkpoints hold no more")
+        raise ValueError(f"policy {kind}: its state dict must hold only tensors, as checkpoints do")
     _check_normalizer(kind, getattr(policy, "normalizer", None), observation_space)
-    return policy.eval()  # in training mode dropout and its like would act at random
+    return policy.eval()  # in training mode, dropout would make actions random
 
 
 def _check_normalizer(kind: str, normalizer: object, space: gym.Space[Any]) -> None:
@@ -108,19 +108,19 @@ def _check_normalizer(kind: str, normalizer: object, space: gym.Space[Any]) -> N
         return
     if not isinstance(normalizer, ObservationNormalizer):
         raise ValueError(
-            f"policy {kind}: normalizer must be an es_flipout.ObservationNormalizer, which gets the running "
-            f"moments, got {type(normalizer).__name__}"
+            f"policy {kind}: normalizer must be an es_flipout.ObservationNormalizer, "
+            f"got {type(normalizer).__name__}"
         )
     if space.shape != normalizer.mean.shape:
         raise ValueError(
-            f"policy {kind}: its normalizer is of {normalizer.mean.shape[0]} features, and observations are "
-            f"of shape {space.shape}; running moments are kept of vectors only"
+            f"policy {kind}: its normalizer has {normalizer.mean.shape[0]} features, but observations have "
+            f"shape {space.shape}; only vectors can be normalized"
         )
 
 
 @contextlib.contextmanager
 def _global_generator_seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Has torch's global CPU generator start at the seed of `generator`; afterwards it is what it was."""
+    """Seeds torch's global CPU generator with the seed of `generator`, and restores its state afterwards."""
     if generator is None:
         yield
         return

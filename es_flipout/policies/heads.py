@@ -10,11 +10,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from es_flipout.policies.defaults import ACTION_BOUNDS
+
 ActionBounds = Literal["rescale", "clip"]
 
 
 class BoxActions(nn.Module):
-    """Real outputs to actions of a one-dimensional Box, float32 [N, A]."""
+    """Maps real outputs to actions of a one-dimensional Box, float32 [N, A]."""
 
     low: Tensor
     high: Tensor
@@ -26,11 +28,11 @@ class BoxActions(nn.Module):
 
         Args:
             space: a Box of shape (A,).
-            bounds: "rescale" squashes outputs by tanh into the range, which must be finite; "clip" takes them
-                as actions and cuts off what is outside.
+            bounds: "rescale" squashes outputs by tanh into the range, which must be finite; "clip" uses them
+                as actions and clips those out of range.
 
         Raises:
-            ValueError: if the space does not fit.
+            ValueError: if the space is not a vector, or its range is not finite.
         """
         super().__init__()
         if len(space.shape) != 1:
@@ -51,14 +53,14 @@ class BoxActions(nn.Module):
         self.register_buffer("reach", (high - low) / 2 if bounds == "rescale" else None)
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """Returns actions [N, A] within the range."""
-        if self.bounds == "rescale":  # clipped too, because rounding may overshoot by an ulp
+        """Returns actions [N, A] in range, for outputs [N, A]."""
+        if self.bounds == "rescale":  # also clipped: rounding may overshoot by an ulp
             outputs = torch.addcmul(self.middle, torch.tanh(outputs), self.reach)
         return outputs.clamp(self.low, self.high)
 
 
 class DiscreteActions(nn.Module):
-    """The highest of n outputs to an action of a Discrete space, int64 [N]."""
+    """Maps n outputs to an action of a Discrete space, that of the highest output, int64 [N]."""
 
     def __init__(self, space: spaces.Discrete) -> None:
         super().__init__()
@@ -66,12 +68,12 @@ class DiscreteActions(nn.Module):
         self.start = int(space.start)
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """Returns actions [N]; of equal outputs the first wins."""
+        """Returns actions [N] for outputs [N, n]; the first of equal outputs wins."""
         return outputs.argmax(dim=-1) + self.start
 
 
 class MultiDiscreteActions(nn.Module):
-    """The highest output of each group to an action of a MultiDiscrete space, int64 [N, A]."""
+    """Maps groups of outputs to an action of a MultiDiscrete space, the highest of each, int64 [N, A]."""
 
     def __init__(self, space: spaces.MultiDiscrete) -> None:
         super().__init__()
@@ -84,7 +86,7 @@ class MultiDiscreteActions(nn.Module):
         self.num_outputs = sum(self.sizes)
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """Returns actions [N, A]."""
+        """Returns actions [N, A] for outputs [N, num_outputs]."""
         groups = outputs.split_with_sizes(self.sizes, dim=-1)
         chosen = [group.argmax(dim=-1) + start for group, start in zip(groups, self.starts, strict=True)]
         return torch.stack(chosen, dim=-1)
@@ -94,11 +96,11 @@ ActionHead = BoxActions | DiscreteActions | MultiDiscreteActions
 """A module from `num_outputs` real outputs to actions of a space."""
 
 
-def make_action_head(space: gym.Space[Any], bounds: ActionBounds = "rescale") -> ActionHead:
-    """Returns the head that gives actions of `space`.
+def make_action_head(space: gym.Space[Any], bounds: ActionBounds = ACTION_BOUNDS) -> ActionHead:
+    """Returns the head for actions of `space`.
 
     Raises:
-        ValueError: if there is none for such a space; the message says what helps.
+        ValueError: if the space is not supported; the message names a remedy.
     """
     if isinstance(space, spaces.Box):
         return BoxActions(space, bounds)
@@ -108,5 +110,5 @@ def make_action_head(space: gym.Space[Any], bounds: ActionBounds = "rescale") ->
         return MultiDiscreteActions(space)
     raise ValueError(
         f"{type(space).__name__} actions are not supported (Box, Discrete and MultiDiscrete are): "
-        "gymnasium.wrappers.TransformAction can map one of those to the environment's own"
+        "gymnasium.wrappers.TransformAction can convert one of those to the environment's actions"
     )

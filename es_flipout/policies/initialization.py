@@ -1,6 +1,6 @@
 """Initial weights: orthogonal matrices, or Gaussian rows of norm 1 (`normc`, as in OpenAI's baselines).
 
-Orthogonal: Saxe, McClelland and Ganguli (2014, arXiv 1312.6120). Biases are zero in either case.
+Orthogonal: Saxe, McClelland and Ganguli (2014, arXiv 1312.6120). Biases are always zero.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 @torch.no_grad()
 def fill(weight: Tensor, init: Initialization, gain: float, generator: torch.Generator | None) -> None:
-    """Overwrites a weight [J, ...] by initial values; all dimensions but the first are one.
+    """Overwrites a weight [J, ...], flattened to a matrix [J, rest], with initial values.
 
     Args:
-        weight: what is overwritten.
+        weight: the weight.
         init: "orthogonal", or "normc": rows of a Gaussian matrix, each scaled to norm 1.
-        gain: what the result is multiplied with.
+        gain: factor of the result.
         generator: source of the values.
     """
     if init == "orthogonal":
@@ -39,12 +39,12 @@ def fill(weight: Tensor, init: Initialization, gain: float, generator: torch.Gen
 
 
 def hidden_gain(init: Initialization, activation: Activation) -> float:
-    """Returns the gain of a layer before `activation`; `normc` has 1 for all of them."""
+    """Returns the gain of a layer before `activation`; always 1 for `normc`."""
     return 1.0 if init == "normc" or activation == "tanh" else math.sqrt(2.0)
 
 
 def initialized(layer: Layer, init: Initialization, gain: float, generator: torch.Generator | None) -> Layer:
-    """Returns the layer, with initial weights and a bias of zeros."""
+    """Returns the layer with initial weights and a bias of zeros."""
     fill(layer.weight, init, gain, generator)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,7 +1,7 @@
 """Multi-layer perceptrons from a vector observation to an action, with and without hidden layers.
 
 A policy is an ordinary module, unaware of any perturbation. It normalizes its observations itself, so
-that what is saved, evaluated or exported is complete.
+that a saved or exported policy is complete.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from es_flipout.normalization import ObservationNormalizer
+from es_flipout.normalization import OBSERVATION_CLIP, ObservationNormalizer
 from es_flipout.policies.activations import ACTIVATIONS, Activation
+from es_flipout.policies.defaults import (
+    ACTION_BOUNDS,
+    ACTIVATION,
+    HIDDEN_SIZES,
+    INITIALIZATION,
+    NORMALIZE_OBSERVATIONS,
+)
 from es_flipout.policies.heads import (
     ActionBounds,
     BoxActions,
@@ -35,7 +42,7 @@ def hidden_layers(
     init: Initialization,
     generator: torch.Generator | None,
 ) -> list[nn.Module]:
-    """Returns fully connected layers of these widths after `inputs` features, each with its activation."""
+    """Returns fully connected layers of these widths for `inputs` features, each with its activation."""
     layers: list[nn.Module] = []
     gain = hidden_gain(init, activation)
     for width, following in itertools.pairwise([inputs, *hidden_sizes]):
@@ -47,7 +54,7 @@ def hidden_layers(
 def output_layer(
     inputs: int, outputs: int, init: Initialization, generator: torch.Generator | None
 ) -> nn.Linear:
-    """Returns the last layer, whose small weights make a new policy act near the middle of the range."""
+    """Returns the last layer; its small weights make a new policy act near the middle of the action range."""
     return initialized(nn.Linear(inputs, outputs), init, OUTPUT_GAIN, generator)
 
 
@@ -55,8 +62,8 @@ class MLPPolicy(nn.Module):
     """A multi-layer perceptron from a vector observation to an action.
 
     Attributes:
-        row_wise: that forward maps any leading dimensions row by row, each independent of the others.
-        normalizer: standardizes observations; None if they are taken as they are.
+        row_wise: declares that forward treats all leading dimensions as independent rows.
+        normalizer: standardizes observations; None if they are used as they are.
     """
 
     row_wise: ClassVar[bool] = True
@@ -66,12 +73,12 @@ class MLPPolicy(nn.Module):
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
         *,
-        hidden_sizes: Sequence[int] = (64, 64),
-        activation: Activation = "tanh",
-        init: Initialization = "orthogonal",
-        action_bounds: ActionBounds = "rescale",
-        normalize_observations: bool = True,
-        observation_clip: float = 10.0,
+        hidden_sizes: Sequence[int] = HIDDEN_SIZES,
+        activation: Activation = ACTIVATION,
+        init: Initialization = INITIALIZATION,
+        action_bounds: ActionBounds = ACTION_BOUNDS,
+        normalize_observations: bool = NORMALIZE_OBSERVATIONS,
+        observation_clip: float = OBSERVATION_CLIP,
         generator: torch.Generator | None = None,
     ) -> None:
         """Creates the policy with zero biases.
@@ -79,16 +86,16 @@ class MLPPolicy(nn.Module):
         Args:
             observation_space: a single environment's observations, a Box of shape (O,).
             action_space: a single environment's actions: a Box of shape (A,), Discrete or MultiDiscrete.
-            hidden_sizes: widths of the hidden layers; none make a linear policy.
+            hidden_sizes: widths of the hidden layers; none for a linear policy.
             activation: nonlinearity after each hidden layer.
-            init: how the weights start, see `initialization`.
+            init: initial weights, see `initialization`.
             action_bounds: how outputs become actions of a Box, see `BoxActions`.
             normalize_observations: whether observations are standardized by running moments.
             observation_clip: bound on a standardized observation.
             generator: source of the initial weights.
 
         Raises:
-            ValueError: if a space is none of these.
+            ValueError: if a space is not supported.
         """
         super().__init__()
         observations = vector_box(observation_space)
@@ -109,9 +116,9 @@ class MLPPolicy(nn.Module):
 
 
 def is_plain_mlp(policy: nn.Module) -> bool:
-    """Returns whether a policy is an `MLPPolicy` or `LinearPolicy` that nobody has changed the parts of.
+    """Returns whether a policy is an unmodified `MLPPolicy` or `LinearPolicy`.
 
-    Layers that share a parameter are such a change.
+    Hooks, replaced parts and layers that share a parameter are modifications.
     """
     if not isinstance(policy, MLPPolicy) or type(policy) not in (MLPPolicy, LinearPolicy):
         return False
@@ -125,11 +132,11 @@ def is_plain_mlp(policy: nn.Module) -> bool:
         and type(policy.network) is nn.Sequential
         and type(policy.head) in heads
         and type(policy.normalizer) in (ObservationNormalizer, NoneType)
-        and not any(map(_is_interfered_with, policy.modules()))
+        and not any(map(_is_modified, policy.modules()))
     )
 
 
-def _is_interfered_with(module: nn.Module) -> bool:
+def _is_modified(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
@@ -141,10 +148,10 @@ class LinearPolicy(MLPPolicy):
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
         *,
-        init: Initialization = "orthogonal",
-        action_bounds: ActionBounds = "rescale",
-        normalize_observations: bool = True,
-        observation_clip: float = 10.0,
+        init: Initialization = INITIALIZATION,
+        action_bounds: ActionBounds = ACTION_BOUNDS,
+        normalize_observations: bool = NORMALIZE_OBSERVATIONS,
+        observation_clip: float = OBSERVATION_CLIP,
         generator: torch.Generator | None = None,
     ) -> None:
         """Creates the policy; see `MLPPolicy` for the arguments."""

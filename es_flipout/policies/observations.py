@@ -1,4 +1,4 @@
-"""The kinds of observation spaces, and what to do about one that a policy cannot take."""
+"""Checks of observation spaces, with remedies for those that a policy does not support."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from es_flipout.normalization import ObservationNormalizer
 
 
 def box(space: gym.Space[Any]) -> spaces.Box:
-    """Returns the space of observations if they are arrays of numbers, of any shape.
+    """Returns the observation space if it is a Box, of any shape.
 
     Raises:
-        ValueError: if they are something else; the message says what helps.
+        ValueError: if it is not; the message names a remedy.
     """
     if isinstance(space, spaces.Box):
         return space
@@ -22,10 +22,10 @@ def box(space: gym.Space[Any]) -> spaces.Box:
 
 
 def vector_box(space: gym.Space[Any]) -> spaces.Box:
-    """Returns the space of observations if they are vectors.
+    """Returns the observation space if it is a Box of vectors.
 
     Raises:
-        ValueError: if they are something else; the message says what helps.
+        ValueError: if it is not; the message names a remedy.
     """
     shape = box(space).shape
     if len(shape) == 1:
@@ -42,5 +42,5 @@ def _refusal(kind: str, more: str = "") -> str:
 
 
 def make_normalizer(space: spaces.Box, normalize: bool, clip: float) -> ObservationNormalizer | None:
-    """Returns the normalizer of vector observations, or None if there is to be none."""
+    """Returns the normalizer of vector observations, or None if `normalize` is false."""
     return ObservationNormalizer(space.shape[0], clip) if normalize else None

@@ -1,7 +1,7 @@
 """Recurrent policies: a GRU or LSTM cell between an encoder and the action head.
 
-The state is the caller's, `forward(observations, state) -> (actions, state)`, so that each slot of an
-evaluation keeps its own and starts every episode from `initial_state`.
+The caller keeps the state, `forward(observations, state) -> (actions, state)`: each env has its own and
+starts every episode from `initial_state`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from typing import Any, ClassVar, Generic, TypeVar
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from es_flipout.normalization import OBSERVATION_CLIP
 from es_flipout.policies.activations import Activation
+from es_flipout.policies.defaults import (
+    ACTION_BOUNDS,
+    ACTIVATION,
+    HIDDEN_SIZES,
+    INITIALIZATION,
+    NORMALIZE_OBSERVATIONS,
+    RECURRENT_SIZE,
+)
 from es_flipout.policies.heads import ActionBounds, make_action_head
 from es_flipout.policies.initialization import Initialization, fill
 from es_flipout.policies.mlp import hidden_layers, output_layer
@@ -27,8 +37,8 @@ class RecurrentPolicy(nn.Module, Generic[State], ABC):
     """Normalizer, encoder, cell, output layer and action head, in this order.
 
     Attributes:
-        row_wise: that forward maps any leading dimensions row by row, each independent of the others.
-        normalizer: standardizes observations; None if they are taken as they are.
+        row_wise: declares that forward treats all leading dimensions as independent rows.
+        normalizer: standardizes observations; None if they are used as they are.
         state_size: width H of the state.
     """
 
@@ -40,13 +50,13 @@ class RecurrentPolicy(nn.Module, Generic[State], ABC):
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
         *,
-        hidden_sizes: Sequence[int] = (),
-        recurrent_size: int = 64,
-        activation: Activation = "tanh",
-        init: Initialization = "orthogonal",
-        action_bounds: ActionBounds = "rescale",
-        normalize_observations: bool = True,
-        observation_clip: float = 10.0,
+        hidden_sizes: Sequence[int] = HIDDEN_SIZES,
+        recurrent_size: int = RECURRENT_SIZE,
+        activation: Activation = ACTIVATION,
+        init: Initialization = INITIALIZATION,
+        action_bounds: ActionBounds = ACTION_BOUNDS,
+        normalize_observations: bool = NORMALIZE_OBSERVATIONS,
+        observation_clip: float = OBSERVATION_CLIP,
         generator: torch.Generator | None = None,
     ) -> None:
         """Creates the policy.
@@ -57,14 +67,14 @@ class RecurrentPolicy(nn.Module, Generic[State], ABC):
             hidden_sizes: widths of the fully connected layers before the cell.
             recurrent_size: width H of the cell.
             activation: nonlinearity after each fully connected layer.
-            init: how the weights start, each gate's matrices by themselves; see `initialization`.
+            init: initial weights, drawn for each gate separately; see `initialization`.
             action_bounds: how outputs become actions of a Box, see `BoxActions`.
             normalize_observations: whether observations are standardized by running moments.
             observation_clip: bound on a standardized observation.
             generator: source of the initial weights.
 
         Raises:
-            ValueError: if a space is none of these.
+            ValueError: if a space is not supported.
         """
         super().__init__()
         observations = vector_box(observation_space)
@@ -105,7 +115,7 @@ class RecurrentPolicy(nn.Module, Generic[State], ABC):
 
 
 def _rows(values: Tensor) -> Tensor:
-    """Returns values [..., F] as the [N, F] that a cell takes."""
+    """Returns values [..., F] as [N, F], the shape that a cell takes."""
     return values.reshape(-1, values.shape[-1])
 
 
@@ -114,10 +124,11 @@ class GRUPolicy(RecurrentPolicy[Tensor]):
 
     cell_class = nn.GRUCell
 
+    @override
     def initial_state(self, batch_size: int) -> Tensor:
-        """Returns zeros [batch_size, H]."""
         return self._zeros(batch_size)
 
+    @override
     def _advance(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden: Tensor = self.cell(_rows(features), _rows(state)).reshape(state.shape)
         return hidden, hidden
@@ -126,21 +137,23 @@ class GRUPolicy(RecurrentPolicy[Tensor]):
 class LSTMPolicy(RecurrentPolicy[tuple[Tensor, Tensor]]):
     """A recurrent policy with a long short-term memory (Hochreiter and Schmidhuber, 1997).
 
-    The forget gate starts with a bias of 1: remembering is the beginning (Jozefowicz, Zaremba and Sutskever,
-    2015).
+    Its state is (h, c): the cell's output and its memory. The forget gate starts with a bias of 1, so that
+    the cell remembers (Jozefowicz, Zaremba and Sutskever, 2015).
     """
 
     cell_class = nn.LSTMCell
 
+    @override
     def _initialize_cell(self, init: Initialization, generator: torch.Generator | None) -> None:
         super()._initialize_cell(init, generator)
         # The gates' order is input, forget, cell, output.
         nn.init.ones_(self.cell.bias_ih.detach()[self.state_size : 2 * self.state_size])
 
+    @override
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Returns zeros for the output h and for the cell c, [batch_size, H] each."""
         return self._zeros(batch_size), self._zeros(batch_size)
 
+    @override
     def _advance(
         self, features: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:

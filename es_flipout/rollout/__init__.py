@@ -1,29 +1,30 @@
-"""Evaluators: from a population to the fitness of its members."""
+"""From members to episodes: the table of episodes, and whatever plays it."""
 
-from es_flipout.rollout.background_score import BackgroundJudge
-from es_flipout.rollout.baseline import ProcessPoolEvaluator
-from es_flipout.rollout.device import DeviceError, OnDeviceEvaluator
-from es_flipout.rollout.episodes import Evaluation, EvaluationStoppedError
-from es_flipout.rollout.host import VectorizedEvaluator
-from es_flipout.rollout.score import OfficialEvaluator, OfficialScore
+from es_flipout.rollout.background_score import BackgroundScorer
+from es_flipout.rollout.baseline import BaselinePlayer
+from es_flipout.rollout.device import DevicePlayer
+from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.evaluate import evaluate
+from es_flipout.rollout.host import HostPlayer
+from es_flipout.rollout.player import Player, PlayError, PlayStoppedError
+from es_flipout.rollout.score import Scorer
 from es_flipout.rollout.seeds import reset_seeds
-from es_flipout.rollout.single_env import Episode, GymnasiumRollout, Rollout
-from es_flipout.rollout.workers import WorkerError, WorkerPool
+from es_flipout.rollout.single_env import GymnasiumRollout, Rollout
+from es_flipout.rollout.workers import WorkerPlayer
 
 __all__ = [
-    "BackgroundJudge",
-    "DeviceError",
-    "Episode",
-    "Evaluation",
-    "EvaluationStoppedError",
+    "BackgroundScorer",
+    "BaselinePlayer",
+    "DevicePlayer",
+    "Episodes",
     "GymnasiumRollout",
-    "OfficialEvaluator",
-    "OfficialScore",
-    "OnDeviceEvaluator",
-    "ProcessPoolEvaluator",
+    "HostPlayer",
+    "PlayError",
+    "PlayStoppedError",
+    "Player",
     "Rollout",
-    "VectorizedEvaluator",
-    "WorkerError",
-    "WorkerPool",
+    "Scorer",
+    "WorkerPlayer",
+    "evaluate",
     "reset_seeds",
 ]

@@ -1,180 +1,325 @@
-"""What a generation of rollouts gave: returns, lengths, faults, and the moments of observations."""
+"""The table of episodes: what to play, and what came of it.
+
+Whatever plays, takes rows of this table and gives them back filled:
+
+    episodes = Episodes.of_population(reset_seeds)      # member and reset seed of each
+    player.play(population, episodes)                   # returns, lengths, faults, moments of observations
+    es.tell(episodes.fitness())
+
+A share of the work is `take`, its answer `put`, a retry `take` again. Episodes are cut into blocks of
+`block_size` consecutive ids, which depend on nobody who plays. Blocks are the unit of work, and moments are
+merged within each block and then block by block: sums of floats depend on their order, so this keeps every
+bit independent of the number of envs and of workers, and of which episode ended first.
+"""
 
 from __future__ import annotations
 
-import threading
+import math
+import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout.normalization import EpisodeMoments, RunningStatistics
+from es_flipout.normalization import RunningStatistics
 
+BLOCK_SIZE = 4
+"""Episodes per block, unless a table says otherwise."""
 NOT_FINITE = "a reward or an observation is not finite"
-"""Failure of an episode whose figures are of no use."""
+"""Fault of an episode whose return or observations are of no use."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
-class EvaluationStoppedError(Exception):
-    """The evaluation was asked to stop before every episode had ended."""
+class Episodes:
+    """E episodes, one per row.
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a generation of rollouts gave, for P members with E episodes each.
+    An episode has failed if it has a fault: something broke, or its return or an observation is not finite.
+    Its return is NaN, and its observations are not counted.
 
     Attributes:
-        returns: sum of rewards of each episode, float64 [P, E]; NaN for one that failed.
-        lengths: env steps of each episode, int64 [P, E].
-        slot_steps: slots x steps spent, live or not; of several tiles each counts its own steps.
-        observations: moments of the observations that members acted on, those of failed episodes left out; of
-            no feature, and never counted, if observations are not vectors.
-        failures: what went wrong, and in how many episodes.
+        member: who plays, int64 [E]; 0 for the center.
+        reset_seed: where the episode starts from, int64 [E].
+        limit: env steps after which every episode is cut off; None for the environment's own limit.
+        ids: position of each row in the table that this one was taken from, int64 [E].
+        returns: sum of rewards, float64 [E]; NaN if it has failed or not ended.
+        lengths: env steps, int64 [E].
+        faults: why episodes failed, by row.
+        observation_size: features O of which moments are kept, set by the player; None if observations are not
+            vectors.
+        spent_steps: env steps spent, whether an episode needed them or not.
+        unplayed: how many episodes have not ended.
     """
 
-    returns: Tensor
-    lengths: Tensor
-    slot_steps: int
-    observations: RunningStatistics
-    failures: Counter[str]
+    def __init__(
+        self,
+        member: Ints,
+        reset_seed: Ints,
+        *,
+        limit: int | None = None,
+        block_size: int = BLOCK_SIZE,
+        ids: Ints | None = None,
+        num_ids: int | None = None,
+    ) -> None:
+        """Makes a table of episodes to be played.
+
+        Args:
+            member: int64 [E].
+            reset_seed: int64 [E].
+            limit: see the class.
+            block_size: consecutive ids that form a block.
+            ids: see the class; 0 to E - 1 if None.
+            num_ids: size of the table that the ids are of; E if None.
+        """
+        self.member, self.reset_seed, self.limit = member, reset_seed, limit
+        self.block_size = block_size
+        self.ids = np.arange(len(member)) if ids is None else ids
+        self._num_ids = len(member) if num_ids is None else num_ids
+        self.returns: Floats = np.full(len(member), np.nan)
+        self.lengths: Ints = np.zeros(len(member), np.int64)
+        self.faults: dict[int, str] = {}
+        self.observation_size: int | None = None
+        self.spent_steps = 0
+        self.unplayed = len(member)
+        self._blocks: dict[int, BlockMoments] = {}
+        self._incomplete: dict[int, dict[int, tuple[int, Floats]]] = {}  # count and sums, by block and id
+
+    @classmethod
+    def of_population(
+        cls,
+        reset_seeds: Sequence[int] | Sequence[Sequence[int]] | Ints,
+        *,
+        limit: int | None = None,
+        block_size: int = BLOCK_SIZE,
+    ) -> Episodes:
+        """Returns the episodes of members 0 to P - 1, in this order.
+
+        Args:
+            reset_seeds: seeds of the episodes of each member, [P, n], or [P] for one episode per member.
+            limit: see the class.
+            block_size: see `Episodes`.
+
+        Raises:
+            ValueError: if there are no seeds, or not as many for each member.
+        """
+        try:
+            seeds = np.asarray(reset_seeds, dtype=np.int64)
+        except ValueError as error:
+            raise ValueError(f"every member needs the same number of reset seeds: {error}") from error
+        if seeds.ndim not in (1, 2) or seeds.size == 0:
+            raise ValueError(f"reset seeds must be [members] or [members, episodes], got {list(seeds.shape)}")
+        seeds = seeds.reshape(len(seeds), -1)
+        member = np.repeat(np.arange(len(seeds)), seeds.shape[1])
+        return cls(member, seeds.ravel(), limit=limit, block_size=block_size)
+
+    @classmethod
+    def concatenated(cls, tables: Sequence[Episodes]) -> Episodes:
+        """Returns the played episodes of several populations as those of one, their members in this order."""
+        first_members = np.cumsum([0, *(each.num_members for each in tables[:-1])])
+        whole = cls(
+            np.concatenate([each.member + first for each, first in zip(tables, first_members, strict=True)]),
+            np.concatenate([each.reset_seed for each in tables]),
+            limit=tables[0].limit,
+            block_size=tables[0].block_size,
+        )
+        whole.returns = np.concatenate([each.returns for each in tables])
+        whole.lengths = np.concatenate([each.lengths for each in tables])
+        whole.observation_size = tables[0].observation_size
+        whole.spent_steps = sum(each.spent_steps for each in tables)
+        whole.unplayed = sum(each.unplayed for each in tables)
+        row = 0
+        for index, each in enumerate(tables):
+            whole.faults |= {row + at: fault for at, fault in each.faults.items()}
+            row += len(each)
+            whole._blocks[index] = BlockMoments.of(each.observations())
+        return whole
+
+    def __len__(self) -> int:
+        """Number of episodes E."""
+        return len(self.member)
+
+    # What to play.
 
     @property
-    def fitness(self) -> Tensor:
-        """Mean return of each member, float64 [P]; NaN if one of its episodes failed."""
-        return self.returns.mean(dim=1)
+    def num_members(self) -> int:
+        """Number of members P, of a table of a whole population."""
+        return int(self.member[-1]) + 1
 
-    def fitness_without(self, alive_bonus: float) -> Tensor:
-        """Returns the fitness less what an environment pays for each env step survived, float64 [P].
+    def blocks(self) -> list[Ints]:
+        """Returns the rows of each block, of a whole table."""
+        bounds = range(self.block_size, len(self), self.block_size)
+        return np.split(np.arange(len(self)), list(bounds))
 
-        The step that ends an episode counts as survived, as in ARS (Mania et al., 2018, arXiv 1803.07055).
+    def take(self, rows: Ints) -> Episodes:
+        """Returns some rows as a table of their own, to be played."""
+        part = Episodes(
+            self.member[rows],
+            self.reset_seed[rows],
+            limit=self.limit,
+            block_size=self.block_size,
+            ids=self.ids[rows],
+            num_ids=self._num_ids,
+        )
+        part.observation_size = self.observation_size
+        return part
+
+    # What came of it.
+
+    def record(
+        self,
+        rows: Ints,
+        returns: Floats,
+        lengths: Ints,
+        sums: Floats | None = None,
+        faults: Mapping[int, str] = {},
+    ) -> None:
+        """Writes down what came of M episodes.
+
+        Args:
+            rows: which, int64 [M].
+            returns: their returns, [M].
+            lengths: their env steps, [M].
+            sums: for each, some point in the midst of its observations, and the sums of the deviations from
+                it and of their squares, [3, M, O]. None if observations are not vectors, or all have failed.
+            faults: why some of them failed, by index into `rows`.
+
+        Raises:
+            ValueError: if moments are to be kept, and none are given for an episode that has not failed.
         """
-        return (self.returns - alive_bonus * self.lengths).mean(dim=1)
+        broken = ~np.isfinite(returns)
+        broken[list(faults)] = True
+        if sums is not None:
+            broken |= ~np.isfinite(sums).all(axis=(0, 2))
+        elif self.observation_size is not None:
+            if not broken.all():
+                raise ValueError("moments of the observations are missing")
+            sums = np.zeros((3, len(rows), self.observation_size))
+        self.returns[rows] = np.where(broken, np.nan, returns)
+        self.lengths[rows] = lengths
+        for index in np.flatnonzero(broken).tolist():
+            self.faults[int(rows[index])] = faults.get(index, NOT_FINITE)
+        self.unplayed -= len(rows)
+        if sums is not None:
+            counts = np.where(broken, 0, lengths).tolist()
+            for row, count, each in zip(rows, counts, sums.swapaxes(0, 1), strict=True):
+                identity = int(self.ids[row])
+                self._incomplete.setdefault(identity // self.block_size, {})[identity] = count, each
+            self._merge_complete({int(each) // self.block_size for each in self.ids[rows]})
+
+    def record_all(
+        self, returns: Floats, lengths: Ints, faults: Mapping[int, str], moments: RunningStatistics
+    ) -> None:
+        """Writes down what came of all episodes, with one record of the moments of all that did not fail."""
+        self.record(np.arange(len(self)), returns, lengths, faults=faults)
+        self.observation_size = len(moments.mean)
+        self._blocks = {0: BlockMoments.of(moments)}
+
+    def put(self, played: Episodes) -> None:
+        """Writes down what came of rows that were taken; they may be parts of blocks."""
+        rows = played.ids
+        self.returns[rows], self.lengths[rows] = played.returns, played.lengths
+        self.faults |= {int(rows[row]): fault for row, fault in played.faults.items()}
+        self.spent_steps += played.spent_steps
+        self.unplayed -= len(played)
+        self._blocks |= played._blocks
+        for block, parts in played._incomplete.items():
+            self._incomplete.setdefault(block, {}).update(parts)
+        self._merge_complete(played._incomplete)
+
+    def _merge_complete(self, blocks: Iterable[int]) -> None:
+        """Merges the moments of those blocks of which every episode has ended."""
+        for block in blocks:
+            if len(self._incomplete[block]) == min(self.block_size, self._num_ids - block * self.block_size):
+                in_order = [each for _, each in sorted(self._incomplete.pop(block).items())]
+                self._blocks[block] = BlockMoments.pooled(*zip(*in_order, strict=True))
 
     @property
     def env_steps(self) -> int:
-        """Live env steps: every one advanced the episode of a member."""
+        """Live env steps: each advanced the episode of a member."""
         return int(self.lengths.sum())
 
     @property
     def live_share(self) -> float:
-        """Share of the slot-steps that were live."""
-        return self.env_steps / max(self.slot_steps, 1)
+        """Share of the env steps spent that were live."""
+        return self.env_steps / max(self.spent_steps, 1)
 
-    @classmethod
-    def of_all(cls, evaluations: Sequence[Evaluation]) -> Evaluation:
-        """Returns the evaluation of several populations as that of one, their members in this order."""
-        observations = RunningStatistics(*evaluations[0].observations.mean.shape)
-        for evaluation in evaluations:
-            observations.merge(evaluation.observations)
-        return cls(
-            torch.cat([each.returns for each in evaluations]),
-            torch.cat([each.lengths for each in evaluations]),
-            sum(each.slot_steps for each in evaluations),
-            observations,
-            sum((each.failures for each in evaluations), Counter()),
-        )
+    @property
+    def failures(self) -> Counter[str]:
+        """What went wrong, and in how many episodes."""
+        return Counter(self.faults.values())
 
-
-class EpisodeResults(Protocol):
-    """Where a `Tile` writes down what came of episodes. Episode e is the (e % E)-th of some member.
-
-    Attributes:
-        seeds: reset seed of each episode, int64 [.., E].
-        observation_size: features of which moments are kept; None for none.
-    """
-
-    seeds: NDArray[np.int64]
-    observation_size: int | None
-
-    def members(self, episodes: NDArray[np.int64]) -> Tensor:
-        """Returns the member of each episode, int64."""
-
-    def conclude(
-        self,
-        episodes: NDArray[np.int64],
-        returns: NDArray[np.float64],
-        lengths: NDArray[np.int64],
-        moments: Tensor | None,
-        failures: Mapping[int, str],
-    ) -> None:
-        """Writes down what came of some episodes; see `Results.conclude`."""
-
-
-class Results:
-    """What came of the episodes of a generation. Episode e is the (e % E)-th of member e // E."""
-
-    def __init__(self, seeds: NDArray[np.int64], observation_size: int | None) -> None:
-        """Has room for the episodes of `seeds` [P, E]; no moments are kept if `observation_size` is None."""
-        self.seeds = seeds
-        self.observation_size = observation_size
-        self.returns = np.full(seeds.size, np.nan)
-        self.lengths = np.zeros(seeds.size, dtype=np.int64)
-        self.moments = EpisodeMoments(observation_size or 0, seeds.size)
-        self.failures: Counter[str] = Counter()
-        self.lock = threading.Lock()
-
-    @classmethod
-    def of(
-        cls,
-        reset_seeds: Sequence[int] | Sequence[Sequence[int]],
-        population_size: int,
-        observation_size: int | None,
-    ) -> Results:
-        """Returns room for the episodes of `reset_seeds`, [P, E], or [P] for one episode a member.
-
-        Raises:
-            ValueError: if there are not as many seeds for each member.
-        """
-        seeds = np.asarray(reset_seeds, dtype=np.int64)
-        if seeds.ndim not in (1, 2) or seeds.shape[0] != population_size or seeds.size == 0:
-            raise ValueError(f"{list(seeds.shape)} reset seeds for {population_size} members")
-        return cls(seeds.reshape(population_size, -1), observation_size)
-
-    def members(self, episodes: NDArray[np.int64]) -> Tensor:
-        """Returns the member of each episode, int64."""
-        return torch.from_numpy(episodes // self.seeds.shape[1])
-
-    def conclude(
-        self,
-        episodes: NDArray[np.int64],
-        returns: NDArray[np.float64],
-        lengths: NDArray[np.int64],
-        moments: Tensor | None,
-        failures: Mapping[int, str],
-    ) -> None:
-        """Writes down what came of some episodes, on whatever thread.
+    def fitness(self, alive_bonus: float = 0.0) -> Tensor:
+        """Returns the mean return of each member, float64 [P]; NaN if one of its episodes failed.
 
         Args:
-            episodes: which, [M].
-            returns: their returns, [M].
-            lengths: their env steps, [M].
-            moments: of their observations, [3, M, O], as `EpisodeMoments.add` takes them; None if none are
-                kept.
-            failures: why some of them failed, by index into `episodes`. One whose return or moments are not
-                finite has failed too.
+            alive_bonus: what the environment pays per env step survived, to be subtracted. The step that ends
+                an episode counts as survived, as in ARS (Mania et al., 2018, arXiv 1803.07055).
         """
-        broken = ~np.isfinite(returns)
-        broken[list(failures)] = True
-        if moments is not None:
-            broken |= ~moments.isfinite().all(dim=2).all(dim=0).numpy()
-        with self.lock:
-            self.returns[episodes] = np.where(broken, np.nan, returns)
-            self.lengths[episodes] = lengths
-            self.failures.update(failures.get(index, NOT_FINITE) for index in np.flatnonzero(broken).tolist())
-            if moments is not None:
-                # An episode that broke must not poison the moments of the others.
-                self.moments.add(episodes.tolist(), np.where(broken, 0, lengths).tolist(), moments)
+        returns = self.returns - alive_bonus * self.lengths
+        return torch.from_numpy(returns).view(self.num_members, -1).mean(dim=1)
 
-    def evaluation(self, slot_steps: int) -> Evaluation:
-        """Returns all of it."""
-        return Evaluation(
-            torch.from_numpy(self.returns.reshape(self.seeds.shape)),
-            torch.from_numpy(self.lengths.reshape(self.seeds.shape)),
-            slot_steps,
-            self.moments.merged,
-            self.failures,
+    def observations(self) -> RunningStatistics:
+        """Returns the moments of all observations acted on, those of failed episodes left out."""
+        merged = RunningStatistics(self.observation_size or 0)
+        for _, block in sorted(self._blocks.items()):
+            merged.merge(block.statistics())
+        return merged
+
+    @property
+    def mean_return(self) -> float:
+        """Mean return of the episodes that did not fail; NaN if all did."""
+        returns = self._usable_returns()
+        return statistics.fmean(returns) if returns else math.nan
+
+    @property
+    def std_return(self) -> float:
+        """Standard deviation of their returns (of the population: 0 for one episode)."""
+        returns = self._usable_returns()
+        return statistics.pstdev(returns) if returns else math.nan
+
+    def _usable_returns(self) -> list[float]:
+        return [value for row, value in enumerate(self.returns.tolist()) if row not in self.faults]
+
+
+class BlockMoments:
+    """The moments of the observations of one block, in NumPy: they travel between processes.
+
+    Attributes:
+        count: observations.
+        mean: their mean per feature, float64 [O].
+        m2: sum of squared deviations from it per feature, float64 [O].
+    """
+
+    def __init__(self, count: float, mean: Floats, m2: Floats) -> None:
+        self.count, self.mean, self.m2 = count, mean, m2
+
+    @classmethod
+    def of(cls, statistics: RunningStatistics) -> BlockMoments:
+        """Returns the moments that statistics hold."""
+        return cls(float(statistics.count), statistics.mean.numpy(), statistics.m2.numpy())
+
+    @classmethod
+    def pooled(cls, counts: Sequence[int], sums: Sequence[Floats]) -> BlockMoments:
+        """Returns the moments of all observations of M episodes, as `Episodes.record` is given them."""
+        points, deviations, squares = torch.from_numpy(np.stack(sums, axis=1))
+        weights = torch.tensor(counts, dtype=torch.float64).unsqueeze(1)
+        points, deviations, squares = (
+            torch.where(weights > 0, each, 0.0) for each in (points, deviations, squares)
         )
+        offsets = deviations / weights.clamp(min=1.0)
+        means, m2s = points + offsets, (squares - deviations * offsets).clamp(min=0.0)
+        count = weights.sum()
+        mean = (weights * means).sum(dim=0) / count.clamp(min=1.0)
+        m2 = (m2s + weights * (means - mean).square()).sum(dim=0)
+        return cls(float(count), mean.numpy(), m2.numpy())
+
+    def statistics(self) -> RunningStatistics:
+        """Returns the moments as statistics."""
+        statistics = RunningStatistics(len(self.mean))
+        statistics.count = torch.tensor(self.count, dtype=torch.float64)
+        statistics.mean, statistics.m2 = torch.from_numpy(self.mean), torch.from_numpy(self.m2)
+        return statistics

@@ -7,38 +7,14 @@ members; their results are, to the last bit, those of `MemberRows`.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from es_flipout.perturbations import FlipoutRows, ParameterNoise
-from es_flipout.perturbations.rowwise import padded_sizes
-from es_flipout.policies import MLPPolicy, is_plain_mlp
+from es_flipout.perturbations.padded_linear import padded_sizes
+from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
-
-
-class Rows(Protocol):
-    """A policy whose row n runs with the weights of member n of a selection; see `MemberRows`."""
-
-    def select(self, members: Tensor) -> None:
-        """Makes it a selection of other members, int64 [N]."""
-
-    def assign(self, rows: Tensor, members: Tensor) -> None:
-        """Hands rows, int64 [M], over to other members, int64 [M]."""
-
-    def __call__(self, *inputs: Any) -> Any:
-        """Returns actions [N, ...] for observations [N, ...], and for the state of a recurrent policy."""
-
-
-def member_rows(population: Population) -> Rows:
-    """Returns the fastest way to run members of a population side by side; none is selected yet."""
-    policy = population.policy
-    if is_plain_mlp(policy) and population.noise.device.type == "cpu":
-        assert isinstance(policy, MLPPolicy)
-        return MLPRows(population, policy)
-    return population.select(torch.zeros(0, dtype=torch.int64))
 
 
 class MLPRows:
@@ -96,7 +72,7 @@ class MLPRows:
 class _Layer:
     """A linear map of a selection of members, with memory for what goes in and what comes out.
 
-    All is padded as `rowwise_linear` does it.
+    All is padded as `padded_linear` does it.
 
     Attributes:
         inputs: what is to be filled in, [N, I].

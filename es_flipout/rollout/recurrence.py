@@ -1,4 +1,4 @@
-"""The state of a recurrent policy, kept for each slot and reset with the slot.
+"""The state of a recurrent policy, kept for each env and reset with its episode.
 
 A recurrent policy is one with `initial_state(batch_size)`, whose forward is
 `forward(observations, state) -> (actions, state)`. The state is a tensor, or any container of tensors, each
@@ -23,18 +23,18 @@ def is_recurrent(policy: nn.Module) -> bool:
 
 
 class RecurrentState:
-    """The state of N slots, of which any may act while the others wait.
+    """The state of N envs, of which any may act while the others wait.
 
     Every episode starts from the one state that `initial_state(1)` gives, so that nothing depends on which
-    slots are reset together.
+    envs are reset together.
     """
 
     def __init__(self, policy: nn.Module, num_envs: int, *, in_place: bool = False) -> None:
-        """Starts all slots.
+        """Starts all envs.
 
         Args:
             policy: a recurrent policy.
-            num_envs: number of slots N.
+            num_envs: number of envs N.
             in_place: whether the state stays where it is in memory, which a CUDA graph needs; the policy must
                 then not keep what it was given.
 
@@ -58,19 +58,17 @@ class RecurrentState:
         self._state = [leaf.expand(num_envs, *leaf.shape[1:]).clone() for leaf in self._initial]
         self._in_place = in_place
 
-    def reset(self, slots: Tensor) -> None:
-        """Starts new episodes in `slots`, int64 [M]."""
-        self._put(slots, [leaf.expand(len(slots), *leaf.shape[1:]) for leaf in self._initial])
+    def reset(self, envs: Tensor) -> None:
+        """Starts new episodes in `envs`, int64 [M]."""
+        self._put(envs, [leaf.expand(len(envs), *leaf.shape[1:]) for leaf in self._initial])
 
-    def act(
-        self, policy: Callable[[Tensor, Any], Any], observations: Tensor, slots: Tensor | slice
-    ) -> Tensor:
-        """Has some slots act, and keeps their next state.
+    def act(self, policy: Callable[[Tensor, Any], Any], observations: Tensor, envs: Tensor | slice) -> Tensor:
+        """Has some envs act, and keeps their next state.
 
         Args:
             policy: observations [M, ...] and state to actions [M, ...] and the next state.
-            observations: of the slots that act, [M, ...].
-            slots: which these are, int64 [M], or a slice of all.
+            observations: of the envs that act, [M, ...].
+            envs: which these are, int64 [M], or a slice of all.
 
         Returns:
             Their actions, [M, ...].
@@ -78,10 +76,10 @@ class RecurrentState:
         Raises:
             ValueError: if the policy does not return a state of the kind that it was given.
         """
-        if isinstance(slots, slice):
+        if isinstance(envs, slice):
             given = self._state
         else:
-            given = [leaf[slots.to(leaf.device)] for leaf in self._state]
+            given = [leaf[envs.to(leaf.device)] for leaf in self._state]
         actions: Tensor
         actions, following = policy(observations, tree_unflatten(given, self._structure))
         leaves, structure = tree_flatten(following)
@@ -90,14 +88,14 @@ class RecurrentState:
                 "a recurrent policy must return a state like the one that it was given, "
                 f"{_describe(given, self._structure)}, got {_describe(leaves, structure)}"
             )
-        if isinstance(slots, slice):
+        if isinstance(envs, slice):
             self._replace(leaves)
         else:
-            self._put(slots, leaves)
+            self._put(envs, leaves)
         return actions
 
     def reset_where(self, mask: Tensor) -> None:
-        """Starts new episodes in the slots of a mask, bool [N]."""
+        """Starts new episodes in the envs of a mask, bool [N]."""
         self._replace([where_rows(mask, *leaves) for leaves in zip(self._initial, self._state, strict=True)])
 
     def _replace(self, leaves: list[Tensor]) -> None:
@@ -109,10 +107,10 @@ class RecurrentState:
         for state, leaf in zip(self._state, copies, strict=True):
             state.copy_(leaf)
 
-    def _put(self, slots: Tensor, leaves: list[Tensor]) -> None:
+    def _put(self, envs: Tensor, leaves: list[Tensor]) -> None:
         # Into copies: the policy may hold on to what it returned, or return one tensor twice.
         self._state = [
-            leaf.index_copy(0, slots.to(leaf.device), rows)
+            leaf.index_copy(0, envs.to(leaf.device), rows)
             for leaf, rows in zip(self._state, leaves, strict=True)
         ]
 

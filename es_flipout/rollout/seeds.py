@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from es_flipout.seeding import stream_seed
+import numpy as np
+from numpy.typing import NDArray
+
+from es_flipout.seeding import stream_seeds
 
 ResetSeeds = Literal["fresh", "common", "fixed"]
 
@@ -18,12 +21,12 @@ def reset_seeds(
     block: int = 0,
     kind: ResetSeeds = "fresh",
     pairs_share: bool = True,
-) -> list[list[int]]:
-    """Returns the reset seeds of every member of a population, [P][E], each of 31 bits.
+) -> NDArray[np.int64]:
+    """Returns the reset seeds of every member of a population, int64 [P, E], each of 31 bits.
 
     Args:
         population_size: members P.
-        episodes: episodes E a member.
+        episodes: episodes E per member.
         seed: the run's seed.
         generation: the generation that they are for.
         block: which of the generation's populations; see `FlipoutES.ask_more`.
@@ -34,21 +37,13 @@ def reset_seeds(
     Raises:
         ValueError: if an odd population is to share seeds in pairs.
     """
-
-    def of_index(index: int) -> list[int]:
-        first = index * episodes
-        return [
-            stream_seed(seed, 0 if kind == "fixed" else generation, "reset", first + episode, bits=31)
-            for episode in range(episodes)
-        ]
-
     if kind != "fresh":
-        return [of_index(0)] * population_size
+        common = stream_seeds(seed, 0 if kind == "fixed" else generation, "reset", 0, episodes)
+        return np.tile(common, (population_size, 1))
     share = 2 if pairs_share else 1
     if population_size % share:
         raise ValueError(
             f"a population that shares seeds in pairs must be even, got {population_size} members"
         )
-    count = population_size // share
-    different = [of_index(index) for index in range(block * count, (block + 1) * count)]
-    return [seeds for seeds in different for _ in range(share)]
+    drawn = stream_seeds(seed, generation, "reset", block, population_size // share * episodes)
+    return np.repeat(drawn.reshape(-1, episodes), share, axis=0)

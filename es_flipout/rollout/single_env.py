@@ -1,10 +1,9 @@
-"""One episode of one policy, as a worker process plays it."""
+"""The baseline's step loop: one episode of one policy in one environment."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -15,44 +14,26 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_flipout.envs.engine import warning_text
+from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.single_policy import make_act
 
 
-@dataclass(frozen=True)
-class Episode:
-    """What came of an episode.
-
-    Attributes:
-        total_reward: sum of its rewards.
-        length: env steps.
-        moments: of the O features of the vectors that were observed and acted on: the first of them, and the
-            sums of the deviations from it and of their squares, float64 [3, O]. None if it failed, or nothing
-            is counted.
-        failure: why it failed; None if it did not.
-    """
-
-    total_reward: float
-    length: int
-    moments: NDArray[np.float64] | None = None
-    failure: str | None = None
-
-
 class Rollout(Protocol):
-    """Plays episodes, one after the other.
+    """Plays episodes of single policies, one after the other.
 
     Attributes:
-        observation_size: features of which moments are returned; None for none.
+        observation_size: features of which moments are kept; None for none.
     """
 
     observation_size: int | None
 
-    def __call__(self, policy: nn.Module, seed: int, episode_limit: int | None) -> Episode:
-        """Plays one episode.
+    def play(self, policy: nn.Module, episodes: Episodes, row: int) -> None:
+        """Plays one episode, and records what came of it.
 
         Args:
             policy: who acts: any member as an ordinary module, with its weights already in it.
-            seed: where the episode starts from.
-            episode_limit: env steps after which it is cut off; None for no limit but its own.
+            episodes: the table that the episode is in; it knows the reset seed and the limit.
+            row: which of its rows.
         """
 
     def close(self) -> None:
@@ -73,14 +54,23 @@ class GymnasiumRollout:
         self._action_space = self._env.action_space
         self._observed = _Moments(self.observation_size or 0)
 
-    def __call__(self, policy: nn.Module, seed: int, episode_limit: int | None) -> Episode:
-        """See `Rollout`."""
+    def play(self, policy: nn.Module, episodes: Episodes, row: int) -> None:
+        """Plays one episode; see `Rollout`."""
+        total, length, fault = self._play(policy, int(episodes.reset_seed[row]), episodes.limit)
+        sums = None
+        if fault is None and self.observation_size is not None:
+            sums = self._observed.result()[:, np.newaxis]
+        faults = {} if fault is None else {0: fault}
+        episodes.record(np.array([row]), np.array([total]), np.array([length]), sums, faults)
+
+    def _play(self, policy: nn.Module, seed: int, limit: int | None) -> tuple[float, int, str | None]:
+        """Returns the return, the env steps and the fault of an episode."""
         act = make_act(policy, self._action_space)
         dtype = next(policy.parameters()).detach().numpy().dtype
         observed = self._observed
         observed.start(dtype)
         counted = self.observation_size is not None
-        limit = float("inf") if episode_limit is None else episode_limit
+        most = float("inf") if limit is None else limit
         total, length = 0.0, 0
         try:
             if self._env is None:
@@ -91,7 +81,7 @@ class GymnasiumRollout:
         except Exception as error:  # whatever a user's environment may raise
             return self._failed(error, length)
         over = failure is not None
-        while not over and length < limit:
+        while not over and length < most:
             try:
                 row = observed.add(observation) if counted else self._copied(observation, dtype)
             except Exception as error:  # it is not of its space
@@ -104,11 +94,7 @@ class GymnasiumRollout:
                 over = terminated or truncated
             except Exception as error:
                 return self._failed(error, length)
-        failure = failure or _physics_failure(env, info)
-        if failure is not None:
-            return Episode(np.nan, length, failure=failure)
-        moments = observed.result() if counted else None
-        return Episode(total, length, moments)
+        return total, length, failure or _physics_failure(env, info)
 
     def _copied(self, observation: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Returns an observation in the dtype asked for; the environment may overwrite its own."""
@@ -116,12 +102,12 @@ class GymnasiumRollout:
         row[...] = observation
         return row
 
-    def _failed(self, error: Exception, length: int) -> Episode:
+    def _failed(self, error: Exception, length: int) -> tuple[float, int, str]:
         env, self._env = self._env, None
         with contextlib.suppress(Exception):
             if env is not None:
                 env.close()
-        return Episode(np.nan, length, failure=f"{type(error).__name__}: {error}")
+        return np.nan, length, f"{type(error).__name__}: {error}"
 
     def close(self) -> None:
         """Closes the environment."""

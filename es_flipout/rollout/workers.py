@@ -1,77 +1,67 @@
-"""Worker processes that evaluate populations: shared by all evaluators that have any.
+"""Plays episodes in worker processes.
 
-A worker gets the center through memory that all share, and indices of members; it draws their noise again
-from its seed, plays their episodes, and sends back returns, lengths and the moments of what was observed.
+A worker gets the center through memory that all share, and indices of members; it draws their noise again from
+its seed, plays their episodes, and sends back the rows of the table that it was given.
 
-Work is handed out as workers become free. What a worker that dies had in hand is evaluated again by others;
-since a return depends on nothing but the member and the seed, this changes no result.
+Python runs one thread at a time, and a step of a population is some hundred calls: one process would leave
+cores idle while it makes them. Workers, each with envs of its own, never wait for each other.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import partial
+from multiprocessing.connection import wait
 
 import cloudpickle  # type: ignore[import-untyped]
-import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.population import Population, trained_parameters
-from es_flipout.processes import end_processes, start_process
-from es_flipout.rollout.episodes import Evaluation, EvaluationStoppedError, Results
-from es_flipout.rollout.pending_work import PendingWork
-from es_flipout.rollout.worker_main import Chunk, Player, SharedTensors, serve
+from es_flipout.processes import Worker, WorkerDiedError, end_workers
+from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.host_loop import HostLoop, observation_size
+from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, never
+from es_flipout.rollout.rows import member_rows
+from es_flipout.rollout.shares import Shares
+from es_flipout.rollout.worker_main import Desk, SharedTensors, Work, WorkerSide, serve
 
 MAX_DEATHS_IN_A_ROW = 5
-"""How many workers may die for each that there is, with no member evaluated in between, before we give up."""
+"""How many workers may die for each that there is, with no episode played in between, before we give up."""
 POLL_SECONDS = 0.1
 """How long a request to stop may go unnoticed while nothing else happens."""
 
 
-class WorkerError(RuntimeError):
-    """The workers cannot do their work."""
-
-
 @dataclass
-class _Worker:
-    """A process, and what it has been given to do."""
+class _Seat:
+    """A worker, and what it has been given to do."""
 
-    process: BaseProcess
-    connection: Connection
-    ready: bool = False
-    chunks: deque[list[int]] = field(default_factory=deque)  # of members, in the order of the answers
+    worker: Worker
+    num_envs: int = 0  # 0 until it has said that it is ready
+    shares: deque[Episodes] = field(default_factory=deque)
 
 
-class WorkerPool:
-    """Evaluates populations of one policy in worker processes, which live until `close`."""
+class WorkerPlayer(Player):
+    """Plays episodes of one policy's populations in worker processes, which live until `close`."""
 
-    def __init__(
-        self,
-        policy: nn.Module,
-        make_player: Callable[[], Player],
-        num_workers: int,
-        *,
-        guided: bool,
-    ) -> None:
+    def __init__(self, policy: nn.Module, make_side: Callable[[], WorkerSide], num_workers: int) -> None:
         """Starts the workers.
 
         Args:
-            policy: the policy whose populations are to be evaluated, on the CPU. Workers get a copy; of later
+            policy: the policy whose populations are to be played, on the CPU. Workers get a copy; of later
                 changes they see those of parameters and buffers.
-            make_player: called once in every worker; pickled by cloudpickle.
+            make_side: called once in every worker; pickled by cloudpickle.
             num_workers: how many processes.
-            guided: whether members are handed out in chunks that get smaller towards the end, so that all
-                workers end at about the same time; each gets its share in one piece if not.
 
         Raises:
-            ValueError: if the policy is not all on the CPU, its state is not all tensors, or there is to
-                be no worker.
-            WorkerError: if a worker cannot start; the message says why.
+            PlayError: if a worker cannot start; the message says why.
+            ValueError: if the policy cannot be sent to processes (its state is not all tensors on the CPU, or it
+                cannot be pickled), or there is to be no worker.
         """
         if num_workers < 1:
             raise ValueError(f"num_workers must be >= 1, got {num_workers}")
@@ -82,76 +72,76 @@ class WorkerPool:
         self._center = shared.tensors()
         self._trained = list(trained_parameters(policy))
         try:
-            self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_player), shared
+            self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_side), shared
         except Exception as error:  # whatever a user's class may raise
             raise ValueError(
                 f"worker processes need a policy that can be pickled: {type(error).__name__}: {error}"
             ) from error
-        self._guided = guided
-        self._generation = 0
+        self._number = 0
         self._deaths_in_a_row = 0
-        self._workers: list[_Worker] = []
+        self._observation_size: int | None = None
+        self._seats: list[_Seat] = []
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
-            self._workers = [self._start() for _ in range(num_workers)]
-            for worker in self._workers:
-                self._observation_size = _greet(worker)
+            self._seats = [self._start() for _ in range(num_workers)]
+            for seat in self._seats:
+                try:
+                    self._greet(seat, seat.worker.receive())
+                except WorkerDiedError as error:
+                    raise PlayError(str(error)) from error
             stack.pop_all()
+
+    @classmethod
+    def of_envs(
+        cls, policy: nn.Module, make_env: Callable[[], TorchVectorEnv], num_workers: int
+    ) -> WorkerPlayer:
+        """Starts workers that play side by side in the envs of an environment each.
+
+        Args:
+            policy: see the class.
+            make_env: makes the environment of one worker, which steps it on its own; pickled by cloudpickle.
+            num_workers: how many processes.
+
+        Raises:
+            PlayError: as the constructor does.
+            ValueError: as well.
+        """
+        return cls(policy, partial(EnvsInWorker, make_env), num_workers)
 
     @property
     def num_workers(self) -> int:
         """How many processes there are."""
-        return len(self._workers)
+        return len(self._seats)
 
-    def evaluate(
-        self,
-        population: Population,
-        reset_seeds: Sequence[int] | Sequence[Sequence[int]],
-        *,
-        episode_limit: int | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> Evaluation:
-        """Plays the episodes of every member.
-
-        Args:
-            population: of the policy that the workers have; drawn by a strategy.
-            reset_seeds: seed of each episode, [P, E], or [P] for one episode a member.
-            episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
-            should_stop: asked several times a second.
-
-        Raises:
-            EvaluationStoppedError: if `should_stop` said so.
-            ValueError: if there are not as many seeds for each member, the population is of another kind, or
-                the evaluator is closed.
-            WorkerError: if workers die one after the other, or the policy raises in one of them.
-        """
-        if not self._workers:
-            raise ValueError("the evaluator is closed")
-        results = Results.of(reset_seeds, population.size, self._observation_size)
-        work = PendingWork(
-            results,
-            self._announce(population, episode_limit),
-            len(self._workers),
-            self._guided,
-        )
+    @override
+    def play(
+        self, population: Population, episodes: Episodes, *, should_stop: Callable[[], bool] = never
+    ) -> Episodes:
+        if not self._seats:
+            raise ValueError("the player is closed")
+        episodes.observation_size = self._observation_size
+        shares = Shares(episodes, len(self._seats))
+        origin = self._announce(population)
         try:
             self._revive()
-            while not work.done:
+            while not shares.done:
                 if should_stop():
-                    raise EvaluationStoppedError
-                for worker in self._workers:
-                    self._hand_out(worker, work)
-                self._receive(work, should_stop)
+                    raise PlayStoppedError
+                for seat in self._seats:
+                    while seat.num_envs and (share := shares.next(seat.shares, seat.num_envs)) is not None:
+                        seat.shares.append(share)
+                        seat.worker.send(Work(self._number, origin, population.sigma, share))
+                self._receive(shares, should_stop)
         except BaseException:
             # What is under way is of no use any more, and may be long; `_revive` replaces the workers.
-            for worker in self._workers:
-                if worker.chunks:
-                    worker.process.kill()
+            for seat in self._seats:
+                if seat.shares:
+                    seat.worker.kill()
             raise
-        return results.evaluation(work.slot_steps)
+        return episodes
 
-    def _announce(self, population: Population, episode_limit: int | None) -> Chunk:
-        """Writes the center to the shared memory, and returns what every chunk of its members says."""
+    def _announce(self, population: Population) -> bytes:
+        """Writes the center to the shared memory, and returns what the noise of its members follows from."""
         state = population.policy.state_dict()
         if _layout(state) != _layout(self._center):
             raise ValueError("the population is not of the policy that the workers have")
@@ -163,105 +153,122 @@ class WorkerPool:
             )
         for name, value in self._center.items():
             value.copy_(state[name])
-        self._generation += 1
-        origin = cloudpickle.dumps(population.origin)
-        return Chunk(
-            self._generation, origin, population.sigma, episode_limit, [], np.empty((0, 0), np.int64)
-        )
+        self._number += 1
+        origin: bytes = cloudpickle.dumps(population.origin)
+        return origin
 
-    def _start(self) -> _Worker:
-        return _Worker(*start_process(serve, *self._arguments))
+    def _start(self) -> _Seat:
+        return _Seat(Worker(serve, *self._arguments))
+
+    def _greet(self, seat: _Seat, message: object) -> None:
+        """Takes the first message of a worker."""
+        if isinstance(message, str):
+            raise _play_error(message)
+        assert isinstance(message, tuple)
+        self._observation_size, seat.num_envs = message
 
     def _revive(self) -> None:
-        """Replaces workers that died, or were killed, since the last evaluation."""
-        for index, worker in enumerate(self._workers):
-            if worker.chunks or not worker.process.is_alive():
-                worker.connection.close()
-                self._workers[index] = self._start()
+        """Replaces workers that died, or were killed, since the last call of `play`."""
+        for index, seat in enumerate(self._seats):
+            if seat.shares or not seat.worker.process.is_alive():
+                end_workers([seat.worker])
+                self._seats[index] = self._start()
         self._deaths_in_a_row = 0
 
-    @staticmethod
-    def _hand_out(worker: _Worker, work: PendingWork) -> None:
-        """Gives a worker a chunk, and as long as there will be others, another one in advance."""
-        while worker.ready and len(worker.chunks) < (2 if work.may_go_ahead else 1):
-            members = work.next_members()
-            if not members:
-                break
-            worker.chunks.append(members)
-            with contextlib.suppress(OSError):  # that it died shows when it does not answer
-                worker.connection.send(work.chunk(members))
-
-    def _receive(self, work: PendingWork, should_stop: Callable[[], bool]) -> None:
+    def _receive(self, shares: Shares, should_stop: Callable[[], bool]) -> None:
         """Waits for messages of workers, and sees to them.
 
         Raises:
-            EvaluationStoppedError: if a worker has died, and this process was asked to stop, perhaps by the
-                same signal.
+            PlayStoppedError: if a worker has died, and this process was asked to stop, perhaps by the same
+                signal.
         """
-        ready = wait([worker.connection for worker in self._workers], timeout=POLL_SECONDS)
-        for index, worker in enumerate(self._workers):
-            if worker.connection not in ready:
+        ready = wait([seat.worker.connection for seat in self._seats], timeout=POLL_SECONDS)
+        for index, seat in enumerate(self._seats):
+            if seat.worker.connection not in ready:
                 continue
             try:
-                message = worker.connection.recv()
-            except (EOFError, OSError):
+                message = seat.worker.receive()
+            except WorkerDiedError as error:
                 if should_stop():
-                    raise EvaluationStoppedError from None
-                self._workers[index] = self._replace(worker, work)
+                    raise PlayStoppedError from None
+                self._seats[index] = self._replace(seat, shares, str(error))
                 continue
-            if isinstance(message, str):
-                raise _worker_error(message)
-            if worker.ready:
-                work.record(worker.chunks.popleft(), message)
-                self._deaths_in_a_row = 0
-            worker.ready = True
+            if not isinstance(message, Episodes):
+                self._greet(seat, message)
+                continue
+            seat.shares = deque(each for each in seat.shares if each.ids[0] != message.ids[0])
+            shares.put(message)
+            self._deaths_in_a_row = 0
 
-    def _replace(self, worker: _Worker, work: PendingWork) -> _Worker:
+    def _replace(self, seat: _Seat, shares: Shares, reason: str) -> _Seat:
         """Starts another worker for one that died; what that had in hand waits again."""
-        worker.connection.close()
-        worker.process.join()
-        reason = f"the worker process died (exit code {worker.process.exitcode})"
+        end_workers([seat.worker])
         self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW * len(self._workers):
-            raise WorkerError(f"{self._deaths_in_a_row} times in a row {reason}")
-        if worker.chunks:
-            work.lose(worker.chunks.popleft(), reason)
-        for members in reversed(worker.chunks):
-            work.give_back(members)
+        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW * len(self._seats):
+            raise PlayError(f"{self._deaths_in_a_row} times in a row {reason}")
+        playing = 0
+        for share in seat.shares:
+            if playing and playing + len(share) > seat.num_envs:  # it had not begun with this one
+                shares.give_back(share)
+            elif shares.lose(share, reason):
+                self._deaths_in_a_row = 0
+            playing += len(share)
         return self._start()
 
+    @override
     def close(self) -> None:
-        """Ends the workers."""
-        for worker in self._workers:
-            if worker.chunks:
-                worker.process.kill()
-            with contextlib.suppress(OSError):
-                worker.connection.send(None)
-            worker.connection.close()
-        end_processes([worker.process for worker in self._workers])
-        self._workers = []
+        for seat in self._seats:
+            if seat.shares:
+                seat.worker.kill()
+            seat.worker.send(None)
+        end_workers([seat.worker for seat in self._seats])
+        self._seats = []
+
+
+class EnvsInWorker:
+    """Plays episodes side by side, in the envs of a worker; see `WorkerSide`."""
+
+    def __init__(self, make_env: Callable[[], TorchVectorEnv]) -> None:
+        self._env = make_env()
+        self.num_envs = self._env.num_envs
+        self.observation_size = observation_size(self._env)
+
+    def play(self, population: Population, desk: Desk) -> None:
+        """Keeps the envs busy as long as shares come in."""
+        loop = HostLoop(self._env, population.policy, member_rows(population))
+        shares: list[Episodes] = []
+        steps = 0
+        while True:
+            while loop.lacks_episodes:
+                share = desk.take(wait=not loop.is_playing)
+                if share is None:
+                    break
+                share.observation_size = self.observation_size
+                shares.append(share)
+                loop.add(share)
+            if not loop.is_playing:
+                return
+            loop.step()
+            if not all(share.unplayed for share in shares):
+                for share in [each for each in shares if not each.unplayed]:
+                    # What was spent since the last answer; steps on behalf of nobody are in there, too.
+                    share.spent_steps, steps = loop.spent_steps - steps, loop.spent_steps
+                    shares.remove(share)
+                    desk.put(share)
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self._env.close()
 
 
 def _layout(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype, torch.device]]:
     return {name: (value.shape, value.dtype, value.device) for name, value in state.items()}
 
 
-def _greet(worker: _Worker) -> int | None:
-    """Waits until a worker is ready; returns its player's observation size."""
-    try:
-        message = worker.connection.recv()
-    except (EOFError, OSError):
-        worker.process.join()
-        message = f"the worker process died (exit code {worker.process.exitcode})"
-    if isinstance(message, str):
-        raise _worker_error(message)
-    worker.ready = True
-    observation_size: int | None = message[0]
-    return observation_size
-
-
-def _worker_error(message: str) -> WorkerError:
-    """Returns the error for what a worker said went wrong: a line, or a traceback that ends with one."""
-    error = WorkerError(message.strip().splitlines()[-1])
-    error.add_note(message)
+def _play_error(message: str) -> PlayError:
+    """Returns the error for what a worker said: its last line, and all of it in the notes."""
+    *trace, line = message.strip().splitlines()
+    error = PlayError(line)
+    if trace:
+        error.add_note(message)
     return error

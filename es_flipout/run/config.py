@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from es_flipout.envs.make import EngineName
-from es_flipout.fitness import FitnessShaping
+from es_flipout.fitness import FITNESS_SHAPING, FitnessShaping
+from es_flipout.normalization import OBSERVATION_CLIP
+from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER
+from es_flipout.perturbations import Flipout, LowRank
+from es_flipout.policies import defaults
 from es_flipout.policies.activations import Activation
 from es_flipout.policies.heads import ActionBounds
 from es_flipout.policies.initialization import Initialization
@@ -91,24 +95,24 @@ class PolicyConfig:
     kind: str = "mlp"
     """Architecture: mlp, linear, gru, lstm (recurrent), cnn (images), or a class of your own as MODULE:CLASS,
     which gets the two spaces and `kwargs`, and none of the other settings."""
-    hidden_sizes: list[int] = field(default_factory=lambda: [64, 64])
+    hidden_sizes: list[int] = field(default_factory=lambda: list(defaults.HIDDEN_SIZES))
     """Widths of the fully connected hidden layers: of an mlp, before the cell of gru and lstm, after the
     convolutions of cnn."""
-    recurrent_size: int = 64
+    recurrent_size: int = defaults.RECURRENT_SIZE
     """Width of the recurrent cell of gru and lstm."""
     conv_layers: list[list[int]] = field(
-        default_factory=lambda: [[16, 3, 2, 1], [32, 3, 2, 1], [32, 3, 2, 1]]
+        default_factory=lambda: [list(layer) for layer in defaults.CONV_LAYERS]
     )
     """Convolutions of cnn: channels, kernel, stride and padding of each."""
-    activation: Activation = "tanh"
+    activation: Activation = defaults.ACTIVATION
     """Nonlinearity after each hidden layer and each convolution."""
-    init: Initialization = "orthogonal"
+    init: Initialization = defaults.INITIALIZATION
     """Initial weights: orthogonal matrices, or normc (Gaussian rows scaled to norm 1). Biases are zero."""
-    action_bounds: ActionBounds = "rescale"
+    action_bounds: ActionBounds = defaults.ACTION_BOUNDS
     """How outputs become actions of a Box: rescale (tanh into its range) or clip (cut off at its bounds)."""
-    normalize_observations: bool = True
+    normalize_observations: bool = defaults.NORMALIZE_OBSERVATIONS
     """Whether vector observations are standardized by the running mean and variance of all live steps."""
-    observation_clip: float = 10.0
+    observation_clip: float = OBSERVATION_CLIP
     """Bound on each standardized observation, in standard deviations."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the policy's class, for example {channel_order: first} for cnn."""
@@ -163,15 +167,15 @@ class ESConfig:
     perturbation: Literal["flipout", "low_rank", "independent"] = "flipout"
     """Noise family: flipout (shared bases, signs a member), low_rank (a product of two thin matrices a
     member) or independent (dense noise a member; slow)."""
-    base: Literal["rademacher", "gaussian"] = "rademacher"
+    base: Literal["rademacher", "gaussian"] = Flipout.base
     """Distribution of flipout's base matrices; gaussian is the paper's, rademacher has less variance."""
-    num_bases: int = 1
+    num_bases: int = Flipout.num_bases
     """Number of flipout base matrices a weight; each serves population_size / num_bases members."""
-    rank: int = 1
+    rank: int = LowRank.rank
     """Rank of a member's noise, for low_rank."""
     antithetic: bool = True
     """Antithetic (mirrored) sampling: members come in pairs with opposite perturbations."""
-    fitness_shaping: FitnessShaping = "centered_ranks"
+    fitness_shaping: FitnessShaping = FITNESS_SHAPING
     """How returns become utilities."""
     weight_decay: float = 0.0
     """L2 coefficient: the ascent direction is the gradient estimate less weight_decay times the weights."""
@@ -255,9 +259,9 @@ class RolloutConfig:
 class OptimizerConfig:
     """The optimizer that follows the gradient estimate."""
 
-    name: str = "Adam"
+    name: str = OPTIMIZER
     """Class name in torch.optim, for example Adam, AdamW or SGD; ClipUp; or MODULE:CLASS."""
-    lr: float = 0.01
+    lr: float = LEARNING_RATE
     """Learning rate."""
     lr_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How the learning rate changes over the run."""

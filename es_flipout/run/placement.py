@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -12,15 +13,27 @@ from es_flipout.envs.warp import NO_GPU_FOR_WARP, num_warp_gpus
 from es_flipout.run.config import Config
 
 
-def place(config: Config) -> tuple[Config, str]:
+def place(config: Config, announce: Callable[[str], None]) -> Config:
     """Decides what `device: auto` and `env.engine: auto` mean on this machine.
 
+    Args:
+        config: of the run.
+        announce: is told what was picked, and why, in one line; and in another if there is a long wait.
+
     Returns:
-        The configuration with both decided, and one line that says what was picked and why.
+        The configuration with both decided.
 
     Raises:
         ValueError: if the module that the environment's id names cannot be imported.
     """
+    config, line = _placed(config)
+    announce(line)
+    if config.env.engine == "warp":
+        announce("mujoco_warp compiles the kernels that it has not compiled before; this may take minutes")
+    return config
+
+
+def _placed(config: Config) -> tuple[Config, str]:
     obstacle = _obstacle(config)
     asked = f"device {config.device}, as configured"
     if config.device == "auto" and obstacle is not None:

@@ -14,40 +14,32 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from gymnasium.spaces import Discrete, MultiDiscrete
+from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout.envs import TorchVectorEnv
 from es_flipout.fitness import failed
 from es_flipout.processes import prepare_processes
-from es_flipout.rollout import (
-    BackgroundJudge,
-    DeviceError,
-    Evaluation,
-    EvaluationStoppedError,
-    OnDeviceEvaluator,
-    WorkerError,
-    reset_seeds,
-)
-from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
+from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, reset_seeds
 from es_flipout.run import checkpoint
 from es_flipout.run.build import (
-    make_evaluator,
+    block_size,
+    make_background_scorer,
     make_optimizer,
     make_perturbation,
+    make_player,
     make_policy,
     make_probe,
-    num_threads,
 )
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing, Unscored
 from es_flipout.run.placement import place
+from es_flipout.run.trial import check_device, first_observation, try_policy
 from es_flipout.seeding import torch_generator
 from es_flipout.strategy import FlipoutES, Update
 
@@ -64,19 +56,22 @@ class Trainer:
         best_score: highest center score so far; minus infinity before the first.
     """
 
-    def __init__(self, config: Config, *, continues: bool = False) -> None:
+    def __init__(
+        self, config: Config, *, continues: bool = False, announce: Callable[[str], None] = lambda line: None
+    ) -> None:
         """Builds everything and writes nothing.
 
         Args:
             config: of the run.
+            announce: is told where the run takes place, and why, before anything that takes long.
             continues: whether `restore` will load a checkpoint of this run: `config.init_from` is not read.
 
         Raises:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
             RunError: if the policy cannot begin as that of `config.init_from`.
         """
-        self.config = config = place(config)[0]
-        _check_device(config.device)
+        self.config = config = place(config, announce)
+        check_device(config.device)
         env = make_probe(config)
         self.policy = make_policy(
             config.policy,
@@ -98,20 +93,15 @@ class Trainer:
             seed=config.seed,
         )
         try:
-            # A keyword of the right name may still hold a value that only a first episode refuses.
-            observations, info = env.reset(seed=0)
-            if "failed" in info and info["failed"].all():
-                raise ValueError(info["failures"][0])
-            # gymnasium_processes is for environments that one process would be too slow for, or not survive.
-            processes = num_threads(config) if config.env.engine == "gymnasium_processes" else 0
-            self.judge = BackgroundJudge(config.env, config.evaluation.episodes, processes=processes)
+            observation = first_observation(env)
+            self.scorer = make_background_scorer(config)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
-        _try_policy(self.es, env, observations[:1])
+        try_policy(self.es, env, observation)
         env.close()
         if config.evaluation.interval:
             prepare_processes()
-        self.evaluator = make_evaluator(config, self.policy)
+        self.player = make_player(config, self.policy)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
@@ -119,8 +109,6 @@ class Trainer:
         self._unscored: Unscored | None = None
         self._saved_generation = -1
         self._is_last = False  # whether the generation that runs is the last of the call
-        # Those of the next generation are found by another thread, beside this one.
-        self._reset_seeds = lru_cache(maxsize=2)(self._find_reset_seeds)
 
     @property
     def progress(self) -> float:
@@ -169,7 +157,7 @@ class Trainer:
                 self._run_generation(run, reporters, should_stop)
             if not stopped:
                 self._report_scored(run, reporters, should_stop)
-        except EvaluationStoppedError:
+        except PlayStoppedError:
             pass
         if self._saved_generation != self.es.generation:
             self._save_last(run)
@@ -185,7 +173,7 @@ class Trainer:
         started = time.perf_counter()
         self._apply_schedules()
         try:
-            evaluation = self._evaluate(should_stop)
+            episodes = self._play(should_stop)
         except RunError:
             if self._unscored is not None:
                 self._report_scored(run, reporters, should_stop)
@@ -195,19 +183,19 @@ class Trainer:
         self._report_scored(run, reporters, should_stop)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
-        fitness = evaluation.fitness_without(self.config.rollout.alive_bonus)
+        fitness = episodes.fitness(self.config.rollout.alive_bonus)
         update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
         normalizer = getattr(self.policy, "normalizer", None)
         if normalizer is not None:
-            normalizer.merge(evaluation.observations)
-        limit, self.episode_limit = self.episode_limit, self._next_limit(evaluation)
-        self.env_steps += evaluation.env_steps
+            normalizer.merge(episodes.observations())
+        limit, self.episode_limit = self.episode_limit, self._next_limit(episodes)
+        self.env_steps += episodes.env_steps
         elapsed += time.perf_counter() - told
         self.seconds += time.perf_counter() - started
-        metrics = self._metrics(evaluation, fitness, update, limit, elapsed)
+        metrics = self._metrics(episodes, fitness, update, limit, elapsed)
         histograms = {}
         if self._is_due(self.config.logging.histogram_interval):
-            histograms = {"fitness": fitness, "episode_length": evaluation.lengths.flatten()}
+            histograms = {"fitness": fitness, "episode_length": torch.from_numpy(episodes.lengths)}
         if self._is_due(self.config.evaluation.interval):
             # Its tensors stay as they are until the next update, which comes after the report.
             self._unscored = Unscored(metrics, histograms, self.state_dict())
@@ -216,7 +204,7 @@ class Trainer:
         if self._is_due(self.config.logging.checkpoint_interval):
             self._save_last(run)
         if self._unscored is not None:
-            self.judge.start(self.policy, self.config.evaluation.seed)
+            self.scorer.start(self.policy, self.config.evaluation.seed)
 
     def _report_scored(
         self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
@@ -226,15 +214,15 @@ class Trainer:
         if unscored is None:
             return
         try:
-            score = self.judge.result(should_stop)
-        except WorkerError as error:
+            episodes = self.scorer.result(should_stop)
+        except PlayError as error:
             raise RunError(str(error)) from error
         self._unscored, self._saved_generation = None, -1
-        length = sum(score.lengths) / len(score.lengths)
-        metrics = unscored.metrics.scored(score.mean, score.std, length)
-        is_best = score.mean > self.best_score
+        score = episodes.mean_return
+        metrics = unscored.metrics.scored(score, episodes.std_return, float(episodes.lengths.mean()))
+        is_best = score > self.best_score
         if is_best:
-            self.best_score = score.mean
+            self.best_score = score
         state = {**unscored.state, "best_score": self.best_score}
         self._report(run, reporters, metrics, unscored.histograms, state)
         if is_best:
@@ -265,29 +253,31 @@ class Trainer:
         for group in self.es.optimizer.param_groups:
             group["lr"] = config.optimizer.lr_schedule.value(config.optimizer.lr, self.progress)
 
-    def _evaluate(self, should_stop: Callable[[], bool]) -> Evaluation:
-        """Rolls out a population, and further ones until the generation has its least number of env steps."""
-        evaluations: list[Evaluation] = []
+    def _play(self, should_stop: Callable[[], bool]) -> Episodes:
+        """Plays a population, and further ones until the generation has its least number of env steps."""
+        tables: list[Episodes] = []
         env_steps = 0
-        while not evaluations or env_steps < self.config.rollout.min_env_steps:
-            population = self.es.ask_more() if evaluations else self.es.ask()
-            seeds = self._reset_seeds(self.es.generation, block=len(evaluations))
-            options: dict[str, Any] = {"episode_limit": self.episode_limit, "should_stop": should_stop}
-            draws_ahead = not evaluations and not self._is_last and self.config.rollout.reset_seeds != "fixed"
-            if isinstance(self.evaluator, OnDeviceEvaluator) and draws_ahead:
-                options["next_seeds"] = partial(self._reset_seeds, self.es.generation + 1, block=0)
+        while not tables or env_steps < self.config.rollout.min_env_steps:
+            population = self.es.ask_more() if tables else self.es.ask()
+            if not tables and not self._is_last:
+                self.player.prefetch(self._reset_seeds(self.es.generation + 1, block=0))
+            episodes = Episodes.of_population(
+                self._reset_seeds(self.es.generation, block=len(tables)),
+                limit=self.episode_limit,
+                block_size=block_size(self.config),
+            )
             try:
-                evaluation = self.evaluator.evaluate(population, seeds, **options)
-            except (WorkerError, DeviceError) as error:
+                self.player.play(population, episodes, should_stop=should_stop)
+            except PlayError as error:
                 raise RunError(str(error)) from error
-            evaluations.append(evaluation)
-            if evaluation.env_steps == 0:
-                reason = next(iter(evaluation.failures), "every episode was empty")
+            tables.append(episodes)
+            if episodes.env_steps == 0:
+                reason = next(iter(episodes.failures), "every episode was empty")
                 raise RunError(f"no episode of generation {self.es.generation + 1} could begin: {reason}")
-            env_steps += evaluation.env_steps
-        return evaluations[0] if len(evaluations) == 1 else Evaluation.of_all(evaluations)
+            env_steps += episodes.env_steps
+        return tables[0] if len(tables) == 1 else Episodes.concatenated(tables)
 
-    def _find_reset_seeds(self, generation: int, block: int) -> list[list[int]]:
+    def _reset_seeds(self, generation: int, block: int) -> NDArray[np.int64]:
         rollout, es = self.config.rollout, self.config.es
         return reset_seeds(
             es.population_size,
@@ -299,10 +289,10 @@ class Trainer:
             pairs_share=es.antithetic and rollout.antithetic_pairs_share_seeds,
         )
 
-    def _next_limit(self, evaluation: Evaluation) -> int | None:
+    def _next_limit(self, episodes: Episodes) -> int | None:
         if self.episode_limit is None:
             return None
-        reached = (evaluation.lengths >= self.episode_limit).double().mean()
+        reached = (episodes.lengths >= self.episode_limit).mean()
         return self.config.rollout.episode_limit.next(self.episode_limit, float(reached))
 
     def _is_due(self, interval: int) -> bool:
@@ -310,7 +300,7 @@ class Trainer:
 
     def _metrics(
         self,
-        evaluation: Evaluation,
+        episodes: Episodes,
         fitness: Tensor,
         update: Update,
         episode_limit: int | None,
@@ -326,17 +316,17 @@ class Trainer:
             fitness_worst=float(fitness.min()),
             fitness_std=float(fitness.std(correction=0)),
             failed_members=int(bad.sum()),
-            failures=dict(sorted(evaluation.failures.items(), key=lambda item: (-item[1], item[0]))),
-            episode_length=float(evaluation.lengths.double().mean()),
+            failures=dict(sorted(episodes.failures.items(), key=lambda item: (-item[1], item[0]))),
+            episode_length=float(episodes.lengths.mean()),
             episode_limit=episode_limit,
-            live_share=evaluation.live_share,
+            live_share=episodes.live_share,
             sigma=self.es.sigma,
             lr=self.es.optimizer.param_groups[0]["lr"],
             **asdict(update),
             center_score=None,
             center_score_std=None,
             center_episode_length=None,
-            timing=Timing(evaluation.env_steps / elapsed, self.seconds),
+            timing=Timing(episodes.env_steps / elapsed, self.seconds),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -375,7 +365,7 @@ class Trainer:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
             generation = self.es.generation
             if self._unscored is not None:
-                self.judge.start(self.policy, self.config.evaluation.seed)
+                self.scorer.start(self.policy, self.config.evaluation.seed)
                 generation -= 1
         run.truncate_metrics(generation)
 
@@ -386,36 +376,5 @@ class Trainer:
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""
-        self.evaluator.close()
-        self.judge.close()
-
-
-def _try_policy(es: FlipoutES, env: TorchVectorEnv, observations: Tensor) -> None:
-    """Has a member act once: what a class of the user's gets wrong shows before a run begins."""
-    policy, space = es.policy, env.single_action_space
-    try:
-        rows = es.ask().select(torch.zeros(1, dtype=torch.int64))
-        observations = observations.to(next(policy.parameters()))
-        if is_recurrent(policy):
-            actions = RecurrentState(policy, 1).act(rows, observations, slice(None))
-        else:
-            actions = rows(observations)
-    except Exception as error:  # whatever a user's code may raise
-        name = type(policy).__name__
-        raise ValueError(f"policy {name} cannot act: {type(error).__name__}: {error}") from error
-    kind = "integers" if isinstance(space, Discrete | MultiDiscrete) else "real numbers"
-    shape = (1, *(space.shape or ()))
-    fits = isinstance(actions, Tensor) and actions.shape == shape
-    if not fits or actions.is_floating_point() != (kind == "real numbers"):
-        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else repr(actions)
-        raise ValueError(
-            f"policy {type(policy).__name__} must return actions for {space}, {kind} {list(shape)} for one "
-            f"observation, but returns {found}"
-        )
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {device!r} is not available") from error
+        self.player.close()
+        self.scorer.close()

@@ -32,7 +32,7 @@ class Family:
 
     @property
     def unit(self) -> int:
-        """The smallest population that the family serves."""
+        """The smallest population that the family supports."""
         return getattr(self.perturbation, "num_bases", 1) * (2 if self.antithetic else 1)
 
 
@@ -162,7 +162,7 @@ def test_gradient_is_the_sum_over_members(family: Family, case: Case) -> None:
 
 
 @antithetic_families
-def test_antithetic_pairs_are_neighbours_and_exact_negatives(family: Family) -> None:
+def test_antithetic_pairs_are_neighbors_and_exact_negatives(family: Family) -> None:
     noise = draw(family, shapes(weight=(3, 2), bias=(3,), scalar=()), 2 * family.unit, 5)
     for even in range(0, noise.population_size, 2):
         plus, minus = noise.member(even), noise.member(even + 1)
@@ -183,8 +183,8 @@ def test_noise_is_white(family: Family) -> None:
     # Weights of one member, and of two members that are not a pair, must be uncorrelated with unit
     # variance. Over G generations an entry of the covariance has a standard error of at most
     # sqrt(3 / G) = 0.045 (the worst case: one Gaussian base weight seen by two members, E[base^4] = 3), or
-    # sqrt(8 / G) = 0.073 with products of two normals (rank 1: E[eps^4] = 9), so 6 of them leave a chance
-    # below 1e-6 to an honest family, and none to a variance of 0.5 or a shared sign.
+    # sqrt(8 / G) = 0.073 with products of two normals (rank 1: E[eps^4] = 9), so a bound
+    # of 6 fails a correct family with probability below 1e-6, and detects a variance of 0.5 or a shared sign.
     variance = 8 if family.perturbation == LowRank(1) else 4 if family.perturbation == LowRank(3) else 3
     generations, bound = 1500, 6 * (variance / 1500) ** 0.5
     generator = generator_of(11)
@@ -194,7 +194,7 @@ def test_noise_is_white(family: Family) -> None:
         noise = family.perturbation.sample(
             parameters, 2 * family.unit, generator, antithetic=family.antithetic
         )
-        # Every orientation and every base takes its turn; the second is never the mirror image of the first.
+        # All orientations and bases take turns; the second member is never the mirror image of the first.
         first = generation % noise.population_size
         second = (first + (2 if family.antithetic else 1)) % noise.population_size
         samples.append(
@@ -265,7 +265,7 @@ def test_the_configured_family_is_built(config: ESConfig, expected: Perturbation
 
 
 @every_family
-def test_whoever_knows_the_origin_draws_the_same_noise(family: Family) -> None:
+def test_the_origin_determines_the_noise(family: Family) -> None:
     policy = Probe(4, 3, 2, generator_of(0))
     es = FlipoutES(
         policy,
@@ -279,7 +279,7 @@ def test_whoever_knows_the_origin_draws_the_same_noise(family: Family) -> None:
     populations = [es.ask(), es.ask_more()]
     utilities = torch.randn(es.population_size, generator=generator_of(1), dtype=torch.float64)
     for population in populations:
-        # Of the values of the parameters it must not depend: another policy of the same shapes.
+        # It must not depend on the values of the parameters: another policy of the same shapes.
         origin, other = population.origin, Probe(4, 3, 2, generator_of(9))
         assert origin is not None
         assert (origin.seed, origin.generation) == (5, 1)

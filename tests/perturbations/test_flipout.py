@@ -1,4 +1,4 @@
-"""What is particular to flipout: signs, roles, memory, and how far a shared base hurts the gradient."""
+"""Flipout only: signs, roles, memory, and what a shared base costs the gradient."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,23 +8,30 @@ import torch
 from torch import Tensor
 
 from es_flipout.perturbations import Flipout, Independent, Perturbation, PopulationNoise
-from es_flipout.perturbations.flipout import BaseGroups, FlipoutNoise, FlipoutRows, draw_signs
-from es_flipout.perturbations.independent import IndependentNoise
-from es_flipout.perturbations.packing import Packed
+from es_flipout.perturbations.flipout import FlipoutRows, FlipoutTable, draw_signs
+from es_flipout.perturbations.row_groups import RowGroups
 
 
 def one_matrix(
     bases: Tensor, output_signs: Tensor, input_signs: Tensor, *, antithetic: bool = False
-) -> FlipoutNoise:
+) -> PopulationNoise:
     """Returns the noise of one weight, given bases [K, J, I] and signs [D, J] and [D, I]."""
-    signs = Packed.of({"0 weight": output_signs}, {"1 weight": input_signs}, bases.dtype)
+    table = FlipoutTable({"weight": bases}, {"weight": output_signs}, {"weight": input_signs})
     population_size = len(output_signs) * (2 if antithetic else 1)
-    return FlipoutNoise({"weight": bases}, [signs], IndependentNoise([], population_size, antithetic))
+    return PopulationNoise([table], population_size, antithetic, len(bases))
 
 
-def drawn_signs(noise: FlipoutNoise) -> tuple[Tensor, Tensor]:
+def table_of(noise: PopulationNoise) -> FlipoutTable:
+    """Returns the table of the weights, which comes first."""
+    table = noise.tables[0]
+    assert isinstance(table, FlipoutTable)
+    return table
+
+
+def drawn_signs(noise: PopulationNoise) -> tuple[Tensor, Tensor]:
     """Returns the output signs [D, J] and the input signs [D, I] of "weight" as they are stored."""
-    signs = noise.packs[0].by_name(noise.packs[0].values)
+    table = table_of(noise)
+    signs = table.split(table.values)
     return signs["0 weight"], signs["1 weight"]
 
 
@@ -70,7 +77,7 @@ class TestWorkedByHand:
         total = self.noise.weighted_sum(torch.tensor([5.0, 2.0]))["weight"]
         assert torch.equal(total, 3 * self.eps)
 
-    def test_directions_take_their_bases_in_order(self) -> None:
+    def test_directions_use_their_bases_in_order(self) -> None:
         # D = 4 directions on K = 2 bases of ones and tens: 0 and 1 use the first, 2 and 3 the second.
         bases = torch.tensor([[[1.0]], [[10.0]]])
         noise = one_matrix(bases, signs([1], [-1], [1], [-1]), signs([1], [1], [1], [1]))
@@ -131,14 +138,14 @@ class TestStorage:
     def test_rademacher_base_is_plus_and_minus_one_in_the_weight_dtype(self) -> None:
         weight = torch.empty(6, 5, dtype=torch.float64)
         noise = Flipout(2).sample({"weight": weight}, 4, torch.Generator().manual_seed(0))
-        assert noise.bases["weight"].dtype == torch.float64
-        assert noise.bases["weight"].unique().tolist() == [-1.0, 1.0]
+        assert table_of(noise).bases["weight"].dtype == torch.float64
+        assert table_of(noise).bases["weight"].unique().tolist() == [-1.0, 1.0]
 
     def test_bases_of_a_generation_differ(self) -> None:
         for distribution in ("gaussian", "rademacher"):
             generator = torch.Generator().manual_seed(0)
             noise = Flipout(3, distribution).sample({"weight": torch.empty(6, 5)}, 6, generator)
-            bases = noise.bases["weight"]
+            bases = table_of(noise).bases["weight"]
             assert bases.shape == (3, 6, 5)
             assert not any(torch.equal(a, b) for a, b in itertools.combinations(bases, 2))
 
@@ -163,9 +170,9 @@ class TestStorage:
         assert dense > 6.3e9
 
 
-def test_rows_are_grouped_by_base_and_put_back() -> None:
+def test_rows_are_grouped_by_base_and_restored_to_their_order() -> None:
     # Of 4 bases base 1 and, after the second assignment, base 0 have no row.
-    groups = BaseGroups(torch.tensor([2, 0, 2, 0, 3]), 4)
+    groups = RowGroups(torch.tensor([2, 0, 2, 0, 3]), 4)
     rows, bases = torch.arange(5.0).unsqueeze(1), torch.tensor([100.0, 200.0, 300.0, 400.0])
     assert groups.run(torch.add, bases, rows).flatten().tolist() == [300, 101, 302, 103, 404]
     groups.assign(torch.tensor([3, 1]), torch.tensor([1, 2]))
@@ -184,7 +191,7 @@ def estimate(noise: PopulationNoise, target: Tensor) -> Tensor:
 
 
 class TestGradientOfALinearFitness:
-    def all_signs(self, base: Tensor) -> FlipoutNoise:
+    def all_signs(self, base: Tensor) -> PopulationNoise:
         """Every pair of sign vectors once: the mean over them is the expectation over signs."""
         outputs, inputs = base.shape
         table = signs(*itertools.product((-1, 1), repeat=outputs + inputs))
@@ -215,7 +222,7 @@ class TestGradientOfALinearFitness:
         ],
     )
     def test_relative_error_is_what_theory_says(self, perturbation: Perturbation, variance: float) -> None:
-        draws = 250  # for which the relative standard error is 2 to 3 per cent, 6 with one Gaussian base
+        draws = 250  # for which the relative standard error is 2 to 3 percent, 6 with one Gaussian base
         generator, parameters = torch.Generator().manual_seed(3), {"weight": TARGET}
         error = sum(
             (estimate(perturbation.sample(parameters, 32, generator, antithetic=False), TARGET) - TARGET)

@@ -1,4 +1,4 @@
-"""Independent noise that is drawn when it is asked for: how much of it, and in what order, changes no bit."""
+"""Independent noise is drawn on demand: neither the amount nor the order of the draws changes a bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from es_flipout.perturbations import Independent
 
 SHAPES = {"weight": (5, 7), "bias": (5,), "scale": ()}
 DIRECTIONS = 137
-"""No multiple of any number of threads."""
+"""Not a multiple of any number of threads."""
 EACH_KIND = [
     pytest.mark.parametrize("antithetic", [True, False], ids=["antithetic", "single"]),
     pytest.mark.parametrize("dtypes", [("float32",), ("float64",), ("float32", "float64")], ids=str),
@@ -21,7 +21,7 @@ EACH_KIND = [
 
 
 def draw(dtypes, antithetic):
-    """Returns noise of which nothing has been drawn yet; with two dtypes, in two packs."""
+    """Returns noise of which nothing is drawn yet; two dtypes make two tables."""
     parameters = {
         f"{dtype}.{name}": torch.empty(shape, dtype=getattr(torch, dtype))
         for dtype in dtypes
@@ -46,7 +46,7 @@ def for_each_kind(test):
 
 
 @for_each_kind
-def test_a_member_is_what_its_row_is_before_and_after_all_has_been_drawn(dtypes, antithetic):
+def test_members_and_rows_agree_before_and_after_all_is_drawn(dtypes, antithetic):
     noise = draw(dtypes, antithetic)
     members = [noise.population_size - 1, 0, 3, 2, 64, 65, 3]
     before = [noise.member(member) for member in members]
@@ -59,7 +59,7 @@ def test_a_member_is_what_its_row_is_before_and_after_all_has_been_drawn(dtypes,
 
 
 @for_each_kind
-def test_the_weighted_sum_is_the_same_to_the_last_bit_before_and_after_all_has_been_drawn(dtypes, antithetic):
+def test_the_weighted_sum_keeps_its_bits_after_all_is_drawn(dtypes, antithetic):
     noise = draw(dtypes, antithetic)
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(noise.population_size, generator=generator, dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_the_weighted_sum_is_the_same_to_the_last_bit_before_and_after_all_has_b
         torch.testing.assert_close(value.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_threads_that_draw_at_the_same_time_do_not_disturb_each_other():
+def test_threads_may_draw_at_the_same_time():
     alone = draw(("float64",), False)
     expected = [alone.member(member) for member in range(DIRECTIONS)]
 

@@ -1,4 +1,4 @@
-"""What is particular to low-rank noise: the formula from the stored factors, memory, the error."""
+"""Low-rank noise only: the formula from the stored factors, memory, the error."""
 
 import itertools
 import math
@@ -7,19 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from es_flipout.perturbations import LowRank
-from es_flipout.perturbations.independent import IndependentNoise
-from es_flipout.perturbations.low_rank import LowRankNoise, LowRankRows
-from es_flipout.perturbations.packing import Packed
+from es_flipout.perturbations import LowRank, PopulationNoise
+from es_flipout.perturbations.low_rank import LowRankRows, LowRankTable
 
 
 def generator_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def drawn_factors(noise: LowRankNoise) -> tuple[Tensor, Tensor]:
+def drawn_factors(noise: PopulationNoise) -> tuple[Tensor, Tensor]:
     """Returns Aᵀ / sqrt(r) [D, r, J] and Bᵀ [D, r, I, ...] of "weight" as they are stored."""
-    factors = noise.packs[0].by_name(noise.packs[0].values)
+    factors = noise.tables[0].split(noise.tables[0].values)
     return factors["left weight"], factors["right weight"]
 
 
@@ -30,11 +28,7 @@ class TestWorkedByHand:
     left = torch.tensor([[[1.0, 3.0], [2.0, 4.0]]]) / math.sqrt(2)
     right = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 2.0]]])
     eps = torch.tensor([[1.0, 3.0, 4.0], [3.0, 7.0, 8.0]]) / math.sqrt(2)
-    noise = LowRankNoise(
-        ["weight"],
-        [Packed.of({"left weight": left}, {"right weight": right}, torch.float32)],
-        IndependentNoise([], 2, True),
-    )
+    noise = PopulationNoise([LowRankTable({"weight": left}, {"weight": right})], 2, antithetic=True)
 
     def test_member_is_the_product_of_its_factors(self) -> None:
         torch.testing.assert_close(self.noise.member(0)["weight"], self.eps)
@@ -119,7 +113,7 @@ def test_ten_thousand_members_of_a_humanoid_policy_fit_in_64_megabytes() -> None
     }
     noise = LowRank().sample(parameters, 10_000, generator_of(0))
     # 5,000 directions of 348 + 256 + 256 + 256 + 256 + 17 = 1,389 numbers of 4 bytes: 28 MB.
-    assert sum(pack.values.untyped_storage().nbytes() for pack in noise.packs) == 5_000 * 1_389 * 4
+    assert sum(table.values.untyped_storage().nbytes() for table in noise.tables) == 5_000 * 1_389 * 4
 
 
 TARGET = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64).reshape(5, 6)

@@ -26,7 +26,7 @@ FAMILIES = [Flipout(), Flipout(num_bases=3, base="gaussian"), LowRank(), LowRank
 
 
 class Draw:
-    """Random sizes and options, drawn by hypothesis, and inputs with one row for each of some members."""
+    """Random sizes and options, drawn by hypothesis, and inputs with one row per member."""
 
     def __init__(self, data: st.DataObject) -> None:
         self._draw = data.draw
@@ -74,7 +74,7 @@ OPERATIONS: list[Operation] = []
 
 
 def operation(name: str, *variants: Any) -> Callable[[Callable[..., Case]], Callable[..., Case]]:
-    """Adds an operation to the list, once a variant (part of the name, and passed) if there are."""
+    """Adds an operation to the list, once per variant (an argument, and part of the name) if any."""
 
     def register(case: Callable[..., Case]) -> Callable[..., Case]:
         for variant in variants:
@@ -101,7 +101,7 @@ class Function(nn.Module):
 
 
 class Applied(nn.Module):
-    """A module called in some way of its own, possibly with constants that members share."""
+    """A module with its own way of calling it, possibly with constants that members share."""
 
     def __init__(self, module: nn.Module, call: Callable[..., Any], **constants: Tensor | None) -> None:
         super().__init__()
@@ -638,7 +638,7 @@ def frozen(d: Draw) -> Case:
 
 
 class Actor(nn.Module):
-    """A dictionary and a tensor to a dictionary, in which not everything is perturbed or a float."""
+    """Maps a dictionary and a tensor to a dictionary; not everything in it is perturbed or a float."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -710,6 +710,6 @@ def test_forward_and_gradient_equal_the_dense_oracle(
         assert gradient.keys() == center.keys()
         for name, value in center.items():
             deviations = torch.stack([module.get_parameter(name) - value for module in modules]).detach()
-            assert (deviations != 0).any()  # there was noise at all
+            assert (deviations != 0).any()  # there is noise
             expected = torch.tensordot(utilities, deviations, 1) / (POPULATION_SIZE * SIGMA**2)
             assert_equal(gradient[name], expected, f"gradient of {name}, antithetic={antithetic}")

@@ -1,8 +1,8 @@
-"""What runs perturbed and what does not: the errors and their remedies, and rules of the user's own."""
+"""Which operations run perturbed and which do not: errors with their remedies, and user-defined rules."""
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +20,8 @@ from es_flipout.perturbations import (
     PerturbedParameter,
     UnsupportedOperationError,
     rule,
-    stand_in,
 )
+from es_flipout.perturbations.registry import RULES
 from es_flipout.population import Population, trained_parameters
 
 P = 6
@@ -61,7 +61,7 @@ def one_by_one(population: Population, inputs: Tensor) -> Tensor:
 
 
 def check(policy: nn.Module, inputs: Tensor, perturbation: Perturbation = Flipout()) -> None:  # noqa: B008
-    """Compares members side by side with each alone."""
+    """Compares members side by side with each member alone."""
     population = populate(policy, perturbation)
     rows, alone = population(inputs, members=MEMBERS), one_by_one(population, inputs)
     torch.testing.assert_close(rows, alone, rtol=1e-12, atol=1e-12)
@@ -106,9 +106,7 @@ class TestUnsupported:
         check(policy(), inputs_of(4, 3), Independent())
 
     @pytest.mark.parametrize(("policy", "_", "__"), NO_RULE.values(), ids=NO_RULE.keys())
-    def test_a_parameter_left_out_of_the_search_needs_none_either(
-        self, policy: Callable[[], nn.Module], _: str, __: str
-    ) -> None:
+    def test_a_frozen_parameter_needs_no_rule(self, policy: Callable[[], nn.Module], _: str, __: str) -> None:
         refused = policy().requires_grad_(False)
         check(nn.Sequential(nn.Linear(3, 3), refused), inputs_of(4, 3))
 
@@ -138,7 +136,7 @@ class TestUnsupported:
         with pytest.raises(UnsupportedOperationError, match="'gru'"):
             populate(Packs())(inputs_of(P, 1))
 
-    def test_a_transform_of_the_policys_own_is_refused(self) -> None:
+    def test_a_torch_func_transform_inside_the_policy_is_refused(self) -> None:
         policy = Module(lambda x, w: torch.vmap(lambda row: w @ row)(x), w=(2, 3))
         with pytest.raises(UnsupportedOperationError, match=r"torch\.func transforms of its own"):
             populate(policy)(inputs_of(P, 4, 3))
@@ -148,16 +146,16 @@ class TestInputs:
     @pytest.mark.parametrize("rows", [1, 3, 5])
     def test_a_wrong_number_of_rows_is_refused(self, rows: int) -> None:
         population = populate(nn.Linear(3, 2))
-        with pytest.raises(ValueError, match=rf"tensors of 4 rows, one a member: got shape \[{rows}, 3\]"):
+        with pytest.raises(ValueError, match=rf"tensors of 4 rows, one per member: got shape \[{rows}, 3\]"):
             population(inputs_of(rows, 3), members=MEMBERS)
 
     def test_all_inputs_need_the_rows(self) -> None:
         population = populate(nn.Bilinear(3, 3, 2))
-        with pytest.raises(ValueError, match=r"of 4 rows, one a member: got shape \[3\]"):
+        with pytest.raises(ValueError, match=r"of 4 rows, one per member: got shape \[3\]"):
             population(inputs_of(4, 3), inputs_of(3), members=MEMBERS)
 
-    def test_what_is_no_tensor_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"of 6 rows, one a member: got 0\.5"):
+    def test_an_input_that_is_not_a_tensor_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"of 6 rows, one per member: got 0\.5"):
             populate(Module(lambda x, w: x * w, w=()))(0.5)
 
     @pytest.mark.parametrize("perturbation", [Flipout(), Flipout(3), LowRank(2), Independent()], ids=str)
@@ -185,7 +183,7 @@ LEAKS: dict[str, Callable[[Tensor], Tensor]] = {
     "condition": lambda p: p if (p > 100).all() else 2 * p,
     "deepcopy": lambda p: copy.deepcopy(p),
 }
-"""Ways in which a policy may get hold of a parameter's unperturbed value, and run as the center."""
+"""Ways for a policy to get a parameter's unperturbed value, and so to act as the center."""
 
 
 class TestMisuse:
@@ -253,8 +251,11 @@ class TestMisuse:
 
 class TestRegistration:
     @pytest.fixture(autouse=True)
-    def _own_rules(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(stand_in, "RULES", dict(stand_in.RULES))
+    def _own_rules(self) -> Iterator[None]:
+        rules = dict(RULES)
+        yield
+        RULES.clear()
+        RULES.update(rules)
 
     @pytest.mark.parametrize("perturbation", [Flipout(3), LowRank(), Independent()], ids=str)
     def test_a_rule_that_writes_the_parameter_out_runs_the_operation(
@@ -270,7 +271,9 @@ class TestRegistration:
         check(policy, inputs_of(4, 3), perturbation)
 
     @pytest.mark.parametrize("perturbation", [Flipout(3), LowRank(), Independent()], ids=str)
-    def test_a_rule_on_physical_rows_uses_what_the_noise_adds(self, perturbation: Perturbation) -> None:
+    def test_a_rule_on_physical_rows_uses_the_product_with_the_noise(
+        self, perturbation: Perturbation
+    ) -> None:
         @rule(torch.tensordot)
         def tensordot(x: Tensor, table: PerturbedParameter, dims: int, out: None = None) -> Tensor:
             rows = table.context.physical(x)
@@ -295,7 +298,7 @@ class TestRegistration:
 
         assert rule(torch.cumsum)(forward) is forward
 
-    def test_a_rule_of_ones_own_replaces_one_that_is_there(self) -> None:
+    def test_a_user_defined_rule_replaces_a_built_in_one(self) -> None:
         @rule(F.linear)
         def linear(x: Tensor, weight: PerturbedParameter, bias: PerturbedParameter) -> Tensor:
             return x[..., :2] * 0 + 7

@@ -1,4 +1,4 @@
-"""CNNPolicy: images of either channel order and any dtype, sizes that fit, and what is refused."""
+"""CNNPolicy: images of either channel order and any dtype, sizes that fit, and invalid inputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_pixels_are_scaled_by_the_bounds_of_their_space():
     assert signed(torch.full((1, 1, 1, 8), 1.0)).unique().tolist() == [0.5]
 
 
-def test_each_pixel_may_have_bounds_of_its_own():
+def test_each_pixel_may_have_its_own_bounds():
     low, high = np.zeros((3, 8, 8), np.float32), np.ones((3, 8, 8), np.float32)
     low[1], high[2] = -1.0, 0.0  # the last channel never changes
     scaling = CNNPolicy(spaces.Box(low, high), ACTIONS).scaling
@@ -58,7 +58,7 @@ def test_the_order_of_channels_changes_nothing():
 
 
 @pytest.mark.parametrize("shape", [(8, 10, 9), (3, 8, 3), (4, 84, 1)], ids=str)
-def test_an_unclear_order_is_to_be_told(shape):
+def test_an_ambiguous_channel_order_is_refused(shape):
     with pytest.raises(ValueError, match=r"may have their channels first or last: .* channel_order to first"):
         build(*shape)
     for order, channels in (("first", shape[0]), ("last", shape[2])):
@@ -68,7 +68,7 @@ def test_an_unclear_order_is_to_be_told(shape):
 @pytest.mark.parametrize(
     ("shape", "layers", "features"),
     [
-        # Halved thrice, rounded up: 8 4 2 1; 10 5 3 2; 28 14 7 4; 84 42 21 11; 1 1 1 1.
+        # Halved three times, rounded up: 8 4 2 1; 10 5 3 2; 28 14 7 4; 84 42 21 11; 1 1 1 1.
         ((8, 8, 1), None, 32 * 1),
         ((10, 10, 3), None, 32 * 2 * 2),
         ((28, 28, 1), None, 32 * 4 * 4),
@@ -87,14 +87,14 @@ def test_the_default_fits_images_of_any_size(shape, layers, features):
     assert policy(images(2, *shape)).shape == (2,)
 
 
-def test_a_kernel_that_does_not_fit_is_told():
+def test_a_kernel_that_does_not_fit_is_refused():
     message = r"conv_layers\[1\]: a kernel of 4 with a padding of 0 does not fit 1x1"
     with pytest.raises(ValueError, match=message):
         build(8, 8, 1, conv_layers=NATURE)
 
 
 def test_initial_weights_are_orthogonal_and_repeat():
-    policy, again = build(8, 8, 1), build(8, 8, 1)
+    policy, again = build(8, 8, 1, activation="relu"), build(8, 8, 1, activation="relu")
     for layer in policy.convolutions[2::2]:
         rows = layer.weight.detach().flatten(1)
         torch.testing.assert_close(rows @ rows.T, 2.0 * torch.eye(len(rows)))  # gain² of ReLU
@@ -122,5 +122,5 @@ def test_other_observations_are_refused(space, message):
         CNNPolicy(space, ACTIONS)
 
 
-def test_it_promises_nothing_about_rows():
+def test_it_is_not_declared_row_wise():
     assert not hasattr(CNNPolicy, "row_wise")

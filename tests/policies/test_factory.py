@@ -1,6 +1,8 @@
-"""make_policy: the package's own policies by name, and classes of the user's."""
+"""make_policy: the package's policies by name, and user-defined classes."""
 
+import inspect
 import math
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import (
     ACTIVATIONS,
+    POLICIES,
     CNNPolicy,
     GRUPolicy,
     LinearPolicy,
@@ -34,6 +37,11 @@ def linears(policy: MLPPolicy) -> list[nn.Linear]:
     return [layer for layer in policy.network if isinstance(layer, nn.Linear)]
 
 
+def as_lists(value: object) -> object:
+    """Returns a tuple as a list, as a configuration holds it."""
+    return [as_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
 class TestOwn:
     def test_follows_the_configuration(self) -> None:
         config = PolicyConfig(
@@ -48,6 +56,23 @@ class TestOwn:
         assert policy.head.bounds == "clip"
         expected = MLPPolicy(VECTOR, TORQUES, hidden_sizes=(7, 6), generator=generator())
         torch.testing.assert_close(linears(policy)[0].weight, linears(expected)[0].weight * math.sqrt(2.0))
+
+    @pytest.mark.parametrize("kind", POLICIES)
+    def test_defaults_are_those_of_the_configuration(self, kind: str) -> None:
+        settings = asdict(PolicyConfig())
+        parameters = inspect.signature(POLICIES[kind]).parameters
+        shared = settings.keys() & parameters.keys()
+        assert {"init", "action_bounds"} <= shared
+        for name in shared:
+            assert as_lists(parameters[name].default) == settings[name], name
+
+    @pytest.mark.parametrize("kind", POLICIES)
+    def test_a_kind_alone_is_the_class_alone(self, kind: str) -> None:
+        space = IMAGES if kind == "cnn" else VECTOR
+        configured = make_policy(PolicyConfig(kind=kind), space, TORQUES, generator()).state_dict()
+        constructed = POLICIES[kind](space, TORQUES, generator=generator()).state_dict()
+        assert configured.keys() == constructed.keys()
+        assert all(torch.equal(configured[name], constructed[name]) for name in configured)
 
     def test_linear_has_no_hidden_layer(self) -> None:
         policy = make_policy(PolicyConfig(kind="linear", hidden_sizes=[64, 64]), VECTOR, TORQUES)
@@ -67,7 +92,7 @@ class TestOwn:
         ],
         ids=lambda value: str(value),
     )
-    def test_observations_that_are_no_vector_are_refused(self, space: gym.Space, named: str) -> None:
+    def test_observations_that_are_not_vectors_are_refused(self, space: gym.Space, named: str) -> None:
         with pytest.raises(ValueError, match=rf"^{named} are not supported.*wrappers\.FlattenObservation"):
             make_policy(PolicyConfig(), space, TORQUES)
 
@@ -89,7 +114,7 @@ class TestOwn:
             ("cnn", {"channel_order": "last"}, IMAGES, CNNPolicy),
         ],
     )
-    def test_every_kind_is_made_as_its_class_makes_it(
+    def test_every_kind_is_built_as_by_its_class(
         self, kind: str, kwargs: dict, space: gym.Space, expected: type
     ) -> None:
         settings = {"hidden_sizes": [6], "init": "normc"}
@@ -101,7 +126,7 @@ class TestOwn:
         torch.manual_seed(1)
         before = torch.get_rng_state()
         policy = make_policy(config, space, TORQUES, generator(3))
-        assert torch.equal(torch.get_rng_state(), before)  # the caller's generator is left alone
+        assert torch.equal(torch.get_rng_state(), before)  # the caller's generator is unchanged
         assert type(policy) is expected
         if kind == "linear":
             del settings["hidden_sizes"]
@@ -117,7 +142,7 @@ class TestOwn:
         [
             (
                 PolicyConfig(kind="mpl"),
-                r"policy.kind 'mpl' does not exist: choose one of mlp, linear, gru, lstm, cnn, or a class",
+                r"policy.kind 'mpl' does not exist: choose one of mlp, linear, gru, lstm, cnn, or your own",
             ),
             (
                 PolicyConfig(kwargs={"hidden_sizes": [3]}),
@@ -134,7 +159,7 @@ class TestOwn:
             ),
         ],
     )
-    def test_a_mistake_is_told_in_one_line(self, config: PolicyConfig, message: str) -> None:
+    def test_a_mistake_gets_a_message_of_one_line(self, config: PolicyConfig, message: str) -> None:
         space = IMAGES if config.kind == "cnn" else VECTOR
         with pytest.raises(ValueError, match=message) as caught:
             make_policy(config, space, TORQUES)
@@ -163,7 +188,7 @@ class Frozen(Users):
 
 
 class Extra(Users):
-    """Saves what is no tensor."""
+    """Saves something other than a tensor."""
 
     def get_extra_state(self) -> dict:
         return {"version": 1}
@@ -191,7 +216,7 @@ class TestUsers:
         assert type(policy) is Users
         assert policy.first.out_features == 7
 
-    def test_its_construction_repeats_and_disturbs_no_one(self) -> None:
+    def test_its_construction_repeats_and_restores_the_global_generator(self) -> None:
         torch.manual_seed(1)
         before = torch.get_rng_state()
         policy = self.make(seed=3)
@@ -216,12 +241,14 @@ class TestUsers:
             ("Users", {"depth": 3}, "TypeError: .*unexpected keyword argument 'depth'"),
             ("Users", {"width": -1}, "RuntimeError: .*negative dimension"),
             ("Frozen", {}, "has no parameter to train"),
-            ("Extra", {}, "a state dict of more than tensors"),
-            ("Normalized", {}, "must be an es_flipout.ObservationNormalizer, .* got LayerNorm"),
-            ("Normalized", {"size": 5}, r"normalizer is of 5 features, .* of shape \(4,\)"),
+            ("Extra", {}, "its state dict must hold only tensors"),
+            ("Normalized", {}, "must be an es_flipout.ObservationNormalizer, got LayerNorm"),
+            ("Normalized", {"size": 5}, r"normalizer has 5 features, .* have shape \(4,\)"),
         ],
     )
-    def test_one_that_does_not_fit_is_told_in_one_line(self, name: str, kwargs: dict, message: str) -> None:
+    def test_an_unusable_class_gets_a_message_of_one_line(
+        self, name: str, kwargs: dict, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             self.make(name, **kwargs)
         assert "\n" not in str(caught.value)
@@ -231,10 +258,10 @@ class TestUsers:
         [
             ("nowhere:Net", "'nowhere:Net': cannot import nowhere: ModuleNotFoundError: No module named"),
             ("nowhere.Net", "'nowhere.Net': cannot import nowhere: ModuleNotFoundError"),
-            (":Net", "':Net' is no path to a class: write MODULE:CLASS"),
-            ("nowhere:", "'nowhere:' is no path to a class: write MODULE:CLASS"),
+            (":Net", "':Net' is not a path to a class: write MODULE:CLASS"),
+            ("nowhere:", "'nowhere:' is not a path to a class: write MODULE:CLASS"),
         ],
     )
-    def test_a_path_that_leads_nowhere_is_told_in_one_line(self, kind: str, message: str) -> None:
+    def test_a_wrong_path_gets_a_message_of_one_line(self, kind: str, message: str) -> None:
         with pytest.raises(ValueError, match=f"^policy.kind {message}"):
             make_policy(PolicyConfig(kind=kind), VECTOR, TORQUES)

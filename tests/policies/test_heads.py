@@ -31,7 +31,7 @@ class TestBoxActions:
         torch.testing.assert_close(actions, torch.tensor([[1.0, 3.0], [3.0, 2.0], [2.0, 2.75]]))
 
     def test_rescaled_actions_never_leave_the_range(self) -> None:
-        # Ranges whose middle and reach do not add up to their ends in float32.
+        # The middle and half-width of these ranges do not add up to their ends in float32.
         low, high = torch.rand(2, 500, generator=torch.Generator().manual_seed(0)) * torch.tensor(
             [[-1.0], [1.0]]
         )
@@ -42,14 +42,14 @@ class TestBoxActions:
             assert (actions >= low).all()
             assert (actions <= high).all()
 
-    def test_clipping_cuts_off_at_the_bounds_there_are(self) -> None:
+    def test_clipping_uses_the_finite_bounds(self) -> None:
         outputs = torch.tensor([[-7.0, -7.0, -7.0, -7.0], [0.25, 0.25, 0.25, 0.25], [7.0, 7.0, 7.0, 7.0]])
         head = self.head([-1.0, -np.inf, 0.5, -np.inf], [1.0, 2.0, np.inf, np.inf], "clip")
         expected = [[-1.0, -7.0, 0.5, -7.0], [0.25, 0.25, 0.5, 0.25], [1.0, 2.0, 7.0, 7.0]]
         assert head(outputs).tolist() == expected
 
     @pytest.mark.parametrize(("low", "high"), [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf)])
-    def test_an_infinite_range_cannot_be_rescaled_to(self, low: float, high: float) -> None:
+    def test_rescaling_to_an_infinite_range_is_refused(self, low: float, high: float) -> None:
         with pytest.raises(ValueError, match=r"policy\.action_bounds to clip.*wrappers\.RescaleAction"):
             self.head([-1.0, low], [1.0, high], "rescale")
 
@@ -78,7 +78,7 @@ class TestDiscreteActions:
             assert actions.dtype == torch.int64
             assert head.num_outputs == 5
 
-    def test_multi_discrete_groups_choose_by_themselves(self) -> None:
+    def test_multi_discrete_groups_choose_independently(self) -> None:
         head = make_action_head(spaces.MultiDiscrete([3, 2]))
         assert head.num_outputs == 5
         assert head(self.OUTPUTS).tolist() == [[1, 1], [0, 0], [0, 0]]
@@ -114,7 +114,7 @@ class TestDiscreteActions:
         assert len(actions.unique(dim=0)) > 3
 
     @pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Dict({"a": TORQUES})], ids=str)
-    def test_other_actions_are_refused_with_what_helps(self, space: gym.Space) -> None:
+    def test_other_actions_are_refused_with_a_remedy(self, space: gym.Space) -> None:
         name = type(space).__name__
         with pytest.raises(
             ValueError, match=rf"^{name} actions are not supported.*wrappers\.TransformAction"

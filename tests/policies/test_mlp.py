@@ -1,4 +1,4 @@
-"""MLP and linear policies: what they compute, their initial weights, their saved state."""
+"""MLP and linear policies: outputs, initial weights, saved state."""
 
 import io
 
@@ -79,7 +79,7 @@ class TestForward:
     def test_initial_actions_are_near_the_middle(self, activation: str) -> None:
         actions = build(activation=activation, hidden_sizes=(64, 64))(observations(500)).detach()
         assert ((actions - MIDDLE).abs() < 0.1 * HALF).all()
-        assert (actions.std(0) > 0).all()  # near the middle, but not deaf to the observation
+        assert (actions.std(0) > 0).all()  # near the middle, but dependent on the observation
 
     def test_observations_are_standardized_inside(self) -> None:
         policy, plain = experienced(), build(normalize_observations=False)
@@ -152,7 +152,7 @@ class TestStateDict:
             assert moment.dtype == torch.float64
         assert restored.normalizer.count == 3
 
-    def test_action_range_travels_too(self) -> None:
+    def test_the_action_range_is_saved_too(self) -> None:
         policy = build()
         other = MLPPolicy(VECTOR, spaces.Box(0.0, 1.0, (3,)))
         other.load_state_dict(policy.state_dict())

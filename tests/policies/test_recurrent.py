@@ -39,7 +39,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def gates(policy: RecurrentPolicy, x: np.ndarray, h: np.ndarray) -> tuple[list, list]:
-    """Returns what the input and what the state give to each gate."""
+    """Returns the contributions of the input and of the state to each gate."""
     cell = {name: value.detach().numpy() for name, value in policy.cell.named_parameters()}
     from_input = x @ cell["weight_ih"].T + cell["bias_ih"]
     from_state = h @ cell["weight_hh"].T + cell["bias_hh"]
@@ -86,7 +86,7 @@ def test_three_steps_match_numpy(kind, cell, hidden_sizes):
 
 
 @BOTH
-def test_a_row_depends_on_no_other_and_may_have_leading_dimensions(kind):
+def test_rows_are_independent_and_may_have_leading_dimensions(kind):
     assert kind.row_wise
     policy = experienced(kind)
     rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
@@ -101,7 +101,7 @@ def test_a_row_depends_on_no_other_and_may_have_leading_dimensions(kind):
             rows.view(*shape, 4), each(state, lambda leaf, shape=shape: leaf.view(*shape, WIDTH))
         )
         torch.testing.assert_close(shaped.view(6, 3), actions)
-        each(following, lambda leaf, shape=shape: leaf.view(*shape, WIDTH))  # they keep them
+        each(following, lambda leaf, shape=shape: leaf.view(*shape, WIDTH))  # which they keep
     alone, _ = policy(rows[2:3], each(state, lambda leaf: leaf[2:3]))
     torch.testing.assert_close(alone, actions[2:3])
 
@@ -142,7 +142,7 @@ def test_initial_weights_by_normc_repeat(kind):
 
 
 @BOTH
-def test_discrete_actions_and_observations_as_they_are(kind):
+def test_discrete_actions_and_no_normalizer(kind):
     policy = kind(VECTOR, spaces.Discrete(4, start=3), recurrent_size=WIDTH, normalize_observations=False)
     assert policy.normalizer is None
     actions, _ = policy(torch.randn(30, 4), policy.initial_state(30))

@@ -1,4 +1,4 @@
-"""BackgroundJudge: the official scores, found beside something else."""
+"""BackgroundScorer: the official scores, found beside something else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.policies import MLPPolicy
-from es_flipout.rollout import BackgroundJudge, EvaluationStoppedError, OfficialEvaluator, WorkerError
+from es_flipout.rollout import BackgroundScorer, PlayError, PlayStoppedError, Scorer
 from es_flipout.run.config import EnvConfig
 
 EPISODES, SEED = 3, 40
@@ -54,7 +54,7 @@ def make_policy(env=ENV, seed=0, policy_class=MLPPolicy):
 
 
 def official_score(policy, env=ENV):
-    judge = OfficialEvaluator(env, EPISODES)
+    judge = Scorer(env, EPISODES)
     score = judge.score(policy, seed=SEED)
     judge.close()
     return score
@@ -62,7 +62,7 @@ def official_score(policy, env=ENV):
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_it_gives_the_official_scores(processes):
-    judge = BackgroundJudge(ENV, EPISODES, processes=processes)
+    judge = BackgroundScorer(ENV, EPISODES, processes=processes)
     scores = []
     for seed in (0, 1):
         policy = make_policy(seed=seed)
@@ -74,7 +74,7 @@ def test_it_gives_the_official_scores(processes):
 
 
 def test_the_score_is_of_the_policy_as_it_was():
-    judge, policy = BackgroundJudge(ENV, EPISODES), make_policy()
+    judge, policy = BackgroundScorer(ENV, EPISODES), make_policy()
     expected = official_score(policy)
     judge.start(policy, SEED)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_the_score_is_of_the_policy_as_it_was():
 def here():
     """A judge of an environment that this process alone knows, and its policy."""
     env = EnvConfig("Here-v0")
-    judge = BackgroundJudge(env, EPISODES)
+    judge = BackgroundScorer(env, EPISODES)
     yield judge, make_policy(env), env
     judge.close()
 
@@ -100,7 +100,7 @@ def test_an_environment_that_is_known_here_alone_is_stepped_here(here):
     assert judge._worker is None
     judge.start(policy, SEED)
     asked = iter([False, False, True])
-    with pytest.raises(EvaluationStoppedError):
+    with pytest.raises(PlayStoppedError):
         judge.result(asked.__next__)
     assert judge.result() == expected
 
@@ -116,7 +116,7 @@ class StaysHere(MLPPolicy):
 
 
 def test_a_policy_that_cannot_be_sent_is_scored_here():
-    judge, policy = BackgroundJudge(ENV, EPISODES), make_policy(policy_class=StaysHere)
+    judge, policy = BackgroundScorer(ENV, EPISODES), make_policy(policy_class=StaysHere)
     judge.start(policy, SEED)
     assert judge._worker is None
     assert judge.result() == official_score(policy)
@@ -124,16 +124,16 @@ def test_a_policy_that_cannot_be_sent_is_scored_here():
 
 
 def test_whoever_waits_may_stop_and_wait_again():
-    judge, policy = BackgroundJudge(LONG, EPISODES), make_policy(LONG)
+    judge, policy = BackgroundScorer(LONG, EPISODES), make_policy(LONG)
     judge.start(policy, SEED)
-    with pytest.raises(EvaluationStoppedError):
+    with pytest.raises(PlayStoppedError):
         judge.result(lambda: True)
     assert judge.result().lengths == [3000] * EPISODES
     judge.close()
 
 
 def test_a_new_score_takes_the_place_of_one_under_way():
-    judge, policies = BackgroundJudge(ENV, EPISODES), [make_policy(seed=seed) for seed in range(3)]
+    judge, policies = BackgroundScorer(ENV, EPISODES), [make_policy(seed=seed) for seed in range(3)]
     for policy in policies:
         judge.start(policy, SEED)
     assert judge.result() == official_score(policies[-1])
@@ -141,7 +141,7 @@ def test_a_new_score_takes_the_place_of_one_under_way():
 
 
 def test_a_process_that_dies_is_replaced_and_the_score_repeated():
-    judge, policy = BackgroundJudge(LONG, EPISODES), make_policy(LONG)
+    judge, policy = BackgroundScorer(LONG, EPISODES), make_policy(LONG)
     judge.start(policy, SEED)
     expected = judge.result()
     judge.start(policy, SEED)
@@ -159,42 +159,42 @@ def test_a_process_that_dies_is_replaced_and_the_score_repeated():
 
 
 def test_a_score_that_processes_do_not_survive_is_given_up():
-    judge = BackgroundJudge(LONG, EPISODES)
+    judge = BackgroundScorer(LONG, EPISODES)
     judge.start(make_policy(LONG), SEED)
     message = r"3 processes died while they scored the center \(exit code of the last: -9\)"
-    with pytest.raises(WorkerError, match=message):
+    with pytest.raises(PlayError, match=message):
         judge.result(lambda: judge._worker is not None and judge._worker[0].kill())
-    with pytest.raises(WorkerError, match=message):
+    with pytest.raises(PlayError, match=message):
         judge.result()
     judge.close()
 
 
 def test_a_stop_comes_before_a_process_that_died():
-    judge, policy = BackgroundJudge(LONG, EPISODES), make_policy(LONG)
+    judge, policy = BackgroundScorer(LONG, EPISODES), make_policy(LONG)
     judge.start(policy, SEED)
     judge._worker[0].kill()  # as by a signal to all
-    with pytest.raises(EvaluationStoppedError):
+    with pytest.raises(PlayStoppedError):
         judge.result(lambda: True)
     assert judge.result().lengths == [3000] * EPISODES
     judge.close()
 
 
 def test_what_is_under_way_is_given_up_in_the_end():
-    judge = BackgroundJudge(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 10**6}), 1)
+    judge = BackgroundScorer(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 10**6}), 1)
     judge.start(make_policy(), SEED)
     process, _ = judge._worker
-    with pytest.raises(EvaluationStoppedError):
+    with pytest.raises(PlayStoppedError):
         judge.result(iter([False] * 20 + [True]).__next__)  # by now it steps
     judge.close()
     assert process.exitcode == 0  # it ended by itself
 
 
 def test_what_a_policy_raises_is_raised_by_the_result():
-    judge, policy = BackgroundJudge(ENV, EPISODES), make_policy()
+    judge, policy = BackgroundScorer(ENV, EPISODES), make_policy()
     policy.network[0] = torch.nn.Linear(7, 8)
     judge.start(policy, SEED)
     for _ in range(2):
-        with pytest.raises(WorkerError, match=r"^the center cannot be scored: RuntimeError: .*shape"):
+        with pytest.raises(PlayError, match=r"^the center cannot be scored: RuntimeError: .*shape"):
             judge.result()
     policy = make_policy()
     judge.start(policy, SEED)
@@ -204,18 +204,18 @@ def test_what_a_policy_raises_is_raised_by_the_result():
 
 def test_an_environment_that_cannot_be_made_is_told_at_once():
     with pytest.raises(TypeError, match="color"):
-        BackgroundJudge(EnvConfig("InvertedPendulum-v5", {"color": "red"}), 1)
+        BackgroundScorer(EnvConfig("InvertedPendulum-v5", {"color": "red"}), 1)
 
 
 CTRL_C = """
 import os, signal, threading
 from gymnasium import spaces
 from es_flipout.run.config import EnvConfig
-from es_flipout.rollout import BackgroundJudge
+from es_flipout.rollout import BackgroundScorer
 from es_flipout.policies import LinearPolicy
 
 signal.signal(signal.SIGINT, lambda *_: print("interrupted"))  # as es-train does, to end a run by itself
-judge = BackgroundJudge(EnvConfig("InvertedPendulum-v5"), 1)
+judge = BackgroundScorer(EnvConfig("InvertedPendulum-v5"), 1)
 policy = LinearPolicy(spaces.Box(-1, 1, (4,)), spaces.Box(-3, 3, (1,)))
 threading.Timer({seconds}, os.killpg, (0, signal.SIGINT)).start()
 judge.start(policy, 0)

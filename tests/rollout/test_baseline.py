@@ -1,4 +1,4 @@
-"""The process pool agrees with the vectorized evaluator; what befalls a worker changes no result."""
+"""The process pool agrees with the vectorized player; what befalls a worker changes no result."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from pathlib import Path
 import cloudpickle
 import gymnasium as gym
 import numpy as np
+import playing
 import pytest
 import torch
 from gymnasium import spaces
+from playing import Played
 from torch import nn
 
 from es_flipout import FlipoutES
@@ -27,14 +29,15 @@ from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import CNNPolicy, GRUPolicy, LinearPolicy, MLPPolicy
 from es_flipout.population import Population
 from es_flipout.rollout import (
-    Episode,
-    Evaluation,
-    EvaluationStoppedError,
+    BaselinePlayer,
     GymnasiumRollout,
-    ProcessPoolEvaluator,
-    VectorizedEvaluator,
-    WorkerError,
+    HostPlayer,
+    PlayError,
+    PlayStoppedError,
 )
+
+rollout = partial(playing.rollout, block_size=1)
+"""Work is handed out episode by episode."""
 
 # Other processes cannot import this module, so its classes travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -47,18 +50,18 @@ PENDULUM = {"max_episode_steps": 30}
 
 @pytest.fixture
 def make_pool():
-    """Makes evaluators of official environments, or of a rollout's; closes them after the test."""
+    """Makes players of official environments, or of a rollout's; closes them after the test."""
     made = []
 
     def make(policy, env, num_workers=2, **kwargs):
         if isinstance(env, str):
             env = partial(make_env, env, disable_env_checker=True, **kwargs)
-        made.append(ProcessPoolEvaluator(policy, lambda: GymnasiumRollout(env), num_workers=num_workers))
+        made.append(BaselinePlayer(policy, lambda: GymnasiumRollout(env), num_workers=num_workers))
         return made[-1]
 
     yield make
-    for evaluator in made:
-        evaluator.close()
+    for player in made:
+        player.close()
 
 
 def make_policy(env, kind=MLPPolicy, dtype=torch.float64, **options):
@@ -99,9 +102,9 @@ def wait_until(condition):
 
 
 @contextlib.contextmanager
-def worker_error(line):
-    """Asserts that a `WorkerError` of just this line is raised; what else there is to say is in its notes."""
-    with pytest.raises(WorkerError) as raised:
+def play_error(line):
+    """Asserts that a `PlayError` of just this line is raised; what else there is to say is in its notes."""
+    with pytest.raises(PlayError) as raised:
         yield
     assert str(raised.value) == line
 
@@ -110,7 +113,7 @@ def wait_for_the_end_of(pids):
     wait_until(lambda: not any(is_running(pid) for pid in pids))
 
 
-def assert_same(one: Evaluation, other: Evaluation) -> None:
+def assert_same(one: Played, other: Played) -> None:
     """Asserts that two evaluations are equal to the last bit."""
     assert torch.equal(one.returns.nan_to_num(nan=-1e9), other.returns.nan_to_num(nan=-1e9))
     assert torch.equal(one.lengths, other.lengths)
@@ -119,8 +122,8 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
         assert torch.equal(getattr(one.observations, name), getattr(other.observations, name)), name
 
 
-def assert_agree(one: Evaluation, other: Evaluation) -> None:
-    """Asserts that two evaluators say the same, to rounding."""
+def assert_agree(one: Played, other: Played) -> None:
+    """Asserts that two players say the same, to rounding."""
     np.testing.assert_allclose(one.returns, other.returns, rtol=TOLERANCE, atol=TOLERANCE)
     assert torch.equal(one.lengths, other.lengths)
     assert one.failures == other.failures
@@ -130,7 +133,7 @@ def assert_agree(one: Evaluation, other: Evaluation) -> None:
         np.testing.assert_allclose(*moments, rtol=1e-9, atol=1e-12)
 
 
-# --- the same as the vectorized evaluator -------------------------------------------------------------
+# --- the same as the vectorized player -------------------------------------------------------------
 
 
 UPRIGHT = {"terminate_when_unhealthy": False}
@@ -156,15 +159,15 @@ def test_it_agrees_with_the_vectorized_evaluator(make_pool, env_id, kwargs, fami
     generations, size = (1, 2) if UPRIGHT.items() <= kwargs.items() else (2, len(SEEDS))
     env = make_vec(env_id, size, dtype=torch.float64, threads=2, info=False, **kwargs)
     policy = make_policy(env, hidden_sizes=(16,))
-    pool, vectorized = make_pool(policy, env_id, **kwargs), VectorizedEvaluator(env)
+    pool, vectorized = make_pool(policy, env_id, **kwargs), HostPlayer(env)
     es = FlipoutES(policy, population_size=size, sigma=0.1, perturbation=family, antithetic=antithetic)
     first = None
     for generation in range(generations):
         population, seeds = es.ask(), [seed + generation for seed in SEEDS[:size]]
-        result = pool.evaluate(population, seeds)
-        assert_agree(result, vectorized.evaluate(population, seeds))
+        result = rollout(pool, population, seeds)
+        assert_agree(result, rollout(vectorized, population, seeds))
         assert len(result.returns.unique()) == size
-        assert result.observations.count == result.env_steps == result.slot_steps
+        assert result.observations.count == result.env_steps == result.spent_steps
         if env_id == "HalfCheetah-v5" or UPRIGHT.items() <= kwargs.items():
             assert (result.lengths == 200).all()
         else:
@@ -182,21 +185,21 @@ def test_what_the_workers_play_is_what_the_population_is_now(make_pool):
     policy = make_policy(env, hidden_sizes=(6,))
     policy.network[0].weight.requires_grad_(False)  # frozen, which workers must see change all the same
     pool = make_pool(policy, "InvertedPendulum-v5", **PENDULUM)
-    vectorized = VectorizedEvaluator(env)
+    vectorized = HostPlayer(env)
     es = FlipoutES(policy, population_size=8, sigma=0.3)
     populations = [es.ask(), es.ask_more()]
-    results = [pool.evaluate(population, SEEDS) for population in populations]
+    results = [rollout(pool, population, SEEDS) for population in populations]
     for population, result in zip(populations, results, strict=True):
-        assert_agree(result, vectorized.evaluate(population, SEEDS))
+        assert_agree(result, rollout(vectorized, population, SEEDS))
     assert (results[0].returns != results[1].returns).any()
     with torch.no_grad():
         policy.network[0].weight.mul_(-3.0)
-    changed = pool.evaluate(populations[0], SEEDS)
-    assert_agree(changed, vectorized.evaluate(populations[0], SEEDS))
+    changed = rollout(pool, populations[0], SEEDS)
+    assert_agree(changed, rollout(vectorized, populations[0], SEEDS))
     assert (changed.returns != results[0].returns).any()
     es.sigma = 0.9
     es.tell(torch.cat([result.fitness for result in results]))
-    assert_agree(pool.evaluate(es.ask(), SEEDS), vectorized.evaluate(es.ask(), SEEDS))
+    assert_agree(rollout(pool, es.ask(), SEEDS), rollout(vectorized, es.ask(), SEEDS))
 
 
 def test_a_recurrent_policy_starts_anew_with_every_episode(make_pool):
@@ -204,8 +207,8 @@ def test_a_recurrent_policy_starts_anew_with_every_episode(make_pool):
     policy = make_policy(env, GRUPolicy, hidden_sizes=(5,), recurrent_size=4)
     population = ask(policy, sigma=0.5, perturbation=LowRank(2))
     seeds = [[seed, seed + 1, seed] for seed in SEEDS]
-    result = make_pool(policy, "InvertedPendulum-v5", **PENDULUM).evaluate(population, seeds)
-    assert_agree(result, VectorizedEvaluator(env).evaluate(population, seeds))
+    result = rollout(make_pool(policy, "InvertedPendulum-v5", **PENDULUM), population, seeds)
+    assert_agree(result, rollout(HostPlayer(env), population, seeds))
     assert torch.equal(result.returns[:, 0], result.returns[:, 2])
     assert (result.returns[:, 0] != result.returns[:, 1]).any()
 
@@ -215,8 +218,8 @@ def test_a_policy_of_images_plays_the_same_and_no_moments_are_kept(make_pool):
     env = make_vec(catch, 3, dtype=torch.float64)
     policy = make_policy(env, CNNPolicy, conv_layers=[[4, 3, 1, 0]], hidden_sizes=(8,))
     population = ask(policy, 16)
-    result = make_pool(policy, catch).evaluate(population, range(16))
-    assert_agree(result, VectorizedEvaluator(env).evaluate(population, range(16)))
+    result = rollout(make_pool(policy, catch), population, range(16))
+    assert_agree(result, rollout(HostPlayer(env), population, range(16)))
     assert len(result.returns.unique()) > 3
     assert result.observations.mean.shape == (0,)
 
@@ -228,10 +231,10 @@ def test_discrete_actions_several_episodes_and_a_limit(make_pool, episode_limit)
     policy = make_policy(env, hidden_sizes=(8,), init="normc")
     population = ask(policy)
     seeds = np.random.default_rng(0).integers(0, 1000, (8, 3)).tolist()
-    result = make_pool(policy, "CartPole-v1", **kwargs).evaluate(
-        population, seeds, episode_limit=episode_limit
+    result = rollout(
+        make_pool(policy, "CartPole-v1", **kwargs), population, seeds, episode_limit=episode_limit
     )
-    assert_agree(result, VectorizedEvaluator(env).evaluate(population, seeds, episode_limit=episode_limit))
+    assert_agree(result, rollout(HostPlayer(env), population, seeds, episode_limit=episode_limit))
     assert result.returns.shape == (8, 3)
     assert len(result.lengths.unique()) > 2
     assert result.lengths.max() == (episode_limit or 40)
@@ -258,7 +261,7 @@ class Drift(gym.Env):
 @pytest.mark.parametrize("steps", [1, 1024, 1025, 2500])
 def test_moments_of_long_episodes_are_those_of_all_observations_that_were_acted_on(make_pool, steps):
     policy = make_policy(Drift(), LinearPolicy)
-    result = make_pool(policy, Drift).evaluate(ask(policy, 2), [3, 4], episode_limit=steps)
+    result = rollout(make_pool(policy, Drift), ask(policy, 2), [3, 4], episode_limit=steps)
     times = np.arange(steps)
     seen = np.concatenate([np.stack([1e6 + np.sin(seed + times), times / 100], axis=1) for seed in (3, 4)])
     assert result.lengths.tolist() == [[steps]] * 2
@@ -273,9 +276,9 @@ def test_the_number_of_workers_changes_no_bit(make_pool):
     seeds = np.random.default_rng(0).integers(0, 1000, (20, 2)).tolist()
     pools = [make_pool(policy, "InvertedPendulum-v5", count, **PENDULUM) for count in (1, 2, 3)]
     assert [pool.num_workers for pool in pools] == [1, 2, 3]
-    one, *others = (pool.evaluate(population, seeds) for pool in pools)
+    one, *others = (rollout(pool, population, seeds) for pool in pools)
     assert len(one.lengths.unique()) > 5
-    for other in (*others, pools[2].evaluate(population, seeds)):
+    for other in (*others, rollout(pools[2], population, seeds)):
         assert_same(one, other)
 
 
@@ -328,12 +331,12 @@ def test_a_worker_killed_within_an_episode_changes_no_bit_and_is_replaced(make_p
     pool = make_pool(policy, lambda: Haunted(gym.make("InvertedPendulum-v5", **PENDULUM), marker))
     first = workers() - before
     assert len(first) == 2
-    disturbed = pool.evaluate(population, seeds, should_stop=(killer := Killer(marker)))
+    disturbed = rollout(pool, population, seeds, should_stop=(killer := Killer(marker)))
     second = workers() - before
     assert set(killer.killed) == first - second
     assert len(second) == pool.num_workers == 2
     # Nobody waits any more where the marker is.
-    undisturbed = pool.evaluate(population, seeds)
+    undisturbed = rollout(pool, population, seeds)
     assert workers() - before == second
     assert_same(disturbed, undisturbed)
     assert len(undisturbed.lengths.unique()) > 2
@@ -345,7 +348,7 @@ def test_no_worker_is_replaced_if_what_ended_it_stops_this_process_too(make_pool
     policy = pendulum()
     population, before = ask(policy), workers()
     pool = make_pool(policy, "InvertedPendulum-v5", **PENDULUM)
-    expected = pool.evaluate(population, SEEDS)
+    expected = rollout(pool, population, SEEDS)
     first, receive = workers() - before, pool._receive
     ended = []
 
@@ -357,12 +360,12 @@ def test_no_worker_is_replaced_if_what_ended_it_stops_this_process_too(make_pool
         receive(*arguments)
 
     monkeypatch.setattr(pool, "_receive", end_all_first)
-    with pytest.raises(EvaluationStoppedError):
-        pool.evaluate(population, SEEDS, should_stop=lambda: bool(ended))
+    with pytest.raises(PlayStoppedError):
+        rollout(pool, population, SEEDS, should_stop=lambda: bool(ended))
     wait_until(lambda: not workers() & set(ended))  # the forkserver tells of an end a little later
     assert workers() == before
     monkeypatch.undo()
-    assert_same(pool.evaluate(population, SEEDS), expected)
+    assert_same(rollout(pool, population, SEEDS), expected)
 
 
 def test_a_worker_killed_between_two_evaluations_is_replaced(make_pool):
@@ -370,13 +373,13 @@ def test_a_worker_killed_between_two_evaluations_is_replaced(make_pool):
     population = ask(policy)
     before = workers()
     pool = make_pool(policy, "InvertedPendulum-v5", **PENDULUM)
-    expected = pool.evaluate(population, SEEDS)
+    expected = rollout(pool, population, SEEDS)
     for count in (1, 2):
         victims = sorted(workers() - before)[:count]
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         wait_for_the_end_of(victims)
-        assert_same(pool.evaluate(population, SEEDS), expected)
+        assert_same(rollout(pool, population, SEEDS), expected)
         assert len(workers() - before) == pool.num_workers == 2
 
 
@@ -407,7 +410,7 @@ DIED = "the worker process died (exit code -9)"
     ("members", "attempts"),
     [
         pytest.param(6, 3, id="one-by-one"),
-        pytest.param(40, 3 + 3, id="chunks"),  # with 6 members, 3 and 2, and then alone
+        pytest.param(40, 4, id="shares"),
     ],
 )
 def test_a_member_that_kills_its_process_fails_alone(make_pool, tmp_path, members, attempts):
@@ -419,18 +422,19 @@ def test_a_member_that_kills_its_process_fails_alone(make_pool, tmp_path, member
     def make(*deadly):
         return lambda: Mortal(gym.make("InvertedPendulum-v5", **PENDULUM), deaths, deadly)
 
-    expected = make_pool(policy, make()).evaluate(population, seeds)
+    expected = rollout(make_pool(policy, make()), population, seeds)
     before = workers()
     pool = make_pool(policy, make(5))  # the second episode of member 2
     for _ in range(2):
-        result = pool.evaluate(population, seeds)
+        result = rollout(pool, population, seeds)
         others = [member for member in range(members) if member != 2]
         assert result.fitness.isnan().nonzero().flatten().tolist() == [2]
+        assert result.returns[2].isnan().tolist() == [False, True]
         assert torch.equal(result.returns[others], expected.returns[others])
         assert torch.equal(result.lengths[others], expected.lengths[others])
-        assert result.lengths[2].tolist() == [0, 0]
-        assert result.failures == {DIED: 2}
-        assert result.observations.count == result.env_steps == expected.lengths[others].sum()
+        assert result.lengths[2].tolist() == [expected.lengths[2, 0], 0]
+        assert result.failures == {DIED: 1}
+        assert result.observations.count == result.env_steps == expected.env_steps - expected.lengths[2, 1]
         assert result.observations.m2.isfinite().all()
         assert len(workers() - before) == pool.num_workers == 2
     assert deaths.read_text().split() == ["5"] * (2 * attempts)
@@ -444,10 +448,10 @@ def test_it_gives_up_when_all_workers_die_and_is_usable_again(make_pool, tmp_pat
         policy,
         lambda: Mortal(gym.make("InvertedPendulum-v5", **PENDULUM), tmp_path / "deaths", deadly),
     )
-    expected = pool.evaluate(population, SEEDS)
-    with worker_error(f"10 times in a row {DIED}"):
-        pool.evaluate(population, deadly)
-    assert_same(pool.evaluate(population, SEEDS), expected)
+    expected = rollout(pool, population, SEEDS)
+    with play_error(f"10 times in a row {DIED}"):
+        rollout(pool, population, deadly)
+    assert_same(rollout(pool, population, SEEDS), expected)
 
 
 def test_workers_that_cannot_come_back_are_told_of_and_come_back_when_they_can(make_pool, tmp_path):
@@ -461,17 +465,17 @@ def test_workers_that_cannot_come_back_are_told_of_and_come_back_when_they_can(m
     policy = pendulum()
     population = ask(policy)
     pool = make_pool(policy, make)
-    expected = pool.evaluate(population, SEEDS)
+    expected = rollout(pool, population, SEEDS)
     no_more.touch()
     victims = workers() - before
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     wait_for_the_end_of(victims)
     for _ in range(2):
-        with worker_error("RuntimeError: no more of these"):
-            pool.evaluate(population, SEEDS)
+        with play_error("RuntimeError: no more of these"):
+            rollout(pool, population, SEEDS)
     no_more.unlink()
-    assert_same(pool.evaluate(population, SEEDS), expected)
+    assert_same(rollout(pool, population, SEEDS), expected)
 
 
 # --- environments and policies that raise -------------------------------------------------------------
@@ -513,11 +517,11 @@ def test_environments_fail_as_in_the_vectorized_evaluator(make_pool):
     population = ask(policy, 20, antithetic=False)
     seeds = [[50 + member, 200] for member in range(20)]
     env = GymnasiumVectorEnv(Faulty, 7, dtype=torch.float64)
-    expected = VectorizedEvaluator(env).evaluate(population, seeds)
+    expected = rollout(HostPlayer(env), population, seeds)
     assert expected.returns[:, 0].isnan().tolist() == [member % 10 > 0 for member in range(20)]
     assert not expected.returns[:, 1].isnan().any()
     assert len(expected.failures) == 7
-    assert_agree(make_pool(policy, Faulty).evaluate(population, seeds), expected)
+    assert_agree(rollout(make_pool(policy, Faulty), population, seeds), expected)
 
 
 class TooFast(gym.Wrapper):
@@ -535,9 +539,9 @@ def test_an_episode_whose_physics_blew_up_has_failed_although_gymnasium_goes_on(
     policy = pendulum()
     population = ask(policy, 6, sigma=0.05)
     pool = make_pool(policy, lambda: TooFast(gym.make("InvertedPendulum-v5", **PENDULUM)))
-    expected = pool.evaluate(population, SEEDS[:6])
+    expected = rollout(pool, population, SEEDS[:6])
     for _ in range(2):  # the next episode is not blamed
-        result = pool.evaluate(population, [*SEEDS[:3], 13, *SEEDS[4:6]])
+        result = rollout(pool, population, [*SEEDS[:3], 13, *SEEDS[4:6]])
         assert result.fitness.isnan().nonzero().flatten().tolist() == [3]
         others = [0, 1, 2, 4, 5]
         assert torch.equal(result.returns[others], expected.returns[others])
@@ -550,9 +554,9 @@ def test_a_task_of_ones_own_fails_as_in_the_vectorized_evaluator(make_pool):
     env = make_vec(task, 5, dtype=torch.float64, max_episode_steps=30)
     policy = make_policy(env)
     population = ask(policy, 40)
-    expected = VectorizedEvaluator(env).evaluate(population, range(40))
+    expected = rollout(HostPlayer(env), population, range(40))
     assert len(expected.failures) >= 2
-    result = make_pool(policy, task, max_episode_steps=30).evaluate(population, range(40))
+    result = rollout(make_pool(policy, task, max_episode_steps=30), population, range(40))
     assert result.failures == expected.failures
     assert torch.equal(result.returns.isnan(), expected.returns.isnan())
 
@@ -574,13 +578,13 @@ class Touchy(nn.Module):
 def test_a_policy_that_raises_is_told_of_and_leaves_the_workers_usable(make_pool):
     policy = Touchy()
     pool = make_pool(policy, "InvertedPendulum-v5", **PENDULUM)
-    expected = pool.evaluate(ask(policy), SEEDS)
+    expected = rollout(pool, ask(policy), SEEDS)
     for _ in range(2):
         policy.angry.fill_(1)
-        with worker_error("ZeroDivisionError: leave me alone"):
-            pool.evaluate(ask(policy), SEEDS)
+        with play_error("ZeroDivisionError: leave me alone"):
+            rollout(pool, ask(policy), SEEDS)
         policy.angry.fill_(0)
-        assert_same(pool.evaluate(ask(policy), SEEDS), expected)
+        assert_same(rollout(pool, ask(policy), SEEDS), expected)
         assert pool.num_workers == 2
 
 
@@ -604,19 +608,19 @@ def test_a_stop_is_obeyed_although_no_episode_ends_and_leaves_the_workers_usable
     population = ask(policy)
     before = workers()
     pool = make_pool(policy, partial(Endless, tmp_path))
-    expected = pool.evaluate(population, SEEDS, episode_limit=9)
+    expected = rollout(pool, population, SEEDS, episode_limit=9)
 
     def both_are_busy():
         return len(list(tmp_path.glob("*.busy"))) == 2
 
     for _ in range(2):
-        with pytest.raises(EvaluationStoppedError):
-            pool.evaluate(population, SEEDS, should_stop=both_are_busy)
+        with pytest.raises(PlayStoppedError):
+            rollout(pool, population, SEEDS, should_stop=both_are_busy)
         stopped = [int(path.stem) for path in tmp_path.glob("*.busy")]
         wait_for_the_end_of(stopped)  # nobody plays on for nothing
         for path in tmp_path.glob("*.busy"):
             path.unlink()
-        assert_same(pool.evaluate(population, SEEDS, episode_limit=9), expected)
+        assert_same(rollout(pool, population, SEEDS, episode_limit=9), expected)
         assert len(workers() - before) == pool.num_workers == 2
 
 
@@ -631,8 +635,8 @@ def test_whatever_should_stop_raises_stops_too(make_pool, tmp_path):
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        pool.evaluate(ask(policy), SEEDS, should_stop=interrupt)
-    assert pool.evaluate(ask(policy), SEEDS, episode_limit=9).lengths.tolist() == [[9]] * 8
+        rollout(pool, ask(policy), SEEDS, should_stop=interrupt)
+    assert rollout(pool, ask(policy), SEEDS, episode_limit=9).lengths.tolist() == [[9]] * 8
 
 
 # --- wrong uses ---------------------------------------------------------------------------------------
@@ -663,26 +667,18 @@ def test_populations_of_another_kind_are_refused(make_pool, population_of, messa
     policy = pendulum(kind=MLPPolicy, hidden_sizes=(5,))
     pool = make_pool(policy, "InvertedPendulum-v5", num_workers=1, **PENDULUM)
     with pytest.raises(ValueError, match=message):
-        pool.evaluate(population_of(policy), SEEDS)
-
-
-def test_a_wrong_number_of_seeds_is_refused(make_pool):
-    policy = pendulum()
-    pool = make_pool(policy, "InvertedPendulum-v5", num_workers=1, **PENDULUM)
-    for seeds, shape in ((range(7), r"\[7\]"), ([[0, 1]] * 9, r"\[9, 2\]"), ([[]] * 8, r"\[8, 0\]")):
-        with pytest.raises(ValueError, match=f"{shape} reset seeds for 8 members"):
-            pool.evaluate(ask(policy), seeds)
+        rollout(pool, population_of(policy), SEEDS)
 
 
 def test_a_policy_elsewhere_than_on_the_cpu_is_refused():
     with pytest.raises(ValueError, match="need a policy whose state is tensors on the CPU"):
-        ProcessPoolEvaluator(pendulum().to("meta"), lambda: None, num_workers=1)
+        BaselinePlayer(pendulum().to("meta"), lambda: None, num_workers=1)
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_number_of_workers_that_is_none_is_refused(count):
     with pytest.raises(ValueError, match=f"num_workers must be >= 1, got {count}"):
-        ProcessPoolEvaluator(
+        BaselinePlayer(
             pendulum(), lambda: GymnasiumRollout(lambda: gym.make("InvertedPendulum-v5")), num_workers=count
         )
 
@@ -693,7 +689,7 @@ def test_a_closed_evaluator_is_refused(make_pool):
     pool.close()
     pool.close()
     with pytest.raises(ValueError, match="closed"):
-        pool.evaluate(ask(policy), SEEDS)
+        rollout(pool, ask(policy), SEEDS)
 
 
 def _raise():
@@ -711,8 +707,8 @@ def _die():
 )
 def test_workers_that_cannot_start_are_told_of_in_a_line_and_none_is_left(make_rollout, message):
     before = workers()
-    with worker_error(message):
-        ProcessPoolEvaluator(pendulum(), make_rollout, num_workers=2)
+    with play_error(message):
+        BaselinePlayer(pendulum(), make_rollout, num_workers=2)
     assert workers() == before
 
 
@@ -727,11 +723,14 @@ def test_any_function_of_a_module_may_be_a_rollout(tmp_path):
 
         observation_size = None
 
-        def __call__(self, policy, seed, episode_limit):
+        def play(self, policy, episodes, row):
+            seed, rows = int(episodes.reset_seed[row]), np.array([row])
             if seed == 3:
-                return Episode(float("nan"), 1, failure="three is too many")
+                faults = {0: "three is too many"}
+                episodes.record(rows, np.array([np.nan]), np.array([1]), faults=faults)
+                return
             distance = (policy.weight[0] - target).square().sum() + policy.bias[0].square()
-            return Episode(-float(distance) + seed, episode_limit or 2)
+            episodes.record(rows, np.array([seed - float(distance)]), np.array([episodes.limit or 2]))
 
         def close(self):
             (closed / str(os.getpid())).touch()
@@ -739,9 +738,9 @@ def test_any_function_of_a_module_may_be_a_rollout(tmp_path):
     policy = nn.Linear(4, 1).double()
     population = ask(policy, 6, perturbation=LowRank(1))
     before = workers()
-    pool = ProcessPoolEvaluator(policy, Distance, num_workers=2)
+    pool = BaselinePlayer(policy, Distance, num_workers=2)
     pids = workers() - before
-    result = pool.evaluate(population, range(6), episode_limit=5)
+    result = rollout(pool, population, range(6), episode_limit=5)
     pool.close()
     assert {int(path.name) for path in closed.iterdir()} == pids
     for member in range(6):
@@ -762,7 +761,7 @@ def test_any_function_of_a_module_may_be_a_rollout(tmp_path):
 @pytest.mark.parametrize("sent", [None, signal.SIGKILL])
 def test_no_worker_is_left_after_close(sent):
     before = workers()
-    pool = ProcessPoolEvaluator(pendulum(), lambda: GymnasiumRollout(Drift), num_workers=2)
+    pool = BaselinePlayer(pendulum(), lambda: GymnasiumRollout(Drift), num_workers=2)
     pids = workers() - before
     assert len(pids) == 2
     if sent is not None:
@@ -777,7 +776,7 @@ import os
 import gymnasium as gym
 from pathlib import Path
 from es_flipout import FlipoutES, LinearPolicy
-from es_flipout.rollout import GymnasiumRollout, ProcessPoolEvaluator
+from es_flipout.rollout import BaselinePlayer, Episodes, GymnasiumRollout
 
 class Endless(gym.Env):
     observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (2,))
@@ -791,9 +790,9 @@ class Endless(gym.Env):
 
 if __name__ == "__main__":
     policy = LinearPolicy(Endless.observation_space, Endless.action_space)
-    pool = ProcessPoolEvaluator(policy, lambda: GymnasiumRollout(Endless), num_workers=2)
+    pool = BaselinePlayer(policy, lambda: GymnasiumRollout(Endless), num_workers=2)
     population, parent = FlipoutES(policy, population_size=4, sigma=0.1).ask(), os.getppid()
-    pool.evaluate(population, range(4), should_stop=lambda: os.getppid() != parent)
+    pool.play(population, Episodes.of_population(range(4), block_size=1), should_stop=lambda: os.getppid() != parent)
 """
 
 

@@ -1,4 +1,4 @@
-"""OnDeviceEvaluator: what the host finds slot by slot, and what a CUDA graph needs of every operation."""
+"""DevicePlayer: what the host finds slot by slot, and what a CUDA graph needs of every operation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from es_flipout.rollout.device_envs import NOT_FINITE as NOT_FINITE_FAULT
+from es_flipout.rollout.device_envs import DeviceSlots, SeededStates, Starts
+from playing import rollout
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,18 +24,16 @@ from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy
 from es_flipout.population import Population
 from es_flipout.rollout import (
-    DeviceError,
-    EvaluationStoppedError,
-    OnDeviceEvaluator,
-    VectorizedEvaluator,
+    DevicePlayer,
+    HostPlayer,
+    PlayError,
+    PlayStoppedError,
 )
 from es_flipout.rollout import (
     device as device_player,
 )
-from es_flipout.rollout.device_envs import NOT_FINITE as NOT_FINITE_FAULT
-from es_flipout.rollout.device_envs import DeviceSlots, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE
-from es_flipout.run.build import evaluate, make_evaluator
+from es_flipout.run.build import evaluate, make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig
 
 MEMBERS, SLOTS = 16, 6
@@ -110,9 +111,9 @@ FAMILIES = [Flipout(), Flipout(2, "gaussian"), LowRank(2)]
 def test_it_finds_what_the_host_finds(device, env_id, family):
     env = make_env(env_id, device)
     population, seeds = make_population(env, family), make_seeds()
-    expected = VectorizedEvaluator(env).evaluate(population, seeds)
+    expected = rollout(HostPlayer(env), population, seeds)
     assert len(expected.lengths.unique()) > 2  # slots were refilled at different times
-    found = OnDeviceEvaluator(env).evaluate(population, seeds)
+    found = rollout(DevicePlayer(env), population, seeds)
     if device == "cpu":
         assert_agree(found, expected)
         return
@@ -124,8 +125,8 @@ def test_it_finds_what_the_host_finds(device, env_id, family):
 def test_independent_noise_is_played_by_the_host(device):
     env = make_env("InvertedPendulum-v5", device)
     population, seeds = make_population(env, Independent()), make_seeds()
-    found = OnDeviceEvaluator(env).evaluate(population, seeds)
-    assert found.slot_steps == VectorizedEvaluator(env).evaluate(population, seeds).slot_steps
+    found = rollout(DevicePlayer(env), population, seeds)
+    assert found.spent_steps == rollout(HostPlayer(env), population, seeds).spent_steps
 
 
 @pytest.mark.parametrize(("num_envs", "num_bases", "made"), [(8, 3, 6), (2, 3, 3), (8, 1, 8)])
@@ -135,19 +136,19 @@ def test_a_configuration_gets_slots_that_suit_its_bases(num_envs, num_bases, mad
         es=ESConfig(population_size=12, num_bases=num_bases),
         device="cpu",
     )
-    evaluator = make_evaluator(config, torch.nn.Linear(4, 1))
-    assert isinstance(evaluator, OnDeviceEvaluator)
-    assert evaluator.env.num_envs == made
-    evaluator.close()
+    player = make_player(config, torch.nn.Linear(4, 1))
+    assert isinstance(player, DevicePlayer)
+    assert player.env.num_envs == made
+    player.close()
 
 
 def test_evaluate_takes_an_environment_on_engine_warp(device):
     env = make_env("InvertedPendulum-v5", device)
     population, seeds = make_population(env), make_seeds(episodes=2)
-    expected = OnDeviceEvaluator(env).evaluate(population, seeds, episode_limit=9)
+    expected = rollout(DevicePlayer(env), population, seeds, episode_limit=9)
     found = evaluate(population, env, reset_seeds=seeds, episode_limit=9)
     assert_agree(found, expected)
-    assert found.slot_steps == expected.slot_steps
+    assert found.spent_steps == expected.spent_steps
     if device == "cuda":  # the policy may be elsewhere
         on_cpu = make_population(make_env("InvertedPendulum-v5", "cpu", engine="auto"))
         assert evaluate(on_cpu, env, reset_seeds=seeds).failures == {}
@@ -155,9 +156,9 @@ def test_evaluate_takes_an_environment_on_engine_warp(device):
 
 def test_a_generation_ends_with_its_last_episode(device):
     env = make_env("InvertedPendulum-v5", device, MEMBERS)
-    found = OnDeviceEvaluator(env).evaluate(make_population(env), make_seeds())
+    found = rollout(DevicePlayer(env), make_population(env), make_seeds())
     steps_under_way = 0 if device == "cpu" else 1  # when the host sees that all have ended
-    assert found.slot_steps == MEMBERS * (int(found.lengths.max()) + steps_under_way)
+    assert found.spent_steps == MEMBERS * (int(found.lengths.max()) + steps_under_way)
 
 
 def test_slots_without_an_episode_stand_at_a_start_and_get_no_control(device):
@@ -179,9 +180,9 @@ def test_a_recurrent_state_begins_anew_with_each_episode(device, policy_class):
     env = make_env("InvertedPendulum-v5", device)
     population, seeds = make_population(env, policy_class=policy_class), make_seeds(episodes=2)
     options = {"episode_limit": short(device)}
-    expected = VectorizedEvaluator(env).evaluate(population, seeds, **options)
+    expected = rollout(HostPlayer(env), population, seeds, **options)
     tolerance = 1e-6 if device == "cpu" else 1e-4
-    assert_agree(OnDeviceEvaluator(env).evaluate(population, seeds, **options), expected, tolerance)
+    assert_agree(rollout(DevicePlayer(env), population, seeds, **options), expected, tolerance)
 
 
 @pytest.mark.parametrize("limit", [None, 3, 1000])
@@ -190,12 +191,12 @@ def test_several_episodes_a_member_and_a_limit(device, limit):
         pytest.skip("long enough for rounding to show")
     env = make_env("InvertedPendulum-v5", device)
     population, seeds = make_population(env, Flipout(2)), make_seeds(episodes=3)
-    expected = VectorizedEvaluator(env).evaluate(population, seeds, episode_limit=limit)
-    found = OnDeviceEvaluator(env).evaluate(population, seeds, episode_limit=limit)
+    expected = rollout(HostPlayer(env), population, seeds, episode_limit=limit)
+    found = rollout(DevicePlayer(env), population, seeds, episode_limit=limit)
     assert_agree(found, expected)
     assert found.lengths.max() == (3 if limit == 3 else 30)
-    assert found.slot_steps % SLOTS == 0
-    assert found.slot_steps >= found.env_steps
+    assert found.spent_steps % SLOTS == 0
+    assert found.spent_steps >= found.env_steps
 
 
 @pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(1)], ids=str)
@@ -203,7 +204,7 @@ def test_a_return_depends_neither_on_the_slots_nor_on_the_company(family):
     results = []
     for slots in (4, 6, 20):
         env = make_env("Humanoid-v5", "cpu", slots)
-        results.append(OnDeviceEvaluator(env).evaluate(make_population(env, family), make_seeds()))
+        results.append(rollout(DevicePlayer(env), make_population(env, family), make_seeds()))
     for other in results[1:]:
         assert torch.equal(results[0].returns, other.returns)
         assert torch.equal(results[0].lengths, other.lengths)
@@ -213,9 +214,9 @@ def test_a_return_depends_neither_on_the_slots_nor_on_the_company(family):
 def test_a_generation_agrees_with_one_on_the_cpu_engine(device):
     env = make_env("Hopper-v5", device)
     population, seeds = make_population(env), make_seeds()
-    found = OnDeviceEvaluator(env).evaluate(population, seeds)
+    found = rollout(DevicePlayer(env), population, seeds)
     in_c = make_env("Hopper-v5", device, engine="batch")
-    expected = VectorizedEvaluator(in_c).evaluate(population, seeds)
+    expected = rollout(HostPlayer(in_c), population, seeds)
     # float32 against float64: in a few episodes a contact makes much of the difference.
     close = (found.returns - expected.returns).abs() <= 1e-3 * (1 + expected.returns.abs())
     assert close.double().mean() >= 0.8
@@ -230,20 +231,20 @@ def starts_of(env, seeds):
 def test_states_are_drawn_ahead_and_only_once(device, monkeypatch):
     env = make_env("InvertedPendulum-v5", device)
     population, seeds, others = make_population(env), make_seeds(), np.arange(MEMBERS).reshape(-1, 1).tolist()
-    evaluator = OnDeviceEvaluator(env)
-    expected, of_others = (evaluator.evaluate(population, each) for each in (seeds, others))
+    player = DevicePlayer(env)
+    expected, of_others = (rollout(player, population, each) for each in (seeds, others))
     third = np.arange(50, 50 + MEMBERS).reshape(-1, 1).tolist()
     drawn, draw = [], SeededStates.draw
     monkeypatch.setattr(
         SeededStates, "draw", lambda task, each: drawn.append(each.tolist()) or draw(task, each)
     )
-    assert_agree(evaluator.evaluate(population, seeds, next_seeds=lambda: others), expected)
-    assert_agree(evaluator.evaluate(population, seeds), expected)  # once more, and not what was expected
-    assert_agree(evaluator.evaluate(population, others, next_seeds=lambda: third), of_others)
-    assert_agree(evaluator.evaluate(population, seeds), expected)
-    assert_agree(evaluator.evaluate(population, others), of_others)
+    assert_agree(rollout(player, population, seeds, next_seeds=lambda: others), expected)
+    assert_agree(rollout(player, population, seeds), expected)  # once more, and not what was expected
+    assert_agree(rollout(player, population, others, next_seeds=lambda: third), of_others)
+    assert_agree(rollout(player, population, seeds), expected)
+    assert_agree(rollout(player, population, others), of_others)
     assert drawn == [seeds, others, third, seeds, others]
-    evaluator.close()
+    player.close()
 
 
 def test_the_same_start_is_computed_once():
@@ -283,8 +284,8 @@ def test_broken_episodes_rank_worst_are_counted_and_poison_nothing(device):
     sound = make_env("InvertedPendulum-v5", device)
     population, seeds = make_population(sound), make_seeds()
     options = {"episode_limit": 6}
-    expected = VectorizedEvaluator(env).evaluate(population, seeds, **options)
-    found = OnDeviceEvaluator(env).evaluate(population, seeds, **options)
+    expected = rollout(HostPlayer(env), population, seeds, **options)
+    found = rollout(DevicePlayer(env), population, seeds, **options)
     assert 0 < found.failures[NOT_FINITE] == int(found.fitness.isnan().sum()) < MEMBERS
     assert found.observations.m2.isfinite().all()
     assert_agree(found, expected, 1e-6 if device == "cpu" else 1e-3)
@@ -303,8 +304,8 @@ def test_starts_that_are_not_sound_poison_nothing(device):
     register_task("BrokenStart-v0", BrokenStart, max_episode_steps=30)
     env = make_env("BrokenStart-v0", device)
     population, seeds = make_population(make_env("InvertedPendulum-v5", device)), make_seeds()
-    found = OnDeviceEvaluator(env).evaluate(population, seeds, episode_limit=6)
-    expected = VectorizedEvaluator(env).evaluate(population, seeds, episode_limit=6)
+    found = rollout(DevicePlayer(env), population, seeds, episode_limit=6)
+    expected = rollout(HostPlayer(env), population, seeds, episode_limit=6)
     broken = found.fitness.isnan()
     assert torch.equal(broken, expected.fitness.isnan())
     assert 0 < found.failures.total() == int(broken.sum()) < MEMBERS
@@ -318,7 +319,7 @@ def test_every_fault_is_counted():
     env, slots = make_slots(env_id="InvertedPendulum-v5")
     slots.faults[:] = 0
     slots.faults[:6] = torch.tensor([1, 1 | NOT_FINITE_FAULT, 1, 3, NOT_FINITE_FAULT, 3 | NOT_FINITE_FAULT])
-    found = device_player._evaluation(slots, (MEMBERS, 1), slot_steps=1)
+    found = device_player._evaluation(slots, (MEMBERS, 1), spent_steps=1)
     both = "MuJoCo warning BADQPOS and MuJoCo warning BADQVEL"
     assert found.failures == {"MuJoCo warning BADQPOS": 3, both: 2, NOT_FINITE: 1}
     assert found.fitness.isnan().sum() == 6
@@ -330,7 +331,7 @@ def test_actions_of_another_shape_are_refused():
     population = make_population(env)
     population.policy.head.forward = lambda outputs: outputs[:, :1]
     with pytest.raises(ValueError, match=r"actions must be \[6, 3\], got \[6, 1\]"):
-        OnDeviceEvaluator(env).evaluate(population, make_seeds())
+        rollout(DevicePlayer(env), population, make_seeds())
 
 
 def test_physics_that_blows_up_is_told():
@@ -338,7 +339,7 @@ def test_physics_that_blows_up_is_told():
     population = make_population(env)
     with torch.no_grad():
         population.policy.network[0].weight.fill_(torch.nan)
-    found = OnDeviceEvaluator(env).evaluate(population, make_seeds())
+    found = rollout(DevicePlayer(env), population, make_seeds())
     assert found.failures == {"MuJoCo warning BADCTRL": MEMBERS}
     assert found.fitness.isnan().all()
     assert found.lengths.eq(1).all()
@@ -349,29 +350,29 @@ def test_physics_that_blows_up_is_told():
 def test_a_stopped_evaluation_leaves_nothing_behind(device):
     env = make_env("InvertedPendulum-v5", device)
     population, seeds = make_population(env), make_seeds()
-    evaluator = OnDeviceEvaluator(env)
-    expected = evaluator.evaluate(population, seeds)
+    player = DevicePlayer(env)
+    expected = rollout(player, population, seeds)
     asked = itertools.count()
-    with pytest.raises(EvaluationStoppedError):
-        evaluator.evaluate(population, seeds, should_stop=lambda: next(asked) == 1)
-    assert_agree(evaluator.evaluate(population, seeds), expected)
+    with pytest.raises(PlayStoppedError):
+        rollout(player, population, seeds, should_stop=lambda: next(asked) == 1)
+    assert_agree(rollout(player, population, seeds), expected)
 
 
 def test_slots_must_suit_the_bases(device):
     env = make_env("InvertedPendulum-v5", device, 3)
     with pytest.raises(ValueError, match="3 slots cannot be shared out among 2 bases"):
-        OnDeviceEvaluator(env).evaluate(make_population(env, Flipout(2)), make_seeds())
+        rollout(DevicePlayer(env), make_population(env, Flipout(2)), make_seeds())
 
 
 def test_seeds_must_suit_the_members(device):
     env = make_env("InvertedPendulum-v5", device)
     with pytest.raises(ValueError, match="reset seeds for 16 members"):
-        OnDeviceEvaluator(env).evaluate(make_population(env), [1, 2, 3])
+        rollout(DevicePlayer(env), make_population(env), [1, 2, 3])
 
 
 def test_other_engines_are_refused():
     with pytest.raises(ValueError, match="needs an environment on engine 'warp'"):
-        OnDeviceEvaluator(make_env("Hopper-v5", "cpu", engine="batch"))
+        DevicePlayer(make_env("Hopper-v5", "cpu", engine="batch"))
 
 
 @pytest.mark.gpu
@@ -382,15 +383,15 @@ def test_a_graph_replays_what_is_done_without_one(family, policy_class):
     # Of the tasks at work this one has no contacts, whose order varies.
     env = make_env("InvertedPendulum-v5", "cuda")
     population, seeds = make_population(env, family, policy_class=policy_class), make_seeds(episodes=3)
-    step_by_step = OnDeviceEvaluator(env, cuda_graphs=False).evaluate(population, seeds)
-    evaluator = OnDeviceEvaluator(env)
+    step_by_step = rollout(DevicePlayer(env, cuda_graphs=False), population, seeds)
+    player = DevicePlayer(env)
     for _ in range(2):  # recorded anew, in the memory of the first
-        assert_agree(evaluator.evaluate(population, seeds), step_by_step)
+        assert_agree(rollout(player, population, seeds), step_by_step)
     # The paper's arrangement: policies on the GPU, physics on the cores, in float64.
     options = {"episode_limit": short("cuda")}
     tiles = [make_env("InvertedPendulum-v5", "cuda", 3, engine="batch") for _ in range(2)]
-    expected = evaluator.evaluate(population, seeds, **options)
-    assert_agree(VectorizedEvaluator(*tiles).evaluate(population, seeds, **options), expected, 1e-2)
+    expected = rollout(player, population, seeds, **options)
+    assert_agree(rollout(HostPlayer(*tiles), population, seeds, **options), expected, 1e-2)
 
 
 class Looks(MLPPolicy):
@@ -405,13 +406,13 @@ class Looks(MLPPolicy):
 def test_a_policy_that_cannot_be_recorded_is_told_and_breaks_nothing():
     env = make_env("InvertedPendulum-v5", "cuda")
     population, seeds = make_population(env), make_seeds()
-    evaluator = OnDeviceEvaluator(env)
-    expected = evaluator.evaluate(population, seeds)
+    player = DevicePlayer(env)
+    expected = rollout(player, population, seeds)
     looks = Looks(env.single_observation_space, env.single_action_space, hidden_sizes=(16,)).to("cuda")
-    with pytest.raises(DeviceError, match="the policy, or the task, cannot be recorded") as raised:
-        evaluator.evaluate(Population(looks, population.noise, 0.3), seeds)
+    with pytest.raises(PlayError, match="the policy, or the task, cannot be recorded") as raised:
+        rollout(player, Population(looks, population.noise, 0.3), seeds)
     assert "\n" not in str(raised.value)
-    assert_agree(evaluator.evaluate(population, seeds), expected)
+    assert_agree(rollout(player, population, seeds), expected)
 
 
 @pytest.mark.gpu
@@ -419,7 +420,7 @@ def test_a_policy_that_cannot_be_recorded_is_told_and_breaks_nothing():
 def test_a_deterministic_engine_repeats_a_generation_to_the_last_bit():
     env = make_env("Humanoid-v5", "cuda", engine_kwargs={"deterministic": True})
     population, seeds = make_population(env), make_seeds()
-    found, again = (OnDeviceEvaluator(env).evaluate(population, seeds) for _ in range(2))
+    found, again = (rollout(DevicePlayer(env), population, seeds) for _ in range(2))
     assert torch.equal(found.returns, again.returns)
     assert torch.equal(found.lengths, again.lengths)
 
@@ -436,7 +437,7 @@ def test_a_deterministic_engine_repeats_a_generation_to_the_last_bit():
 )
 def test_a_lack_of_memory_is_recognized_and_told_in_one_line(monkeypatch, message, is_of_memory):
     env = make_env("InvertedPendulum-v5", "cpu")
-    population, evaluator = make_population(env), OnDeviceEvaluator(env)
+    population, player = make_population(env), DevicePlayer(env)
 
     def fail(slots):
         raise RuntimeError(f"{message}\nand more")
@@ -446,11 +447,11 @@ def test_a_lack_of_memory_is_recognized_and_told_in_one_line(monkeypatch, messag
         told = (
             f"out of memory with {SLOTS} slots and {MEMBERS} members .*: RuntimeError: {re.escape(message)}$"
         )
-        with pytest.raises(DeviceError, match=told):
-            evaluator.evaluate(population, make_seeds())
+        with pytest.raises(PlayError, match=told):
+            rollout(player, population, make_seeds())
     else:
         with pytest.raises(RuntimeError, match="and more"):
-            evaluator.evaluate(population, make_seeds())
+            rollout(player, population, make_seeds())
 
 
 def test_physics_that_cannot_be_recorded_is_told_in_one_line(monkeypatch):
@@ -461,18 +462,18 @@ def test_physics_that_cannot_be_recorded_is_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(env.engine, "compile", fail)
     with pytest.raises(
-        DeviceError, match=r"^mujoco_warp cannot run the model here: RuntimeError: no kernel image$"
+        PlayError, match=r"^mujoco_warp cannot run the model here: RuntimeError: no kernel image$"
     ):
-        OnDeviceEvaluator(env).evaluate(make_population(env), make_seeds())
+        rollout(DevicePlayer(env), make_population(env), make_seeds())
 
 
 def test_an_environment_keeps_its_evaluator():
     env, other = (make_env("InvertedPendulum-v5", "cpu") for _ in range(2))
-    kept = OnDeviceEvaluator.of(env)
+    kept = DevicePlayer.of(env)
     evaluate(make_population(env), env, reset_seeds=make_seeds(), episode_limit=2)
     assert kept._last.seeds.tolist() == make_seeds()  # it is the one that has played
-    assert OnDeviceEvaluator.of(env) is kept
-    assert OnDeviceEvaluator.of(other) is not kept
+    assert DevicePlayer.of(env) is kept
+    assert DevicePlayer.of(other) is not kept
 
 
 # --- what a CUDA graph needs -----------------------------------------------------------------------------

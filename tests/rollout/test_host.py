@@ -1,4 +1,4 @@
-"""VectorizedEvaluator: what it says of a member is what that member does alone, officially."""
+"""HostPlayer: what it says of a member is what that member does alone, officially."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from playing import Played, rollout
 
 from es_flipout.envs import TorchVectorEnv, make_vec
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
@@ -21,7 +22,7 @@ from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
-from es_flipout.rollout import Evaluation, EvaluationStoppedError, VectorizedEvaluator
+from es_flipout.rollout import HostPlayer, PlayStoppedError
 
 TOLERANCE = 1e-9
 """The batched forward and the written-out one differ by float64 rounding, 1e-16; actions are here rounded to
@@ -91,7 +92,7 @@ def at_most(steps: int):
     return lambda: next(asked) >= steps
 
 
-def assert_same(one: Evaluation, other: Evaluation) -> None:
+def assert_same(one: Played, other: Played) -> None:
     """Asserts that two evaluations are equal to the last bit."""
     assert torch.equal(one.returns, other.returns)
     assert torch.equal(one.lengths, other.lengths)
@@ -105,7 +106,7 @@ def test_a_member_scores_what_it_scores_alone_in_the_official_environment(env_id
     env = native(env_id, slots)
     population = population_for(env)
     expected = official_episodes(env_id, population)
-    result = VectorizedEvaluator(env).evaluate(population, SEEDS)
+    result = rollout(HostPlayer(env), population, SEEDS)
     fitness = [total for total, _, _ in expected]
     np.testing.assert_allclose(result.fitness.numpy(), fitness, rtol=TOLERANCE, atol=TOLERANCE)
     assert result.lengths.tolist() == [[length] for _, length, _ in expected]
@@ -119,7 +120,7 @@ def test_observation_statistics_are_of_exactly_what_members_acted_on(env_id):
     env = native(env_id, 5)
     population = population_for(env)
     seen = np.concatenate([rows for _, _, rows in official_episodes(env_id, population)])
-    statistics = VectorizedEvaluator(env).evaluate(population, SEEDS).observations
+    statistics = rollout(HostPlayer(env), population, SEEDS).observations
     assert statistics.count.item() == len(seen)
     np.testing.assert_allclose(statistics.mean.numpy(), seen.mean(axis=0), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(statistics.variance.numpy(), seen.var(axis=0), rtol=1e-9, atol=1e-12)
@@ -135,10 +136,8 @@ def test_a_simulation_that_blows_up_spoils_its_own_fitness_alone():
 
     env = native("HalfCheetah-v5", MEMBERS)
     population = population_for(env)
-    plain = VectorizedEvaluator(env).evaluate(population, SEEDS)
-    result = VectorizedEvaluator(altered(env, show_nan_to_slot_2_after_the_third_step)).evaluate(
-        population, SEEDS
-    )
+    plain = rollout(HostPlayer(env), population, SEEDS)
+    result = rollout(HostPlayer(altered(env, show_nan_to_slot_2_after_the_third_step)), population, SEEDS)
     others = [member for member in range(MEMBERS) if member != 2]
     assert result.fitness[2].isnan()
     assert result.failures.total() == 1
@@ -155,15 +154,15 @@ def test_reward_after_the_end_of_an_episode_never_counts(slots):
 
     env = native("Humanoid-v5", slots)
     population = population_for(env)
-    plain = VectorizedEvaluator(env).evaluate(population, SEEDS)
-    result = VectorizedEvaluator(altered(env, add_a_bonus_on_every_row)).evaluate(population, SEEDS)
+    plain = rollout(HostPlayer(env), population, SEEDS)
+    result = rollout(HostPlayer(altered(env, add_a_bonus_on_every_row)), population, SEEDS)
     assert len(result.lengths.unique()) > 2
     # One bonus for each step of the member's own episode, none for its slot's idle time.
     torch.testing.assert_close(result.returns, plain.returns + result.lengths, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
-    ("members", "slots", "slot_steps"),
+    ("members", "slots", "spent_steps"),
     [
         # Upright for 3 steps each. Members 0 1 | 2 3 | 4 -: three rounds of 3 steps in 2 slots.
         pytest.param(5, 2, 18, id="last-round-half-empty"),
@@ -172,33 +171,33 @@ def test_reward_after_the_end_of_an_episode_never_counts(slots):
         pytest.param(3, 5, 15, id="more-slots-than-members"),
     ],
 )
-def test_counts_live_steps_and_idle_slots(members, slots, slot_steps):
+def test_counts_live_steps_and_idle_slots(members, slots, spent_steps):
     env = make_vec("InvertedPendulum-v5", slots, threads=1, max_episode_steps=3)
     population = population_for(env, members, sigma=0.01, family=Flipout(), antithetic=False)
-    result = VectorizedEvaluator(env).evaluate(population, SEEDS[:members])
+    result = rollout(HostPlayer(env), population, SEEDS[:members])
     assert result.lengths.tolist() == [[3]] * members
     assert result.fitness.tolist() == [3.0] * members
     assert result.env_steps == 3 * members
-    assert result.slot_steps == slot_steps
-    assert result.live_share == pytest.approx(3 * members / slot_steps)
+    assert result.spent_steps == spent_steps
+    assert result.live_share == pytest.approx(3 * members / spent_steps)
 
 
 def test_each_member_gets_its_own_seed():
     env = native("HalfCheetah-v5", 4)
     population = population_for(env)
-    evaluator = VectorizedEvaluator(env)
-    result = evaluator.evaluate(population, SEEDS)
+    player = HostPlayer(env)
+    result = rollout(player, population, SEEDS)
     swapped = SEEDS.copy()
     swapped[1], swapped[10] = swapped[10], swapped[1]
-    other = evaluator.evaluate(population, swapped)
+    other = rollout(player, population, swapped)
     assert (result.fitness != other.fitness).nonzero().flatten().tolist() == [1, 10]
 
 
 def test_evaluating_again_gives_the_same():
     env = native("Humanoid-v5", 5)
     population = population_for(env)
-    evaluator = VectorizedEvaluator(env)
-    first, second = evaluator.evaluate(population, SEEDS), evaluator.evaluate(population, SEEDS)
+    player = HostPlayer(env)
+    first, second = rollout(player, population, SEEDS), rollout(player, population, SEEDS)
     assert torch.equal(first.fitness, second.fitness)
     assert torch.equal(first.observations.m2, second.observations.m2)
 
@@ -207,7 +206,7 @@ def test_evaluating_changes_neither_policy_nor_noise():
     env = native("InvertedPendulum-v5", 5)
     population = population_for(env)
     before = copy.deepcopy(population)
-    VectorizedEvaluator(env).evaluate(population, SEEDS)
+    rollout(HostPlayer(env), population, SEEDS)
     for name, value in before.policy.state_dict().items():
         assert torch.equal(population.policy.state_dict()[name], value), name
     for name, value in before.member(3).items():
@@ -233,7 +232,7 @@ class Setting:
         seen.update(first)
         population.policy.normalizer.merge(seen)
         seeds = rng.integers(0, 10_000, (self.members, self.episodes)).tolist()
-        return VectorizedEvaluator(*envs, concurrent=concurrent).evaluate(population, seeds)
+        return rollout(HostPlayer(*envs, concurrent=concurrent), population, seeds)
 
 
 HOPPER = Setting("Hopper-v5", {"max_episode_steps": 60}, members=80)
@@ -253,39 +252,39 @@ FAMILIES = pytest.mark.parametrize(
 @FAMILIES
 @pytest.mark.parametrize("setting", [HOPPER, PENDULUM], ids=lambda setting: setting.env_id)
 def test_slots_and_threads_change_no_bit(setting, family):
-    expected = setting.evaluate(family, 16)
+    expected = rollout(setting, family, 16)
     assert len(expected.lengths.unique()) > 5
     assert expected.observations.count == expected.env_steps == expected.lengths.sum()
     for tiles in ((64,), (setting.members * setting.episodes,), (40, 24), (7, 9)):
         for threads in (1, 2):
-            assert_same(setting.evaluate(family, *tiles, threads=threads), expected)
+            assert_same(rollout(setting, family, *tiles, threads=threads), expected)
     for tiles in ((3,), (4, 1, 2)):
-        assert_same(setting.evaluate(family, *tiles), expected)
-    assert_same(setting.evaluate(family, 7, 20, concurrent=False), expected)
+        assert_same(rollout(setting, family, *tiles), expected)
+    assert_same(rollout(setting, family, 7, 20, concurrent=False), expected)
 
 
 @FAMILIES
 def test_slots_and_threads_change_no_bit_of_a_wide_observation(family):
-    expected = HUMANOID.evaluate(family, 16)
+    expected = rollout(HUMANOID, family, 16)
     assert len(expected.lengths.unique()) > 3
     for tiles in ((32,), (13, 6)):
-        assert_same(HUMANOID.evaluate(family, *tiles, threads=2), expected)
+        assert_same(rollout(HUMANOID, family, *tiles, threads=2), expected)
 
 
 def test_nor_in_float64():
-    expected = HOPPER.evaluate(Flipout(num_bases=4), 16, dtype=torch.float64)
+    expected = rollout(HOPPER, Flipout(num_bases=4), 16, dtype=torch.float64)
     for tiles in ((3,), (80,), (40, 24)):
-        assert_same(HOPPER.evaluate(Flipout(num_bases=4), *tiles, threads=2, dtype=torch.float64), expected)
+        assert_same(rollout(HOPPER, Flipout(num_bases=4), *tiles, threads=2, dtype=torch.float64), expected)
 
 
 def test_several_episodes_of_a_member_are_what_each_is_alone():
     env = native("InvertedPendulum-v5", 5, dtype=torch.float32)
     population = population_for(env)
-    evaluator = VectorizedEvaluator(env)
+    player = HostPlayer(env)
     seeds = np.random.default_rng(1).integers(0, 1000, (MEMBERS, 3))
-    result = evaluator.evaluate(population, seeds.tolist())
+    result = rollout(player, population, seeds.tolist())
     assert result.returns.shape == result.lengths.shape == (MEMBERS, 3)
-    singles = [evaluator.evaluate(population, seeds[:, episode].tolist()) for episode in range(3)]
+    singles = [rollout(player, population, seeds[:, episode].tolist()) for episode in range(3)]
     assert torch.equal(result.returns, torch.cat([each.returns for each in singles], dim=1))
     assert torch.equal(result.lengths, torch.cat([each.lengths for each in singles], dim=1))
     torch.testing.assert_close(result.fitness, result.returns.sum(dim=1) / 3)
@@ -301,17 +300,17 @@ def test_a_stop_is_obeyed_before_the_next_step_and_leaves_the_environments_usabl
         return result
 
     population = population_for(native("InvertedPendulum-v5", 1))
-    evaluator = VectorizedEvaluator(*(altered(native("InvertedPendulum-v5", size), count) for size in tiles))
-    with pytest.raises(EvaluationStoppedError):
-        evaluator.evaluate(population, SEEDS, should_stop=lambda: len(taken) >= 4)
+    player = HostPlayer(*(altered(native("InvertedPendulum-v5", size), count) for size in tiles))
+    with pytest.raises(PlayStoppedError):
+        rollout(player, population, SEEDS, should_stop=lambda: len(taken) >= 4)
     assert 4 <= len(taken) < 4 + len(tiles)  # a tile may have been in its step
-    fresh = VectorizedEvaluator(native("InvertedPendulum-v5", 5))
-    assert_same(evaluator.evaluate(population, SEEDS), fresh.evaluate(population, SEEDS))
+    fresh = HostPlayer(native("InvertedPendulum-v5", 5))
+    assert_same(rollout(player, population, SEEDS), rollout(fresh, population, SEEDS))
     # Fewer members than slots: what the stopped evaluation left in the others is not stepped on.
-    with pytest.raises(EvaluationStoppedError):
-        evaluator.evaluate(population, SEEDS, should_stop=lambda: len(taken) % 3 == 2)
+    with pytest.raises(PlayStoppedError):
+        rollout(player, population, SEEDS, should_stop=lambda: len(taken) % 3 == 2)
     few = population_for(native("InvertedPendulum-v5", 1), 2, family=Flipout())
-    assert_same(evaluator.evaluate(few, [4, 5]), fresh.evaluate(few, [4, 5]))
+    assert_same(rollout(player, few, [4, 5]), rollout(fresh, few, [4, 5]))
 
 
 def test_observations_that_are_no_box_are_refused():
@@ -322,14 +321,14 @@ def test_observations_that_are_no_box_are_refused():
         vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
     )
     with pytest.raises(ValueError, match="Discrete observations are not supported"):
-        VectorizedEvaluator(env)
+        HostPlayer(env)
 
 
 def test_an_evaluator_needs_an_environment_and_each_but_once():
     env = native("InvertedPendulum-v5", 2)
     for envs in ((), (env, env)):
         with pytest.raises(ValueError, match="needs one environment, or several different ones"):
-            VectorizedEvaluator(*envs)
+            HostPlayer(*envs)
 
 
 @pytest.mark.parametrize("count", [MEMBERS - 1, MEMBERS + 1])
@@ -342,7 +341,7 @@ def test_a_wrong_number_of_seeds_is_refused(count):
         ([[]] * MEMBERS, rf"\[{MEMBERS}, 0\]"),
     ):
         with pytest.raises(ValueError, match=f"{shape} reset seeds for {MEMBERS} members"):
-            VectorizedEvaluator(env).evaluate(population, seeds)
+            rollout(HostPlayer(env), population, seeds)
 
 
 @dataclass(frozen=True)
@@ -439,7 +438,7 @@ def play(scripts: Sequence[Script | int], *tiles: int, seeds=None, starts=None, 
     seeds = [[seed] for seed in range(len(scripts))] if seeds is None else seeds
     envs = [ScriptedVectorEnv(size, dict(enumerate(scripts)), starts) for size in tiles]
     population = population_for(envs[0], len(seeds), family=Flipout(), antithetic=False)
-    result = VectorizedEvaluator(*envs).evaluate(population, seeds, should_stop=at_most(5000), **options)
+    result = rollout(HostPlayer(*envs), population, seeds, should_stop=at_most(5000), **options)
     played = sorted(itertools.chain.from_iterable(env.played for env in envs))
     assert played == sorted(itertools.chain.from_iterable(seeds)), "not every episode was played once"
     return result
@@ -449,7 +448,7 @@ def scripted_return(seed: int, length: int) -> float:
     return length * 1000.0 * seed + length * (length + 1) / 2
 
 
-def assert_saw(result: Evaluation, lengths: Mapping[int, int]) -> None:
+def assert_saw(result: Played, lengths: Mapping[int, int]) -> None:
     """Asserts that the moments are of the first `length` observations of each seed's episode."""
     rows = np.array([(seed, time) for seed, length in lengths.items() for time in range(length)])
     assert result.observations.count == len(rows)
@@ -463,7 +462,7 @@ def test_a_slot_takes_the_next_episode_at_once():
     result = play(lengths, 2)
     assert result.lengths.flatten().tolist() == lengths
     assert result.returns.flatten().tolist() == [scripted_return(*each) for each in enumerate(lengths)]
-    assert (result.slot_steps, result.env_steps, result.live_share) == (10, 9, 0.9)
+    assert (result.spent_steps, result.env_steps, result.live_share) == (10, 9, 0.9)
     assert_saw(result, dict(enumerate(lengths)))
 
 
@@ -482,7 +481,7 @@ def test_no_slot_is_idle_while_an_episode_waits():
     # Only at the very end: while the longest of the last four (8 steps at most) is played out.
     lengths = np.random.default_rng(1).integers(1, 9, 200).tolist()
     result = play(lengths, 4)
-    assert result.slot_steps - result.env_steps <= 3 * 7
+    assert result.spent_steps - result.env_steps <= 3 * 7
 
 
 def test_episodes_of_members_stand_in_their_rows():
@@ -509,12 +508,12 @@ def test_an_episode_limit_cuts_off_what_is_longer(tiles):
 
 def test_an_episode_limit_is_of_one_evaluation():
     env = native("HalfCheetah-v5", 5)
-    population, evaluator = population_for(env), VectorizedEvaluator(env)
-    whole = evaluator.evaluate(population, SEEDS)
-    cut = evaluator.evaluate(population, SEEDS, episode_limit=7)
+    population, player = population_for(env), HostPlayer(env)
+    whole = rollout(player, population, SEEDS)
+    cut = rollout(player, population, SEEDS, episode_limit=7)
     assert cut.lengths.tolist() == [[7]] * MEMBERS
     assert not (cut.returns == whole.returns).any()
-    assert_same(evaluator.evaluate(population, SEEDS), whole)
+    assert_same(rollout(player, population, SEEDS), whole)
 
 
 @pytest.mark.parametrize("tiles", [(1,), (2,), (3,), (20,), (2, 3)], ids=str)
@@ -560,7 +559,7 @@ def test_a_member_is_judged_by_all_its_episodes_or_not_at_all():
 def test_an_evaluation_ends_if_no_episode_can_begin():
     result = play([Script(1, fails_at=0)] * 7, 2)
     assert result.returns.isnan().all()
-    assert (result.env_steps, result.slot_steps, result.live_share) == (0, 0, 0.0)
+    assert (result.env_steps, result.spent_steps, result.live_share) == (0, 0, 0.0)
     assert result.failures == {"broke at step 0": 7}
     assert result.observations.count == 0
     assert result.observations.mean.tolist() == [0.0, 0.0]
@@ -571,7 +570,7 @@ def test_rows_that_cannot_start_at_once_are_asked_for_again():
     result = play([2, 2, 2], 2, starts=1)
     assert result.lengths.flatten().tolist() == [2, 2, 2]
     assert result.returns.flatten().tolist() == [scripted_return(seed, 2) for seed in range(3)]
-    assert (result.slot_steps, result.env_steps) == (8, 6)
+    assert (result.spent_steps, result.env_steps) == (8, 6)
 
 
 @pytest.mark.parametrize("tiles", [(1,), (3,), (20,), (2, 3)], ids=str)
@@ -587,13 +586,13 @@ def test_a_slow_start_and_a_fault_together(tiles):
 
 def test_nothing_is_spent_on_what_a_stopped_evaluation_left():
     env = ScriptedVectorEnv(3, dict.fromkeys(range(6), 5))
-    evaluator = VectorizedEvaluator(env)
+    player = HostPlayer(env)
     population = population_for(env, 6, family=Flipout(), antithetic=False)
-    with pytest.raises(EvaluationStoppedError):
-        evaluator.evaluate(population, range(6), should_stop=at_most(2))
+    with pytest.raises(PlayStoppedError):
+        rollout(player, population, range(6), should_stop=at_most(2))
     assert env.live_steps == 3 * 2
     population = population_for(env, 1, family=Flipout(), antithetic=False)
-    assert evaluator.evaluate(population, [4]).returns.tolist() == [[scripted_return(4, 5)]]
+    assert rollout(player, population, [4]).returns.tolist() == [[scripted_return(4, 5)]]
     assert env.live_steps == 3 * 2 + 5
 
 
@@ -609,17 +608,17 @@ def test_an_error_in_one_tile_stops_the_others_and_is_what_is_told():
         raise KeyError("tile")
 
     endless, lame = ScriptedVectorEnv(2, dict.fromkeys(range(4), 10**9)), ScriptedVectorEnv(2, {0: 1, 2: 1})
-    evaluator = VectorizedEvaluator(endless, altered(lame, broken))
+    player = HostPlayer(endless, altered(lame, broken))
     population = population_for(endless, 4, family=Flipout(), antithetic=False)
     with pytest.raises(KeyError, match="tile"):
-        evaluator.evaluate(population, [1, 0, 3, 2], should_stop=at_most(100_000))
+        rollout(player, population, [1, 0, 3, 2], should_stop=at_most(100_000))
     assert 0 <= endless.live_steps < 100_000
 
 
 def test_a_large_constant_does_not_drown_the_moments():
     env = FarAway(2, {0: 5, 1: 3})
     population = population_for(env, 2, family=Flipout(), antithetic=False)
-    result = VectorizedEvaluator(env).evaluate(population, [0, 1])
+    result = rollout(HostPlayer(env), population, [0, 1])
     rows = np.array([*((0, time) for time in range(5)), *((1, time) for time in range(3))])
     np.testing.assert_allclose(result.observations.mean.numpy() - 1e9, rows.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(result.observations.variance.numpy(), rows.var(axis=0), rtol=1e-6)
@@ -628,10 +627,10 @@ def test_a_large_constant_does_not_drown_the_moments():
 def test_several_evaluations_make_one():
     first = play([3, Script(2, fails_at=1)], 2)
     second = play([1, 2, Script(2, fails_at=1), Script(3, fails_at=0)], 3)
-    both = Evaluation.of_all([first, second])
+    both = Played.of_all([first, second])
     np.testing.assert_array_equal(both.returns, torch.cat([first.returns, second.returns]))
     assert both.lengths.flatten().tolist() == [3, 1, 1, 2, 1, 0]
-    assert both.slot_steps == first.slot_steps + second.slot_steps
+    assert both.spent_steps == first.spent_steps + second.spent_steps
     assert both.failures == {"broke at step 1": 2, "broke at step 0": 1}
     rows = np.array([(0, 0), (0, 1), (0, 2), (0, 0), (1, 0), (1, 1)])
     assert both.observations.count == 6
@@ -675,7 +674,7 @@ def counting(slots: int, mode: AutoresetMode) -> SyncVectorEnv:
     return SyncVectorEnv([CountingEnv] * slots, autoreset_mode=mode)
 
 
-def assert_whole_episodes(result: Evaluation) -> None:
+def assert_whole_episodes(result: Played) -> None:
     """Asserts that each episode has 2, 3 or 4 steps, the rewards of exactly these, and their observations."""
     lengths = result.lengths.flatten().tolist()
     assert set(lengths) <= {2, 3, 4}
@@ -690,10 +689,10 @@ def assert_whole_episodes(result: Evaluation) -> None:
 @pytest.mark.parametrize("tiles", [(1,), (3,), (4,), (MEMBERS,), (20,), (2, 5)], ids=str)
 def test_environments_of_any_autoreset_mode_give_whole_episodes(tiles, mode):
     envs = [counting(size, mode) for size in tiles]
-    evaluator = VectorizedEvaluator(*envs)
+    player = HostPlayer(*envs)
     population = population_for(envs[0])
     for _ in range(2):  # the second time the environments are under way
-        result = evaluator.evaluate(population, SEEDS, should_stop=at_most(500))
+        result = rollout(player, population, SEEDS, should_stop=at_most(500))
         assert_whole_episodes(result)
         assert result.failures == Counter()
     if mode == AutoresetMode.DISABLED:
@@ -706,21 +705,21 @@ def test_environments_of_any_autoreset_mode_give_whole_episodes(tiles, mode):
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 7])
 def test_they_are_usable_after_a_stop(stop_at, mode):
     env = counting(4, mode)
-    evaluator = VectorizedEvaluator(env)
-    with pytest.raises(EvaluationStoppedError):
-        evaluator.evaluate(population_for(env), SEEDS, should_stop=at_most(stop_at))
+    player = HostPlayer(env)
+    with pytest.raises(PlayStoppedError):
+        rollout(player, population_for(env), SEEDS, should_stop=at_most(stop_at))
     # More slots than episodes, then fewer.
     few = population_for(env, 2, family=Flipout())
-    assert_whole_episodes(evaluator.evaluate(few, [7, 8], should_stop=at_most(500)))
-    assert_whole_episodes(evaluator.evaluate(population_for(env), SEEDS, should_stop=at_most(500)))
+    assert_whole_episodes(rollout(player, few, [7, 8], should_stop=at_most(500)))
+    assert_whole_episodes(rollout(player, population_for(env), SEEDS, should_stop=at_most(500)))
 
 
 def test_self_resetting_environments_waste_no_more_than_their_resets():
     # One slot, so that nothing waits: every step but those of NEXT_STEP's own resets is somebody's.
     for mode, wasted in ((AutoresetMode.SAME_STEP, 0), (AutoresetMode.NEXT_STEP, MEMBERS)):
         env = counting(1, mode)
-        result = VectorizedEvaluator(env).evaluate(population_for(env), SEEDS, should_stop=at_most(500))
-        assert 0 <= result.slot_steps - result.env_steps <= wasted
+        result = rollout(HostPlayer(env), population_for(env), SEEDS, should_stop=at_most(500))
+        assert 0 <= result.spent_steps - result.env_steps <= wasted
 
 
 @pytest.mark.parametrize(
@@ -729,12 +728,12 @@ def test_self_resetting_environments_waste_no_more_than_their_resets():
 def test_a_limit_needs_environments_that_can_be_reset_at_any_time(mode):
     env = counting(2, mode)
     with pytest.raises(ValueError, match="an episode limit needs environments that can be reset"):
-        VectorizedEvaluator(env).evaluate(population_for(env), SEEDS, episode_limit=3)
+        rollout(HostPlayer(env), population_for(env), SEEDS, episode_limit=3)
 
 
 def test_a_limit_holds_for_others_environments_too():
     env = counting(5, AutoresetMode.DISABLED)
-    result = VectorizedEvaluator(env).evaluate(population_for(env), SEEDS, episode_limit=3)
+    result = rollout(HostPlayer(env), population_for(env), SEEDS, episode_limit=3)
     lengths = [min(2 + seed % 3, 3) for seed in SEEDS]
     assert result.lengths.flatten().tolist() == lengths
     assert result.returns.flatten().tolist() == [length * (length + 1) / 2 for length in lengths]
@@ -743,7 +742,7 @@ def test_a_limit_holds_for_others_environments_too():
 def test_an_environment_that_raises_fails_the_episodes_under_way_and_goes_on():
     env = counting(3, AutoresetMode.DISABLED)
     seeds = [0, 1, 2, 3, 4, 1005, 6, 7, 8, 9, 10, 11]
-    result = VectorizedEvaluator(env).evaluate(population_for(env), seeds, should_stop=at_most(500))
+    result = rollout(HostPlayer(env), population_for(env), seeds, should_stop=at_most(500))
     failed = result.returns.flatten().isnan()
     assert failed[5]
     assert 1 <= failed.sum() <= 3
@@ -759,4 +758,4 @@ def test_an_environment_that_does_not_say_how_it_resets_is_refused():
     env = counting(2, AutoresetMode.DISABLED)
     env.metadata = {}
     with pytest.raises(ValueError, match=r'metadata must have an "autoreset_mode"'):
-        VectorizedEvaluator(env)
+        HostPlayer(env)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from playing import rollout
 from torch import Tensor, nn
 
 from es_flipout.envs import make_vec
 from es_flipout.perturbations import Flipout
 from es_flipout.policies import CNNPolicy
 from es_flipout.population import Population
-from es_flipout.rollout import OfficialEvaluator, VectorizedEvaluator
+from es_flipout.rollout import HostPlayer, Scorer
 from es_flipout.run.config import EnvConfig
 from scripts.catch import Catch
 
@@ -74,7 +75,7 @@ def assert_as_alone(returns: Tensor, population: Population) -> None:
 def test_members_play_as_they_do_alone(engine, slots):
     population = populate()
     env = make_vec(CATCH, slots, engine=engine, threads=2)
-    result = VectorizedEvaluator(env).evaluate(population, range(MEMBERS))
+    result = rollout(HostPlayer(env), population, range(MEMBERS))
     env.close()
     assert_as_alone(result.returns, population)
     assert len(result.returns.unique()) > 2
@@ -84,19 +85,19 @@ def test_members_play_as_they_do_alone(engine, slots):
 def test_other_vector_environments_may_show_images():
     population = populate()
     env = SyncVectorEnv([Catch] * 3, autoreset_mode=AutoresetMode.DISABLED)
-    result = VectorizedEvaluator(env).evaluate(population, range(MEMBERS))
+    result = rollout(HostPlayer(env), population, range(MEMBERS))
     assert_as_alone(result.returns, population)
 
 
 def test_no_moments_are_kept_of_images():
-    result = VectorizedEvaluator(make_vec(CATCH, 3)).evaluate(populate(), range(MEMBERS))
+    result = rollout(HostPlayer(make_vec(CATCH, 3)), populate(), range(MEMBERS))
     assert result.observations.count == 0
     assert result.observations.mean.shape == (0,)
 
 
 def test_judge_and_population_show_a_policy_the_same():
     population = populate()
-    judge = OfficialEvaluator(EnvConfig(CATCH), MEMBERS)
+    judge = Scorer(EnvConfig(CATCH), MEMBERS)
     score = judge.score(population.policy, seed=0)
     judge.close()
     assert score.returns == [play(population.policy, seed) for seed in range(MEMBERS)]
@@ -128,7 +129,7 @@ class Blinded(gym.Wrapper):
 
 def test_a_reward_that_is_not_finite_fails_an_episode_of_images_too():
     env = make_vec(CATCH, 3, wrappers=[f"{__name__}:Blinded"])
-    result = VectorizedEvaluator(env).evaluate(populate(), range(MEMBERS))
+    result = rollout(HostPlayer(env), populate(), range(MEMBERS))
     assert result.returns.flatten().isnan().tolist() == [False, True] * (MEMBERS // 2)
     assert result.failures == {"a reward or an observation is not finite": MEMBERS // 2}
 
@@ -138,7 +139,7 @@ def test_the_cnn_is_scored_as_it_plays():
     policy = CNNPolicy(space, spaces.Discrete(3), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         policy.network[-1].weight.mul_(100.0)
-    judge = OfficialEvaluator(EnvConfig(CATCH), 6)
+    judge = Scorer(EnvConfig(CATCH), 6)
     score = judge.score(policy, seed=0)
     judge.close()
     assert score.returns == [play(policy, seed) for seed in range(6)]

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from playing import rollout
 from torch import Tensor, nn
 
 from es_flipout.envs import make_env, make_vec
 from es_flipout.perturbations import Flipout
 from es_flipout.policies import GRUPolicy, LSTMPolicy, make_action_head
 from es_flipout.population import Population
-from es_flipout.rollout import OfficialEvaluator, VectorizedEvaluator
+from es_flipout.rollout import HostPlayer, Scorer
 from es_flipout.rollout.recurrence import RecurrentState
 from es_flipout.run.config import EnvConfig
 
@@ -103,7 +104,7 @@ def counted(seed: int, length: int) -> float:
 def test_the_state_starts_anew_with_every_episode(tiles):
     seeds = np.random.default_rng(0).integers(0, 100, (MEMBERS, 2))
     envs = [make_vec("PaysTheAction-v0", slots) for slots in tiles]
-    result = VectorizedEvaluator(*envs).evaluate(populate(Counter()), seeds.tolist())
+    result = rollout(HostPlayer(*envs), populate(Counter()), seeds.tolist())
     lengths = 1 + seeds % 7
     assert result.lengths.tolist() == lengths.tolist()
     assert result.returns.tolist() == counted(seeds, lengths).tolist()
@@ -111,13 +112,13 @@ def test_the_state_starts_anew_with_every_episode(tiles):
 
 def test_a_limit_ends_the_state_too():
     env = make_vec("PaysTheAction-v0", 2)
-    result = VectorizedEvaluator(env).evaluate(populate(Counter()), range(MEMBERS), episode_limit=3)
+    result = rollout(HostPlayer(env), populate(Counter()), range(MEMBERS), episode_limit=3)
     lengths = [min(1 + seed % 7, 3) for seed in range(MEMBERS)]
     assert result.returns.flatten().tolist() == list(map(counted, range(MEMBERS), lengths))
 
 
 def test_the_judge_keeps_a_state_for_each_episode():
-    judge = OfficialEvaluator(EnvConfig("PaysTheAction-v0"), 9)
+    judge = Scorer(EnvConfig("PaysTheAction-v0"), 9)
     for _ in range(2):
         score = judge.score(Counter(), seed=3)
         assert score.lengths == [1 + seed % 7 for seed in range(3, 12)]
@@ -148,9 +149,7 @@ def test_slots_and_tiles_change_no_bit(env_id, policy):
     population = recurrent_population(env_id, POLICIES[policy], **kwargs)
     seeds = np.random.default_rng(1).integers(0, 1000, (MEMBERS, 2)).tolist()
     results = [
-        VectorizedEvaluator(*(make_vec(env_id, slots, **kwargs) for slots in tiles)).evaluate(
-            population, seeds
-        )
+        rollout(HostPlayer(*(make_vec(env_id, slots, **kwargs) for slots in tiles)), population, seeds)
         for tiles in ((MEMBERS,), (1,), (3,), (2 * MEMBERS,), (4, 3))
     ]
     assert len(results[0].lengths.unique()) > 3
@@ -179,7 +178,7 @@ def cartpole_lengths(policy: nn.Module, weights: list[dict[str, Tensor]]) -> lis
 
 def test_a_member_scores_what_it_scores_alone():
     population = recurrent_population("CartPole-v1")
-    result = VectorizedEvaluator(make_vec("CartPole-v1", 4)).evaluate(population, range(MEMBERS))
+    result = rollout(HostPlayer(make_vec("CartPole-v1", 4)), population, range(MEMBERS))
     weights = [population.member(member) for member in range(MEMBERS)]
     assert result.lengths.flatten().tolist() == cartpole_lengths(population.policy, weights)
 
@@ -188,7 +187,7 @@ def test_episodes_of_a_score_are_what_each_is_alone():
     population = recurrent_population("CartPole-v1")
     policy, weights = population.policy, population.member(3)
     policy.load_state_dict(weights)
-    judge = OfficialEvaluator(EnvConfig("CartPole-v1"), MEMBERS)
+    judge = Scorer(EnvConfig("CartPole-v1"), MEMBERS)
     assert judge.score(policy, seed=0).lengths == cartpole_lengths(policy, [weights] * MEMBERS)
     judge.close()
 

@@ -1,4 +1,4 @@
-"""OfficialEvaluator: no more and no less than a plain Gymnasium loop."""
+"""Scorer: no more and no less than a plain Gymnasium loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.policies import MLPPolicy
-from es_flipout.rollout import EvaluationStoppedError, OfficialEvaluator, OfficialScore
+from es_flipout.rollout import OfficialScore, PlayStoppedError, Scorer
 from es_flipout.run.config import EnvConfig
 
 EPISODES = 4
@@ -61,9 +61,9 @@ def test_score_equals_a_plain_gymnasium_loop_of_consecutive_seeds(env_id, kwargs
     env = make_env(env_id, kwargs)
     policy = policy_for(env)
     expected = [plain_episode(env, policy, SEED + i) for i in range(EPISODES)]
-    evaluator = OfficialEvaluator(EnvConfig(env_id, kwargs), EPISODES)
-    score = evaluator.score(policy, seed=SEED)
-    evaluator.close()
+    player = Scorer(EnvConfig(env_id, kwargs), EPISODES)
+    score = player.score(policy, seed=SEED)
+    player.close()
     # A float32 forward of one row differs from that of four by some 1e-7, which the physics amplifies to
     # 1e-5 at most; the returns of different seeds are far wider apart, as the last line asserts.
     assert score.returns == pytest.approx([total for total, _ in expected], rel=0, abs=1e-4)
@@ -75,30 +75,30 @@ def test_score_equals_a_plain_gymnasium_loop_of_consecutive_seeds(env_id, kwargs
 
 
 def test_the_same_seed_scores_the_same_and_another_does_not():
-    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 15}), EPISODES)
-    policy = policy_for(evaluator.env)
-    first = evaluator.score(policy, seed=SEED)
-    again = evaluator.score(policy, seed=SEED)
-    later = evaluator.score(policy, seed=SEED + EPISODES)
-    evaluator.close()
+    player = Scorer(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 15}), EPISODES)
+    policy = policy_for(player.env)
+    first = player.score(policy, seed=SEED)
+    again = player.score(policy, seed=SEED)
+    later = player.score(policy, seed=SEED + EPISODES)
+    player.close()
     assert first == again
     assert not set(first.returns) & set(later.returns)
 
 
 def test_env_kwargs_reach_the_environment():
     kwargs = {"max_episode_steps": 3, "forward_reward_weight": 0.0, "ctrl_cost_weight": 0.0}
-    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2)
-    score = evaluator.score(policy_for(evaluator.env), seed=0)
-    evaluator.close()
+    player = Scorer(EnvConfig("HalfCheetah-v5", kwargs), 2)
+    score = player.score(policy_for(player.env), seed=0)
+    player.close()
     assert score == OfficialScore(returns=[0.0, 0.0], lengths=[3, 3])
 
 
 def test_wrappers_surround_the_environment_innermost_first():
     wrappers = ["TimeAwareObservation", f"{__name__}:NegateReward"]
-    evaluator = OfficialEvaluator(EnvConfig("CartPole-v1", {"max_episode_steps": 5}, wrappers=wrappers), 2)
-    env = evaluator.env
-    score = evaluator.score(policy_for(env), seed=0)
-    evaluator.close()
+    player = Scorer(EnvConfig("CartPole-v1", {"max_episode_steps": 5}, wrappers=wrappers), 2)
+    env = player.env
+    score = player.score(policy_for(env), seed=0)
+    player.close()
     assert isinstance(env, NegateReward)
     assert isinstance(env.env, gym.wrappers.TimeAwareObservation)
     assert env.observation_space.shape == (5,)
@@ -139,13 +139,13 @@ gym.register("Breaks-v0", BreaksEnv)
 
 
 def test_an_episode_that_breaks_is_left_out_of_the_score():
-    evaluator = OfficialEvaluator(EnvConfig("Breaks-v0"), 5)
+    player = Scorer(EnvConfig("Breaks-v0"), 5)
     for _ in range(2):  # what broke is replaced
-        score = evaluator.score(policy_for(evaluator.env), seed=1)
+        score = player.score(policy_for(player.env), seed=1)
         np.testing.assert_array_equal(score.returns, [np.nan, 3.0, np.nan, np.nan, np.nan])
         assert score.lengths[1] == 3
         assert (score.failed, score.mean, score.std) == (4, 3.0, 0.0)
-    evaluator.close()
+    player.close()
 
 
 def test_a_score_of_broken_episodes_alone_is_nan():
@@ -158,26 +158,26 @@ def test_processes_score_the_same():
     config = EnvConfig("CartPole-v1", {"max_episode_steps": 50})
     scores = []
     for processes in (0, 2):
-        evaluator = OfficialEvaluator(config, EPISODES, processes=processes)
-        scores.append(evaluator.score(policy_for(evaluator.env), seed=SEED))
-        evaluator.close()
+        player = Scorer(config, EPISODES, processes=processes)
+        scores.append(player.score(policy_for(player.env), seed=SEED))
+        player.close()
     assert scores[0] == scores[1]
 
 
 def test_a_stop_is_obeyed_before_the_next_step_and_leaves_no_trace():
-    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 8}), 2)
-    policy, asked = policy_for(evaluator.env), []
+    player = Scorer(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 8}), 2)
+    policy, asked = policy_for(player.env), []
 
     def should_stop():
         asked.append(1)
         return len(asked) == 4
 
-    whole = evaluator.score(policy, seed=SEED)
-    with pytest.raises(EvaluationStoppedError):
-        evaluator.score(policy, seed=SEED, should_stop=should_stop)
+    whole = player.score(policy, seed=SEED)
+    with pytest.raises(PlayStoppedError):
+        player.score(policy, seed=SEED, should_stop=should_stop)
     assert len(asked) == 4
-    assert evaluator.score(policy, seed=SEED) == whole
-    evaluator.close()
+    assert player.score(policy, seed=SEED) == whole
+    player.close()
 
 
 @pytest.fixture
@@ -211,9 +211,9 @@ def test_every_frame_of_the_first_episode_is_delivered_in_order():
     plain.close()
 
     frames = []
-    evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2, render=True)
-    score = evaluator.score(policy, seed=SEED, on_frame=frames.append)
-    evaluator.close()
+    player = Scorer(EnvConfig("HalfCheetah-v5", kwargs), 2, render=True)
+    score = player.score(policy, seed=SEED, on_frame=frames.append)
+    player.close()
     assert score.lengths == [6, 6]
     assert len(frames) == 6
     for frame, expected_frame in zip(frames, expected, strict=True):
@@ -229,10 +229,10 @@ def test_rendering_changes_no_score():
     kwargs = {"max_episode_steps": 8, "width": 32, "height": 32}
     scores = []
     for render in (False, True):
-        evaluator = OfficialEvaluator(EnvConfig("HalfCheetah-v5", kwargs), 2, render=render)
-        policy = policy_for(evaluator.env)
+        player = Scorer(EnvConfig("HalfCheetah-v5", kwargs), 2, render=render)
+        policy = policy_for(player.env)
         frames = []
-        scores.append(evaluator.score(policy, seed=SEED, on_frame=frames.append if render else None))
-        evaluator.close()
+        scores.append(player.score(policy, seed=SEED, on_frame=frames.append if render else None))
+        player.close()
     assert len(frames) == 8
     assert scores[0] == scores[1]

@@ -9,13 +9,13 @@ from functools import partial
 
 import pytest
 import torch
+from playing import rollout
 from torch import nn
 
 from es_flipout import Flipout, FlipoutES, GRUPolicy, Independent, LowRank, MLPPolicy, make_vec
 from es_flipout.envs.make import native_maker
-from es_flipout.rollout import VectorizedEvaluator, reset_seeds
-from es_flipout.rollout.sharded import ShardedEvaluator
-from es_flipout.run.build import make_evaluator
+from es_flipout.rollout import HostPlayer, WorkerPlayer, reset_seeds
+from es_flipout.run.build import make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig
 
 LIMIT = {"max_episode_steps": 40}
@@ -38,9 +38,9 @@ def setting(env_id: str, policy_class=MLPPolicy, family=Flipout()):  # noqa: B00
     return env, policy, es
 
 
-def shards(env_id: str, policy: nn.Module, slots: int, workers: int) -> ShardedEvaluator:
-    make_env = partial(native_maker(env_id, **LIMIT), slots, info=False, threads=1)
-    return ShardedEvaluator(policy, make_env, workers)
+def workers(env_id: str, policy: nn.Module, envs: int, count: int) -> WorkerPlayer:
+    make_env = partial(native_maker(env_id, **LIMIT), envs, info=False, threads=1)
+    return WorkerPlayer.of_envs(policy, make_env, count)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ def shards(env_id: str, policy: nn.Module, slots: int, workers: int) -> ShardedE
 )
 def test_processes_give_what_one_process_gives(env_id, policy_class, family):
     env, policy, es = setting(env_id, policy_class, family)
-    with closing(shards(env_id, policy, slots=2, workers=3)) as evaluator:
+    with closing(workers(env_id, policy, envs=2, count=3)) as player:
         for generation in range(2):  # the second with other weights and observation statistics
             population, seeds = es.ask(), reset_seeds(MEMBERS, 2, generation=generation)
-            expected = VectorizedEvaluator(env).evaluate(population, seeds, episode_limit=30)
-            assert_same(evaluator.evaluate(population, seeds, episode_limit=30), expected)
+            expected = rollout(HostPlayer(env), population, seeds, episode_limit=30)
+            assert_same(rollout(player, population, seeds, episode_limit=30), expected)
             es.tell(expected.fitness)
             policy.normalizer.merge(expected.observations)
 
@@ -67,21 +67,21 @@ def test_processes_give_what_one_process_gives(env_id, policy_class, family):
 def test_a_process_that_is_killed_changes_nothing(monkeypatch):
     env, policy, es = setting("Hopper-v5")
     population, seeds = es.ask(), reset_seeds(MEMBERS, 3)
-    expected = VectorizedEvaluator(env).evaluate(population, seeds)
-    with closing(shards("Hopper-v5", policy, slots=2, workers=2)) as evaluator:
-        victims, receive = [evaluator._workers[0]], evaluator._receive
+    expected = rollout(HostPlayer(env), population, seeds)
+    with closing(workers("Hopper-v5", policy, envs=2, count=2)) as player:
+        victims, receive = [player._seats[0]], player._receive
 
         def kill_one_first(*arguments):
             if victims:
-                assert victims[0].chunks  # the members have been handed out
-                os.kill(victims.pop().process.pid, signal.SIGKILL)
+                assert victims[0].shares  # episodes have been handed out
+                os.kill(victims.pop().worker.process.pid, signal.SIGKILL)
             receive(*arguments)
 
-        monkeypatch.setattr(evaluator, "_receive", kill_one_first)
-        assert_same(evaluator.evaluate(population, seeds), expected)
+        monkeypatch.setattr(player, "_receive", kill_one_first)
+        assert_same(rollout(player, population, seeds), expected)
         assert not victims
-        assert all(worker.process.is_alive() for worker in evaluator._workers)
-        assert_same(evaluator.evaluate(population, seeds), expected)
+        assert all(seat.worker.process.is_alive() for seat in player._seats)
+        assert_same(rollout(player, population, seeds), expected)
 
 
 class HasALock(MLPPolicy):
@@ -101,13 +101,14 @@ def test_a_policy_that_no_process_can_be_sent_is_evaluated_in_this_one(policy_cl
         es=ESConfig(population_size=32),
         evaluation=EvaluationConfig(interval=0),
         threads=2,
+        device="cpu",
     )
     env = make_vec("Hopper-v5", 1)
     with closing(
-        make_evaluator(config, policy_class(env.single_observation_space, env.single_action_space))
+        make_player(config, policy_class(env.single_observation_space, env.single_action_space))
     ) as one:
-        assert isinstance(one, VectorizedEvaluator)
+        assert isinstance(one, HostPlayer)
     with closing(
-        make_evaluator(config, MLPPolicy(env.single_observation_space, env.single_action_space))
+        make_player(config, MLPPolicy(env.single_observation_space, env.single_action_space))
     ) as two:
-        assert isinstance(two, ShardedEvaluator)
+        assert isinstance(two, WorkerPlayer)

@@ -1,4 +1,4 @@
-"""Rules: how torch operations run when some of their parameters differ from row to row.
+"""Rules: how torch operations run when their parameters differ between rows.
 
 Importing this package registers them. To support another operation, register a rule:
 

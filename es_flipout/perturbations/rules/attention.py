@@ -12,9 +12,9 @@ from es_flipout.perturbations.perturbed_parameter import (
     PerturbedParameter,
     perturbed,
     require_vmap,
-    rule,
     unsupported,
 )
+from es_flipout.perturbations.registry import rule
 
 
 def _pieces(parameter: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -23,14 +23,14 @@ def _pieces(parameter: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """Returns a mask as what is added to scores: minus infinity where a bool mask forbids."""
+    """Returns a mask to add to the scores: minus infinity where a bool mask forbids attention."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)
 
 
 def _appended(sequence: Tensor, entry: Tensor) -> Tensor:
-    """Returns a sequence [S, B, E] with an entry [1, 1, E] of zero or of a parameter behind it."""
+    """Returns a sequence [S, B, E] followed by an entry [1, 1, E], zeros or a parameter."""
     values = entry.written_out() if isinstance(entry, PerturbedParameter) else entry
     return torch.cat([sequence, values.expand(1, *sequence.shape[1:])])
 
@@ -63,9 +63,9 @@ def multi_head_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Runs attention with perturbed projections; arguments are those of torch's function.
+    """Runs attention with perturbed projections; the arguments are those of torch's function.
 
-    `is_causal` is a hint that `attn_mask` is causal, which is given whenever it is set.
+    `is_causal` is only a hint that `attn_mask` is causal: torch passes the mask whenever it is set.
     """
     weights = [in_proj_weight, in_proj_bias, bias_k, bias_v, out_proj_weight, out_proj_bias]
     weights += [q_proj_weight, k_proj_weight, v_proj_weight]

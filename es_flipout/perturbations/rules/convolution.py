@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from es_flipout.perturbations.parameter_noise import Convolution
-from es_flipout.perturbations.perturbed_parameter import Operation, PerturbedParameter, require_vmap, rule
+from es_flipout.perturbations.perturbed_parameter import PerturbedParameter, require_vmap
+from es_flipout.perturbations.registry import Operation, rule
 from es_flipout.perturbations.rules.linear import context_of
 
 

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from es_flipout.perturbations.perturbed_parameter import (
-    ELEMENTWISE,
-    SHAPING,
-    PerturbedParameter,
-    UnsupportedOperationError,
-    require_vmap,
-    rule,
-    run_written_out,
-)
+from es_flipout.perturbations.perturbed_parameter import PerturbedParameter, require_vmap, run_written_out
+from es_flipout.perturbations.registry import ELEMENTWISE, SHAPING, UnsupportedOperationError, rule
 from es_flipout.perturbations.rules.linear import embedding, transpose
 
 _ELEMENTWISE = (
@@ -45,7 +38,7 @@ for _names, _operations in ((_ELEMENTWISE, ELEMENTWISE), (_SHAPING, SHAPING)):
 
 @rule(Tensor.detach, Tensor.contiguous, Tensor.clone, torch.clone, torch.detach)
 def same(input: PerturbedParameter, **_: Any) -> Tensor:
-    """Runs what leaves a value as it is."""
+    """Runs an operation that leaves a value as it is."""
     return input
 
 
@@ -57,7 +50,7 @@ def data(input: PerturbedParameter) -> Tensor:
 
 @rule(Tensor.to, Tensor.type)
 def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Runs a conversion; one to what the parameter already is leaves its structure."""
+    """Runs a conversion; one that changes nothing keeps the parameter's structure."""
     if not isinstance(input, PerturbedParameter):  # x.to(parameter)
         like: Any = [arg.plain if isinstance(arg, PerturbedParameter) else arg for arg in args]
         return input.to(*like, **kwargs)
@@ -102,7 +95,7 @@ def split(tensor: PerturbedParameter, split_size_or_sections: Any, dim: int = 0)
 
 @rule(torch.chunk, Tensor.chunk)
 def chunk(input: PerturbedParameter, chunks: int, dim: int = 0) -> Sequence[Tensor]:
-    """Runs a split into so many pieces."""
+    """Runs a split into a number of pieces."""
     return _consecutive(input, dim, [piece.shape[dim] for piece in input.plain.chunk(chunks, dim)])
 
 
@@ -115,7 +108,7 @@ def _consecutive(parameter: PerturbedParameter, dim: int, sizes: Sequence[int]) 
 
 @rule(Tensor.__getitem__)
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """Runs `parameter[index]`: slices keep the structure, a tensor of indices is a table's lookup."""
+    """Runs `parameter[index]`: slices keep the structure, a tensor of indices is an embedding lookup."""
     if not isinstance(input, PerturbedParameter):
         return run_written_out(Tensor.__getitem__, input, index)
     if isinstance(index, Tensor) and index.dtype == torch.int64 and input.ndim == 2:
@@ -132,7 +125,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
 def _affine(
     operation: Any, outputs: Tensor, weight: Tensor | None, bias: Tensor | None, *, by_channel: bool
 ) -> Tensor:
-    """Returns outputs * weight + bias, vectors along the last dimension or the channels (dimension 1)."""
+    """Returns outputs * weight + bias, along the last dimension or the channels (dimension 1)."""
     if by_channel:
         require_vmap(operation, weight, bias)
 
@@ -219,7 +212,7 @@ def batch_norm(
 
 @rule(torch.prelu)
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
-    """Runs x where it is positive, weight * x elsewhere, with a weight a channel (dimension 1)."""
+    """Runs x where it is positive, weight * x elsewhere, with one weight per channel (dimension 1)."""
     slope = weight
     if weight.numel() > 1:
         require_vmap(torch.prelu, weight)

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from es_flipout.perturbations.member_context import MemberContext
+from es_flipout.perturbations.padded_linear import padded_linear
 from es_flipout.perturbations.parameter_noise import aligned
 from es_flipout.perturbations.perturbed_parameter import (
-    MemberContext,
     PerturbedParameter,
     perturbed,
     require_vmap,
-    rule,
     run_written_out,
     unsupported,
 )
-from es_flipout.perturbations.rowwise import rowwise_linear
+from es_flipout.perturbations.registry import rule
 
 
 def context_of(*arguments: Any) -> MemberContext:
@@ -30,10 +30,10 @@ def linear_rows(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns inputs Wᵀ + b for rows, [N, ..., I] to [N, ..., J], with W, b, both or neither perturbed."""
     plain_bias = bias.plain if isinstance(bias, PerturbedParameter) else bias
     if isinstance(weight, PerturbedParameter):
-        outputs = rowwise_linear(inputs, weight.plain, plain_bias)
+        outputs = padded_linear(inputs, weight.plain, plain_bias)
         outputs = weight.noise.add_linear(outputs, inputs)
     else:
-        outputs = rowwise_linear(inputs, weight, plain_bias)
+        outputs = padded_linear(inputs, weight, plain_bias)
     if isinstance(bias, PerturbedParameter):
         outputs = outputs.add_(aligned(bias.noise.dense(), outputs.ndim))
     return outputs
@@ -47,7 +47,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         input = input.written_out()
         if not isinstance(weight, PerturbedParameter) and not isinstance(bias, PerturbedParameter):
             return F.linear(input, weight, bias)
-    if not isinstance(weight, PerturbedParameter):  # it may still differ from row to row
+    if not isinstance(weight, PerturbedParameter):  # but the input may differ between rows
         assert bias is not None
         return F.linear(input, weight).add(bias)
     if weight.plain.ndim != 2:
@@ -104,7 +104,7 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """Looks entries of a perturbed table up; what only concerns its gradient is ignored."""
+    """Looks up entries of a perturbed table; arguments that only concern its gradient are ignored."""
     assert isinstance(weight, PerturbedParameter)
     if max_norm is not None:
         raise unsupported(F.embedding, [weight])

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from es_flipout.perturbations.member_context import MemberContext
 from es_flipout.perturbations.perturbed_parameter import (
-    MemberContext,
-    Operation,
+    PerturbedParameter,
     perturbed,
     require_vmap,
-    rule,
     unsupported,
 )
+from es_flipout.perturbations.registry import Operation, rule
 from es_flipout.perturbations.rules.linear import context_of, linear_rows
 
 State = tuple[Tensor, ...]
@@ -25,7 +25,7 @@ Cell = Callable[[Tensor, State, Sequence[Tensor | None]], State]
 
 
 def _sigmoid(x: Tensor) -> Tensor:
-    # torch.sigmoid rounds an element differently by its place in memory; see policies.ELU.
+    # The rounding of torch.sigmoid depends on an element's place in memory; see policies.ELU.
     return torch.tanh(x * 0.5).mul_(0.5).add_(0.5)
 
 
@@ -37,7 +37,7 @@ def _gates(inputs: Tensor, hidden: Tensor, weights: Sequence[Tensor | None]) -> 
 
 
 def lstm_step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
-    """Returns (h', c') of a long short-term memory, projected if there is a fifth weight."""
+    """Returns (h', c') of an LSTM cell, projected if there is a fifth weight."""
     hidden, cell = state
     from_inputs, from_hidden = _gates(inputs, hidden, weights)
     i, f, g, o = from_inputs.add_(from_hidden).chunk(4, dim=-1)
@@ -70,9 +70,10 @@ def rnn_step(nonlinearity: Callable[[Tensor], Tensor]) -> Cell:
 
 
 def _context(function: Operation, weights: Sequence[Tensor | None]) -> MemberContext:
-    """Returns the context of a cell's weights, all of which must be parameters or the same in every row."""
+    """Returns the context of a cell's weights; those that are no parameters must be the same in all rows."""
     context = context_of(weights)
-    if any(context.varies(weight) for weight in weights if weight is not None):
+    plain = (w for w in weights if w is not None and not isinstance(w, PerturbedParameter))
+    if any(context.varies(weight) for weight in plain):
         raise unsupported(function, perturbed(weights))
     return context
 
@@ -109,7 +110,7 @@ def _register_layer(function: Operation, step: Cell, has_cell_state: bool) -> No
             return context.physical(dropped).transpose(0, 1)
 
         stack = _Stack(step, params, has_biases, num_layers, bidirectional, drop)
-        # Time first, whatever else comes between the row and the features.
+        # Time first; the order of the other dimensions does not matter.
         inputs = context.physical(input)
         time_dim = 2 if batch_first else 1
         outputs, finals = stack.run(inputs.movedim(time_dim, 0), state)
@@ -139,7 +140,7 @@ class _Stack:
         cells: list[list[Tensor | None]] = [
             list(params[start : start + size]) for start in range(0, len(params), size)
         ]
-        # Biases may be missing and a projection be there: (w_ih, w_hh, b_ih, b_hh, w_hr).
+        # Biases may be missing while there is a projection: (w_ih, w_hh, b_ih, b_hh, w_hr).
         self._cells = [cell if has_biases else [*cell[:2], None, None, *cell[2:]] for cell in cells]
 
     def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:

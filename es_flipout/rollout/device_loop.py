@@ -1,10 +1,10 @@
-"""The slots of a generation that never leaves its device: act, judge, hand over, all in tensors.
+"""The step loop of the device: act, judge, hand over, all in tensors.
 
-What `Tile` does for any environment, this does for `WarpEngine` without looking at a single value, so that
-it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N slots. Between two
+What `HostLoop` does for any environment, this does for `WarpEngine` without looking at a single value, so that
+it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N envs. Between two
 steps of the physics there is one call of `between_steps`, always the same operations on the same memory.
 
-Episode e is the (e % E)-th of member e // E. With K bases the slots are K equal groups, each with the
+Episode e is the (e % E)-th of member e // E. With K bases the envs are K equal groups, each with the
 episodes of the members that share its base, so that every base meets the same rows in every step.
 """
 
@@ -24,7 +24,7 @@ from es_flipout.normalization import RunningStatistics
 from es_flipout.population import Population
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 
-NOT_FINITE = 1 << 20
+NOT_FINITE_BIT = 1 << 20
 """Fault of an episode whose return or observations are not finite, beside those of `WarpEngine.faults`."""
 
 
@@ -33,7 +33,7 @@ class SeededStates:
     """The states that a generation's episodes begin in, drawn by the host once for each of U different seeds.
 
     Attributes:
-        seeds: reset seed of each episode, int64 [P, E].
+        seeds: reset seed of each episode, int64 [P x E].
         of_episode: which of the U each episode starts from, int64 [P x E].
         qpos: positions, float64 [U, nq].
         qvel: velocities, float64 [U, nv].
@@ -47,7 +47,7 @@ class SeededStates:
     @classmethod
     def draw(cls, task: MujocoTask, seeds: NDArray[np.int64]) -> SeededStates:
         """Draws them as a reset of the environment does."""
-        unique, of_episode = np.unique(seeds.ravel(), return_inverse=True)
+        unique, of_episode = np.unique(seeds, return_inverse=True)
         qpos, qvel = zip(*map(task.seeded_state, unique.tolist()), strict=True)
         return cls(seeds, of_episode, np.stack(qpos), np.stack(qvel))
 
@@ -74,7 +74,7 @@ class Starts:
     def compute(
         cls, engine: WarpEngine, task: MujocoTask, states: SeededStates, dtype: torch.dtype
     ) -> Starts:
-        """Computes what follows from the states; uses all simulations of the engine."""
+        """Computes what follows from the states; uses all envs of the engine."""
         observations, located = [], []
         for first in range(0, len(states.qpos), engine.num_envs):
             qpos, qvel = (each[first : first + engine.num_envs] for each in (states.qpos, states.qvel))
@@ -95,11 +95,11 @@ class Starts:
         )
 
 
-class DeviceSlots:
-    """N slots at work on the episodes of a generation.
+class DeviceLoop:
+    """N envs at work on the episodes of a generation.
 
     Attributes:
-        live: which slots hold an episode, bool [N].
+        live: which envs hold an episode, bool [N].
         returns: sum of rewards of each episode, float64 [episodes + 1]; the last is of none.
         lengths: their env steps, int64 [episodes + 1].
         faults: what went wrong in them, int32 [episodes + 1].
@@ -114,10 +114,10 @@ class DeviceSlots:
         starts: Starts,
         limit: int | None,
     ) -> None:
-        """Has every slot take its first episode, and its member act.
+        """Has every env take its first episode, and its member act.
 
         Args:
-            engine: the physics of the N slots.
+            engine: the physics of the N envs.
             task: what it simulates.
             population: the members.
             starts: of their episodes.
@@ -185,10 +185,10 @@ class DeviceSlots:
         return ended & self.live, faults
 
     def _conclude(self, ended: Tensor, faults: Tensor) -> None:
-        """Writes down what came of the episodes in some slots, bool [N]."""
+        """Writes down what came of the episodes in some envs, bool [N]."""
         # A sum of squares is finite only if all of the deviations are.
         finite = self._return.isfinite() & self._sums[1].sum(dim=1).isfinite()
-        faults = faults | (~finite).int() * NOT_FINITE
+        faults = faults | (~finite).int() * NOT_FINITE_BIT
         episode = torch.where(ended, self._episode, self._none)
         self.returns.scatter_(0, episode, self._return)
         self.lengths.scatter_(0, episode, self._length)
@@ -199,10 +199,10 @@ class DeviceSlots:
         self._total += torch.where(good.unsqueeze(1), self._sums, 0.0).sum(dim=1)
 
     def _refill(self, free: Tensor) -> None:
-        """Gives free slots, bool [N], the episodes that wait.
+        """Gives free envs, bool [N], the episodes that wait.
 
-        Slots that get none are put back to a start at every step: bodies that go on falling have contacts,
-        and the solver takes as long for all simulations as for the slowest.
+        Envs that get none are put back to a start at every step: bodies that go on falling have contacts,
+        and the solver takes as long for all envs as for the slowest.
         """
         starts = self._starts
         by_group = free.view(self._groups, -1)

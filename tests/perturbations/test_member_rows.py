@@ -1,4 +1,4 @@
-"""What surrounds a run of members: precision, autograd, inference mode, threads, randomness, the compiler."""
+"""Members side by side: precision, autograd, inference mode, threads, random numbers, torch.compile."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -67,14 +67,14 @@ class TestPrecision:
             exact = torch.stack([population.module(m).double()(x[m].double()) for m in range(P)])
         torch.testing.assert_close(rows.double(), exact, rtol=tolerance, atol=tolerance)
         center = population.policy.double()(x.double())
-        assert (exact - center).abs().max() > 0.3  # there was noise at all
+        assert (exact - center).abs().max() > 0.3  # there is noise
 
     @EVERY_FAMILY
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-    def test_the_gradient_is_summed_in_no_less_than_float32(
+    def test_the_gradient_is_summed_in_float32_or_wider(
         self, perturbation: Perturbation, dtype: torch.dtype
     ) -> None:
-        # Summed in bfloat16, a total of P utilities near 1 would be wrong by per cents, and rounding to the
+        # Summed in bfloat16, a total of P utilities near 1 would be wrong by several percent. Rounding to the
         # parameter's dtype at the end costs half a unit in the last place.
         population = populate(filled(Policy()).to(dtype), perturbation)
         utilities = 1 + randn(P, dtype=torch.float64) / 8
@@ -87,7 +87,7 @@ class TestPrecision:
             assert ((gradient[name].double() - exact).abs() <= 2 * last_place).all(), name
 
     @EVERY_FAMILY
-    def test_dtypes_may_differ_from_parameter_to_parameter(self, perturbation: Perturbation) -> None:
+    def test_dtypes_may_differ_between_parameters(self, perturbation: Perturbation) -> None:
         class Mixed(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -142,7 +142,7 @@ class TestAutograd:
     @pytest.mark.parametrize("made", [True, False], ids=["made-inside", "made-outside"])
     @pytest.mark.parametrize("used", [True, False], ids=["used-inside", "used-outside"])
     @EVERY_FAMILY
-    def test_a_selection_lives_through_inference_mode(
+    def test_a_selection_survives_inference_mode(
         self, perturbation: Perturbation, made: bool, used: bool
     ) -> None:
         policy, x, members = filled(nn.Linear(5, 3)), randn(4, 5), torch.tensor([3, 0, 11, 7])
@@ -162,7 +162,7 @@ MEETING = threading.Barrier(2)
 
 
 class Meets(nn.Module):
-    """A policy in which two forwards at the same time wait for each other, half way through."""
+    """A policy in which two simultaneous forwards wait for each other halfway through."""
 
     def __init__(self, row_wise: bool) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Meets(nn.Module):
 @EVERY_FAMILY
 def test_two_threads_may_run_selections_of_one_population(perturbation: Perturbation, row_wise: bool) -> None:
     population = populate(filled(Meets(row_wise)), perturbation)
-    members = [torch.arange(7), torch.tensor([11, 0, 4])]  # not the same number of rows, either
+    members = [torch.arange(7), torch.tensor([11, 0, 4])]  # with different numbers of rows
     selections = [population.select(each) for each in members]
 
     def run(index: int) -> list[Tensor]:
@@ -206,11 +206,11 @@ class TestRandomness:
         )
 
     @pytest.mark.parametrize("row_wise", [True, False])
-    def test_dropout_differs_from_row_to_row(self, row_wise: bool) -> None:
+    def test_dropout_differs_between_rows(self, row_wise: bool) -> None:
         policy = nn.Sequential(nn.Dropout(0.25), nn.PReLU())
         policy.row_wise = row_wise
         rows = self.results(policy)
-        assert len({tuple(row.tolist()) for row in rows}) == 64  # of one and the same member
+        assert len({tuple(row.tolist()) for row in rows}) == 64  # all of the same member
         # 12,800 draws: a share of 0.25 has a standard error of 0.004.
         assert float((rows == 0).float().mean()) == pytest.approx(0.25, abs=0.025)
 
@@ -219,7 +219,7 @@ class TestRandomness:
         [nn.GRU(10, 10, num_layers=2, dropout=0.5), nn.LSTM(10, 10, num_layers=3, dropout=0.5)],
         ids=["gru", "lstm"],
     )
-    def test_dropout_between_recurrent_layers_differs_from_row_to_row(self, layer: nn.Module) -> None:
+    def test_dropout_between_recurrent_layers_differs_between_rows(self, layer: nn.Module) -> None:
         class Sequence(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -232,7 +232,7 @@ class TestRandomness:
         assert rows.shape == (64, 20, 10)
         assert len({tuple(row.flatten().tolist()) for row in rows}) == 64
 
-    def test_dropout_of_attention_weights_differs_from_row_to_row(self) -> None:
+    def test_dropout_of_attention_weights_differs_between_rows(self) -> None:
         class Sequence(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -254,7 +254,7 @@ class TestRandomness:
 
     @pytest.mark.parametrize("row_wise", [True, False])
     @EVERY_FAMILY
-    def test_noise_of_the_policys_own_differs_from_row_to_row(
+    def test_random_numbers_of_the_policy_differ_between_rows(
         self, perturbation: Perturbation, row_wise: bool
     ) -> None:
         class Stochastic(nn.Module):
@@ -272,7 +272,7 @@ class TestRandomness:
         assert len({tuple(row.tolist()) for row in rows}) == 64
 
 
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore")  # the compiler's own warnings
 @pytest.mark.parametrize("ran_before", [True, False], ids=["ran-before", "first-run"])
 @pytest.mark.parametrize(("backend", "row_wise"), [("eager", True), ("aot_eager", False)])
 def test_a_function_around_a_population_can_be_compiled(

@@ -1,4 +1,4 @@
-"""Policies that declare themselves row_wise: all rows at once give, bit by bit, what each row gives alone.
+"""Policies that declare themselves row_wise: a row gives the same bits alone and among others.
 
 Bit-identity is promised on the CPU for linear maps, tanh, elementwise parameters and recurrent cells, with
 the rows hidden by torch.vmap or not; what would take the rows for something else is refused.
@@ -101,7 +101,7 @@ def test_rows_equal_the_dense_oracle(
 @DTYPES
 @FAMILIES
 @every_case
-def test_a_row_is_the_same_in_any_company(
+def test_a_row_does_not_depend_on_the_other_rows(
     make: Callable[[], nn.Module],
     sizes: list[list[int]],
     perturbation: Perturbation,
@@ -151,7 +151,7 @@ class Module(nn.Module):
         return self.function(x, *self.parts, **dict(self._parameters))
 
 
-# Each has as many rows as features and positions (4): nothing but the rule can tell them apart.
+# There are as many rows as features and positions (4), so only the rule can tell them apart.
 MISREAD: dict[str, Callable[[], nn.Module]] = {
     "view": lambda: Module(lambda x, p: x * p.view(4), p=(2, 2)),
     "reshape": lambda: Module(lambda x, p: x * p.reshape(-1), p=(2, 2)),
@@ -185,7 +185,7 @@ def test_an_operation_that_would_misread_rows_is_refused(
 
 
 @pytest.mark.parametrize("size", [[4], [4, 4], [2, 3, 4]], ids=str)
-def test_a_scalar_meets_one_number_a_row(size: list[int]) -> None:
+def test_a_scalar_parameter_with_one_number_per_row(size: list[int]) -> None:
     # A value head, squeezed, times a learned scale.
     def forward(x: Tensor, scale: Tensor) -> Tensor:
         return x.sum(dim=-1) * scale
@@ -198,7 +198,7 @@ def test_a_scalar_meets_one_number_a_row(size: list[int]) -> None:
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_what_does_not_begin_with_the_rows_is_refused() -> None:
+def test_a_tensor_whose_first_dimension_is_not_the_row_is_refused() -> None:
     population = populate(
         Module(lambda x, m: m(x.flatten(0, 1)), nn.Linear(4, 2)), Flipout(), torch.float64, True
     )

@@ -1,10 +1,10 @@
-"""Linear maps whose rows do not feel each other.
+"""Linear maps, padded so that a row's result does not depend on the other rows.
 
-Which slot a member runs in, and beside whom, must not change its return. BLAS libraries do not promise
-that: for some shapes they choose kernels whose order of summation depends on the number of rows, or on a
-row's place among them. Padded as here, products on the CPU showed no such dependence: in float32 up to 2,048
-inputs and outputs, in float64 below 256 outputs (measured for the MKL that torch ships, on processors with
-AVX2 and with AVX-512; the tests check it on the machine they run on).
+A member's return must not depend on its env or on its neighbors. BLAS libraries do not guarantee that: for
+some shapes they choose kernels whose order of summation depends on the number of rows or a row's position.
+With the padding here, products on the CPU showed no such dependence: in float32 up to 2,048 inputs and
+outputs, in float64 below 256 outputs (measured for the MKL that torch ships, on processors with AVX2 and with
+AVX-512; the tests check it on the machine they run on).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MIN_OUTPUTS = 16
-"""Least number of outputs of a product."""
+"""Smallest number of outputs of a product."""
 MULTIPLE = 4
-"""What the number of rows, and in float64 also that of inputs, is rounded up to a multiple of."""
+"""The number of rows, and in float64 also that of inputs, is rounded up to a multiple of this."""
 MIN_ROWS, MANY_INPUTS = 16, 64
-"""Least number of rows of a product of so many inputs or more."""
+"""Smallest number of rows of a product with `MANY_INPUTS` inputs or more."""
 
 
 def padded_sizes(
     num_rows: int, num_inputs: int, num_outputs: int, dtype: torch.dtype
 ) -> tuple[int, int, int]:
-    """Returns the numbers of rows, inputs and outputs that a product on the CPU is to have at least."""
+    """Returns the padded numbers of rows, inputs and outputs of a product on the CPU."""
     inputs_too = dtype == torch.float64
     least_rows = MIN_ROWS if num_inputs >= MANY_INPUTS else 0
     return (
@@ -34,8 +34,8 @@ def padded_sizes(
     )
 
 
-def rowwise_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Returns F.linear with every row's result independent, to the last bit, of the rows around it.
+def padded_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns F.linear, each row's result independent of the other rows to the last bit.
 
     Args:
         inputs: [N, ..., I].
@@ -51,7 +51,7 @@ def rowwise_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -
         weight = F.pad(weight, (0, more_inputs, 0, more_outputs))
     if more_outputs and bias is not None:
         bias = F.pad(bias, (0, more_outputs))
-    shape, inputs = inputs.shape[:-1], inputs.contiguous()  # alignment matters, too
+    shape, inputs = inputs.shape[:-1], inputs.contiguous()  # alignment matters too
     if more_rows or more_inputs:
         inputs = F.pad(inputs.reshape(num_rows, inputs.shape[-1]), (0, more_inputs, 0, more_rows))
     outputs = F.linear(inputs, weight, bias)

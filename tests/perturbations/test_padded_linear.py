@@ -1,4 +1,4 @@
-"""A row's result does not feel the rows around it, to the last bit; and it is the right result."""
+"""Padded linear maps are correct, and a row's result does not depend on the other rows, to the last bit."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
-from es_flipout.perturbations.rowwise import rowwise_linear
+from es_flipout.perturbations.padded_linear import padded_linear
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 from es_flipout.run.config import Activation
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 SIZES = [*(1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 17, 24, 27, 31, 32, 33, 45, 64, 67, 100, 128, 348)]
-"""Numbers of inputs and outputs, those of real tasks among them."""
+"""Numbers of inputs and outputs, including those of real tasks."""
 ROWS = 300
 
 
@@ -24,7 +24,7 @@ def randn(*size: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tens
 
 
 def slices(rng: np.random.Generator, count: int) -> list[slice]:
-    """Draws parts of ROWS rows, of every small length and some large ones, from any offset."""
+    """Draws slices of ROWS rows, of every small length and some large ones, at any offset."""
     lengths = [*range(1, 20), *rng.integers(20, ROWS, count).tolist()]
     return [slice(first := int(rng.integers(0, ROWS - length + 1)), first + length) for length in lengths]
 
@@ -38,7 +38,7 @@ def test_is_torchs_linear_to_rounding(shape: tuple[int, ...], bias: bool, dtype:
     for outputs in (1, 6, 16, 40):
         inputs, weight = randn(*shape, dtype=dtype), randn(outputs, shape[-1], dtype=dtype, seed=1)
         offset = randn(outputs, dtype=dtype, seed=2) if bias else None
-        result = rowwise_linear(inputs, weight, offset)
+        result = padded_linear(inputs, weight, offset)
         assert result.shape == (*shape[:-1], outputs)
         assert result.dtype == dtype
         torch.testing.assert_close(result, F.linear(inputs, weight, offset))
@@ -55,37 +55,37 @@ def test_a_row_is_the_same_in_any_number_of_rows_and_at_any_place(dtype: torch.d
                 randn(num_outputs, dtype=dtype),
             )
             for offset in (bias, None):
-                whole = rowwise_linear(inputs, weight, offset)
+                whole = padded_linear(inputs, weight, offset)
                 for part in slices(rng, 5):
-                    alone = rowwise_linear(inputs[part], weight, offset)
+                    alone = padded_linear(inputs[part], weight, offset)
                     assert torch.equal(alone, whole[part]), (num_inputs, num_outputs, part)
             order = torch.from_numpy(rng.permutation(ROWS))
-            assert torch.equal(rowwise_linear(inputs[order], weight), whole[order]), (num_inputs, num_outputs)
+            assert torch.equal(padded_linear(inputs[order], weight), whole[order]), (num_inputs, num_outputs)
 
 
 @DTYPES
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5])
-def test_a_row_of_several_vectors_is_so_too(tokens: int, dtype: torch.dtype) -> None:
+def test_so_is_a_row_of_several_vectors(tokens: int, dtype: torch.dtype) -> None:
     rng = np.random.default_rng(tokens)
     for num_inputs, num_outputs in ((5, 3), (17, 6), (32, 32), (33, 64)):
         inputs = randn(ROWS, tokens, num_inputs, dtype=dtype)
         weight, bias = randn(num_outputs, num_inputs, dtype=dtype, seed=1), randn(num_outputs, dtype=dtype)
-        whole = rowwise_linear(inputs, weight, bias)
+        whole = padded_linear(inputs, weight, bias)
         for part in slices(rng, 8):
-            assert torch.equal(rowwise_linear(inputs[part], weight, bias), whole[part]), (num_inputs, part)
+            assert torch.equal(padded_linear(inputs[part], weight, bias), whole[part]), (num_inputs, part)
 
 
 @DTYPES
-def test_a_row_of_some_of_the_features_is_so_too(dtype: torch.dtype) -> None:
-    # As a policy that looks at a part of the observation makes them: views, of whatever alignment.
+def test_so_is_a_row_of_some_of_the_features(dtype: torch.dtype) -> None:
+    # A policy that looks at a part of the observation makes such views, with any alignment.
     rng = np.random.default_rng(0)
     for num_inputs, num_outputs in ((5, 3), (17, 6), (32, 32), (27, 64)):
         observations = randn(ROWS, num_inputs + 6, dtype=dtype)
         weight = randn(num_outputs, num_inputs, dtype=dtype, seed=1)
-        whole = rowwise_linear(observations[:, 1 : num_inputs + 1], weight)
+        whole = padded_linear(observations[:, 1 : num_inputs + 1], weight)
         for part in slices(rng, 20):
             rows = observations[part].clone()[:, 1 : num_inputs + 1]
-            assert torch.equal(rowwise_linear(rows, weight), whole[part]), (num_inputs, part)
+            assert torch.equal(padded_linear(rows, weight), whole[part]), (num_inputs, part)
 
 
 @DTYPES
@@ -93,9 +93,7 @@ def test_a_row_of_some_of_the_features_is_so_too(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "perturbation", [Flipout(), Flipout(4), LowRank(), LowRank(3), Independent()], ids=str
 )
-def test_a_perturbed_map_is_so_too(
-    perturbation: Perturbation, size: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_so_is_a_perturbed_map(perturbation: Perturbation, size: tuple[int, ...], dtype: torch.dtype) -> None:
     rng = np.random.default_rng(0)
     for num_outputs in (1, 6, 17, 64):
         layer = torch.nn.Linear(size[-1], num_outputs, dtype=dtype)
@@ -112,14 +110,14 @@ def test_a_perturbed_map_is_so_too(
 @pytest.mark.parametrize(
     "perturbation", [Flipout(), Flipout(4), LowRank(), LowRank(3), Independent()], ids=str
 )
-def test_a_member_acts_the_same_whoever_runs_beside_it(
+def test_a_member_acts_the_same_beside_any_others(
     perturbation: Perturbation, activation: Activation, dtype: torch.dtype
 ) -> None:
     rng = np.random.default_rng(0)
     for num_inputs, hidden, num_outputs in ((4, (5,), 1), (11, (64, 33), 3), (27, (), 8), (45, (16, 16), 17)):
         policy = MLPPolicy(
             spaces.Box(-np.inf, np.inf, (num_inputs,)),
-            # A range whose middle and reach round.
+            # The middle and half-width of this range are not exact in floating point.
             spaces.Box(-0.3, 0.7, (num_outputs,)),
             hidden_sizes=hidden,
             activation=activation,

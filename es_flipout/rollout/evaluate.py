@@ -1,0 +1,70 @@
+"""One call from a population to its fitness, in any vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from es_flipout.envs.mujoco import MujocoVectorEnv
+from es_flipout.envs.warp import WarpEngine
+from es_flipout.population import Population
+from es_flipout.rollout.device import DevicePlayer
+from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.host import HostPlayer
+from es_flipout.rollout.player import Player
+from es_flipout.rollout.seeds import reset_seeds as draw_reset_seeds
+
+
+def evaluate(
+    population: Population,
+    envs: VectorEnv[Any, Any, Any] | Sequence[VectorEnv[Any, Any, Any]],
+    *,
+    episodes: int = 1,
+    reset_seeds: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64] | None = None,
+    episode_limit: int | None = None,
+) -> Episodes:
+    """Plays episodes of every member of a population, in one vector environment or several of the same task.
+
+    A single environment on engine "warp" plays without leaving its device.
+
+    Args:
+        population: the members.
+        envs: see `HostPlayer`; the number of envs may be any (on engine "warp" a multiple of the number of
+            bases).
+        episodes: episodes per member.
+        reset_seeds: seed of each episode, [P, E], or [P] for one episode per member. None draws fresh ones in
+            every generation, from the strategy's seed; antithetic pairs then start from the same states.
+        episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
+
+    Returns:
+        What came of them: among others the fitness, for `FlipoutES.tell`, and the moments of the observations,
+        for `ObservationNormalizer.merge`.
+
+    Raises:
+        PlayError: if the environment cannot run on its device; see `DevicePlayer`.
+        ValueError: if there are not as many seeds for each member, or a limit is wanted of environments that
+            cannot be reset at any time.
+    """
+    if reset_seeds is None:
+        origin = population.origin
+        reset_seeds = draw_reset_seeds(
+            population.size,
+            episodes,
+            seed=origin.seed if origin else 0,
+            generation=origin.generation if origin else 0,
+            block=origin.block if origin else 0,
+            pairs_share=population.noise.antithetic,
+        )
+    table = Episodes.of_population(reset_seeds, limit=episode_limit)
+    if table.num_members != population.size:
+        raise ValueError(f"reset seeds of {table.num_members} members for a population of {population.size}")
+    player: Player
+    if isinstance(envs, MujocoVectorEnv) and isinstance(envs.engine, WarpEngine):
+        player = DevicePlayer.of(envs)
+    else:
+        player = HostPlayer(*([envs] if isinstance(envs, VectorEnv) else envs))
+    return player.play(population, table)

@@ -1,0 +1,62 @@
+"""The contract of whatever plays episodes: all players are interchangeable."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_flipout.population import Population
+from es_flipout.rollout.episodes import Episodes
+
+
+class PlayStoppedError(Exception):
+    """Playing was asked to stop before every episode had ended."""
+
+
+class PlayError(RuntimeError):
+    """A player cannot do its work; the message is one line and says why."""
+
+
+def never() -> bool:
+    """Returns that nobody asks to stop."""
+    return False
+
+
+class Player(ABC):
+    """Plays episodes of the members of populations.
+
+    A return depends on nothing but the member and the reset seed: not on who plays it, nor beside whom.
+    """
+
+    @abstractmethod
+    def play(
+        self, population: Population, episodes: Episodes, *, should_stop: Callable[[], bool] = never
+    ) -> Episodes:
+        """Plays all episodes of a table.
+
+        Args:
+            population: the members.
+            episodes: what to play; its rows are filled in.
+            should_stop: asked before every step, or several times per second.
+
+        Returns:
+            The same table.
+
+        Raises:
+            PlayError: if the player cannot do its work at all.
+            PlayStoppedError: if `should_stop` said so; the table is then of no use.
+            ValueError: if the population or the table is of a kind that the player cannot handle.
+        """
+
+    def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:
+        """Is told the reset seeds of a table to come, and may prepare it beside the one that is played next.
+
+        If that table never comes, nothing is lost.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes environments and ends processes."""
