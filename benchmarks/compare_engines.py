@@ -23,10 +23,10 @@ from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import Results, describe_machine
 from es_flipout.envs import make_vec
 from es_flipout.envs.engine import available_cores
-from es_flipout.rollout import OfficialEvaluator
+from es_flipout.rollout import Scorer
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.run import checkpoint
-from es_flipout.run.build import make_policy
+from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import EnvConfig
 
@@ -85,12 +85,12 @@ def main() -> None:
     run = RunDirectory.open(arguments.run)
     config = load_config(run.config)
     processes = min(available_cores(), arguments.episodes)
-    judge = OfficialEvaluator(config.env, arguments.episodes, processes=processes)
-    policy = make_policy(config.policy, judge.env.observation_space, judge.env.action_space)
+    scorer = Scorer(official_maker(config.env), arguments.episodes, processes=processes)
+    policy = make_policy(config.policy, scorer.observation_space, scorer.action_space)
     state = checkpoint.load(run.last)
     checkpoint.load_policy(policy, state, run.last)
-    with closing(judge):
-        official = judge.score(policy, seed=arguments.seed).returns
+    with closing(scorer):
+        official = scorer.score(policy, seed=arguments.seed).returns.tolist()
     policy = policy.to(arguments.device)
     warp = returns_on_warp(policy, config.env, arguments.episodes, arguments.seed, arguments.device)
     results = Results(

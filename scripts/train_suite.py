@@ -34,9 +34,9 @@ from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import describe_machine
 from es_flipout.envs.engine import available_cores
-from es_flipout.rollout import OfficialEvaluator
+from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint
-from es_flipout.run.build import make_policy
+from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
 from es_flipout.run.placement import place
@@ -128,19 +128,19 @@ def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(kept.read_text())
         if found["generation"] == state["generation"] and len(found["returns"]) == episodes:
             return found
-    with closing(OfficialEvaluator(config.env, episodes)) as judge:
-        policy = make_policy(config.policy, judge.env.observation_space, judge.env.action_space)
+    with closing(Scorer(official_maker(config.env), episodes)) as scorer:
+        policy = make_policy(config.policy, scorer.observation_space, scorer.action_space)
         checkpoint.load_policy(policy, state, run.last)
-        official = judge.score(policy, seed=SCORE_SEED)
+        played = scorer.score(policy, seed=SCORE_SEED)
     found = {
         "generation": state["generation"],
         "env_steps": state["env_steps"],
         "seconds": state["seconds"],
         "finished": config.progress(state["generation"], state["env_steps"]) >= 1,
-        "score": official.mean,
-        "score_std": official.std,
-        "failed": official.failed,
-        "returns": official.returns,
+        "score": played.mean_return,
+        "score_std": played.std_return,
+        "failed": len(played.faults),
+        "returns": played.returns.tolist(),
     }
     kept.write_text(json.dumps(found))
     return found

@@ -20,8 +20,8 @@ from torch.profiler import ProfilerActivity
 from benchmarks.speed.loop import LIVE_STEPS, SECONDS, WHOLE
 from benchmarks.speed.timing import available_device, synchronize, turns
 from es_flipout.cli.results import Results
-from es_flipout.rollout import OnDeviceEvaluator, reset_seeds
-from es_flipout.rollout.device_envs import DeviceSlots, SeededStates, Starts
+from es_flipout.rollout import DevicePlayer, Episodes, reset_seeds
+from es_flipout.rollout.device_loop import DeviceLoop, SeededStates, Starts
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 from es_flipout.run.trainer import Trainer
 
@@ -52,45 +52,45 @@ class Clock:
         return time.perf_counter()
 
 
-def generation(trainer: Trainer, evaluator: OnDeviceEvaluator, clock: Clock) -> int:
+def generation(trainer: Trainer, player: DevicePlayer, clock: Clock) -> int:
     """Runs a generation, timed; returns its live env steps."""
-    config, es, engine = trainer.config, trainer.es, evaluator.env.engine
+    config, es, engine = trainer.config, trainer.es, player.env.engine
     population = clock.timed("draw", es.ask)()
     seeds = reset_seeds(
         es.population_size, config.rollout.episodes, seed=config.seed, generation=es.generation
     )
-    recorded, advance = OnDeviceEvaluator._recorded, engine.advance
+    recorded, advance = DevicePlayer._recorded, engine.advance
     compute, draw = Starts.compute, SeededStates.draw
-    between, first = DeviceSlots.between_steps, [True]
+    between, first = DeviceLoop.between_steps, [True]
 
-    def between_or_first(slots: DeviceSlots) -> None:
+    def between_or_first(loop: DeviceLoop) -> None:
         part = "first step and recording" if first.pop() else "between steps"
         first.append(False)
-        clock.timed(part, between)(slots)
+        clock.timed(part, between)(loop)
 
-    def recorded_and_timed(evaluator: OnDeviceEvaluator, slots: DeviceSlots) -> Callable[[], None]:
-        DeviceSlots.between_steps = between
-        replay = clock.timed("first step and recording", recorded)(evaluator, slots)
+    def recorded_and_timed(player: DevicePlayer, loop: DeviceLoop) -> Callable[[], None]:
+        DeviceLoop.between_steps = between
+        replay = clock.timed("first step and recording", recorded)(player, loop)
         return clock.timed("between steps", replay)
 
     Starts.compute, SeededStates.draw = clock.timed("starts", compute), clock.timed("starts", draw)
     engine.advance = clock.timed("physics", advance)
-    OnDeviceEvaluator._recorded, DeviceSlots.between_steps = recorded_and_timed, between_or_first
+    DevicePlayer._recorded, DeviceLoop.between_steps = recorded_and_timed, between_or_first
     try:
-        evaluation = evaluator.evaluate(population, seeds)
+        episodes = player.play(population, Episodes.of_population(seeds))
     finally:
         Starts.compute, SeededStates.draw, engine.advance = compute, draw, advance
-        OnDeviceEvaluator._recorded, DeviceSlots.between_steps = recorded, between
-    clock.timed("update", es.tell)(evaluation.fitness)
-    return evaluation.env_steps
+        DevicePlayer._recorded, DeviceLoop.between_steps = recorded, between
+    clock.timed("update", es.tell)(episodes.fitness())
+    return episodes.env_steps
 
 
-def kernels(trainer: Trainer, evaluator: OnDeviceEvaluator, count: int) -> list[dict[str, Any]]:
+def kernels(trainer: Trainer, player: DevicePlayer, count: int) -> list[dict[str, Any]]:
     """Returns the GPU kernels that took most of a generation's time, with their share of it."""
     population = trainer.es.ask()
     seeds = reset_seeds(trainer.es.population_size, seed=trainer.config.seed)
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        evaluator.evaluate(population, seeds, episode_limit=20)
+        player.play(population, Episodes.of_population(seeds, limit=20))
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
     total = sum(event.self_device_time_total for event in events) or 1.0
     return [
@@ -123,13 +123,13 @@ def measure(options: argparse.Namespace, results: Results) -> None:
         device=str(options.device),
     )
     with closing(Trainer(config)) as trainer:
-        evaluator = trainer.evaluator
-        assert isinstance(evaluator, OnDeviceEvaluator)
-        generation(trainer, evaluator, Clock(options.device))  # compiles
+        player = trainer.player
+        assert isinstance(player, DevicePlayer)
+        generation(trainer, player, Clock(options.device))  # compiles
         for index, name in turns([WHOLE], options.rounds):
             clock = Clock(options.device)
-            results.add(index, name, {LIVE_STEPS: generation(trainer, evaluator, clock)})
+            results.add(index, name, {LIVE_STEPS: generation(trainer, player, clock)})
             for part in PARTS:
                 results.add(index, part, {SECONDS: clock.seconds[part]})
-        found = kernels(trainer, evaluator, options.kernels) if options.kernels else []
+        found = kernels(trainer, player, options.kernels) if options.kernels else []
     results.settings["kernels"] = found

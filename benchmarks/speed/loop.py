@@ -18,7 +18,7 @@ from benchmarks.speed.replay import PhysicsCalls
 from benchmarks.speed.timing import turns
 from benchmarks.speed.training import training
 from es_flipout.cli.results import Results
-from es_flipout.rollout.tiles import Tile
+from es_flipout.rollout.host_loop import HostLoop
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 
 PARTS = ("physics", "environment", "policy", "episodes", "noise and update", "report and checkpoint")
@@ -65,12 +65,12 @@ def profile(config: Config, generations: int) -> tuple[dict[str, float], int]:
     clock = Clock()
     with training(config) as (trainer, train_one):
         train_one()  # warms up
-        (env,) = trainer.evaluator.envs  # type: ignore[attr-defined]
+        (env,) = trainer.player.envs  # type: ignore[attr-defined]
         calls = PhysicsCalls.record(env.engine)
         steps = trainer.env_steps
         methods = [
-            (Tile, "run", "episodes"),
-            (Tile, "_act", "policy"),
+            (trainer.player, "play", "episodes"),
+            (HostLoop, "_act", "policy"),
             (env, "step", "environment"),
             (env, "reset", "environment"),
             (trainer.es, "ask", "noise and update"),

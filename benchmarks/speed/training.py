@@ -12,7 +12,7 @@ import mujoco
 
 from benchmarks.speed.replay import PhysicsCalls
 from es_flipout.envs import MujocoVectorEnv
-from es_flipout.rollout import VectorizedEvaluator
+from es_flipout.rollout import HostPlayer
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
 from es_flipout.run.metrics import JsonLines, TensorBoard
@@ -39,8 +39,8 @@ def record_physics(config: Config) -> tuple[PhysicsCalls, mujoco.MjModel]:
         ValueError: if the task is not native.
     """
     with training(replace(config, threads=1)) as (trainer, train_one):
-        evaluator = trainer.evaluator
-        env = evaluator.envs[0] if isinstance(evaluator, VectorizedEvaluator) else None
+        player = trainer.player
+        env = player.envs[0] if isinstance(player, HostPlayer) else None
         if not isinstance(env, MujocoVectorEnv):
             raise ValueError(f"{config.env.id} is no native task: there is no raw physics to compare with")
         train_one()

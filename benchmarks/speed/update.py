@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +29,7 @@ from benchmarks.speed.timing import Stopwatch, available_device, turns
 from es_flipout.cli.results import Results
 from es_flipout.envs.engine import available_cores
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
-from es_flipout.rollout import Episode, ProcessPoolEvaluator
+from es_flipout.rollout import BaselinePlayer, Episodes
 from es_flipout.strategy import FlipoutES
 
 FLIPOUT, ONE_BASE, LOW_RANK = "flipout", "flipout, 1 base", "low rank 1"
@@ -67,10 +68,11 @@ class ExampleRollout:
         """Draws the examples."""
         self._images, self._labels = examples.draw()
 
-    def __call__(self, policy: nn.Module, seed: int, episode_limit: int | None) -> Episode:
-        """See `Rollout`: the reward is minus the cross entropy."""
-        one = slice(seed, seed + 1)
-        return Episode(-float(F.cross_entropy(policy(self._images[one]), self._labels[one])), length=1)
+    def play(self, policy: nn.Module, episodes: Episodes, row: int) -> None:
+        """Plays an episode of one step, whose reward is minus the cross entropy; see `Rollout`."""
+        example = episodes.reset_seed[row : row + 1]
+        loss = F.cross_entropy(policy(self._images[example]), self._labels[example])
+        episodes.record(np.array([row]), np.array([-float(loss)]), np.array([1]))
 
     def close(self) -> None:
         """Has nothing to close."""
@@ -125,16 +127,17 @@ class PoolUpdate:
         policy = network.make_model().module
         sizes = {examples.count, FEWEST * workers}
         self._es = {size: _strategy(policy, perturbation, size, examples.seed) for size in sizes}
-        self._evaluator = ProcessPoolEvaluator(policy, partial(ExampleRollout, examples), num_workers=workers)
+        self._player = BaselinePlayer(policy, partial(ExampleRollout, examples), num_workers=workers)
 
     def __call__(self, samples: int) -> None:
         """Makes an update of all members, or of `FEWEST` per worker."""
         es = self._es[samples]
-        es.tell(self._evaluator.evaluate(es.ask(), range(samples)).fitness)
+        episodes = Episodes.of_population(range(samples), block_size=1)
+        es.tell(self._player.play(es.ask(), episodes).fitness())
 
     def close(self) -> None:
         """Ends the workers."""
-        self._evaluator.close()
+        self._player.close()
 
 
 def _strategy(policy: nn.Module, perturbation: Perturbation, size: int, seed: int) -> FlipoutES:

@@ -19,6 +19,7 @@ from benchmarks.speed.update import (
 )
 from es_flipout import FlipoutES
 from es_flipout.perturbations import Flipout, LowRank
+from es_flipout.rollout import Episodes
 
 CPU = torch.device("cpu")
 NETWORKS = [Network("fully connected", 16), Network("convolutional", 0.05)]
@@ -38,14 +39,14 @@ def test_both_ways_score_every_member_on_its_own_example(network):
     population = FlipoutES(model, population_size=8, sigma=0.5, perturbation=LowRank()).ask()
     everyone = torch.arange(8)
     in_batch = update.fitness(population.select(everyone), everyone)
-    rollout = ExampleRollout(examples)
+    rollout, episodes = ExampleRollout(examples), Episodes.of_population(range(8))
     with torch.no_grad():
         for index in range(8):
             member = population.module(index)
             loss = F.cross_entropy(member(images[index : index + 1]), labels[index : index + 1])
             assert float(in_batch[index]) == pytest.approx(-float(loss), rel=1e-4)
-            episode = rollout(member, index, None)
-            assert (episode.total_reward, episode.length) == (-float(loss), 1)
+            rollout.play(member, episodes, index)
+            assert (episodes.returns[index], episodes.lengths[index]) == (-float(loss), 1)
     assert in_batch.unique().numel() == 8
 
 
