@@ -82,7 +82,7 @@ def train_arguments(entry: Entry, seed: int, out: Path, threads: int) -> list[st
     begin = [*entry.arguments, f"--seed={seed}", f"--out={out}", *speed]
     if not (out / "config.yaml").exists():
         return begin
-    stored, wanted = load_config(out / "config.yaml"), place(parse_train(begin).config)[0]
+    stored, wanted = load_config(out / "config.yaml"), place(parse_train(begin).config, lambda line: None)
     if (differ := _first_difference(asdict(stored), asdict(wanted))) is not None:
         raise ValueError(f"{out} was begun with another {differ}; remove it, or choose another --out")
     return [f"--resume={out}", *speed]
