@@ -1,11 +1,11 @@
-# make train | test | lint | check: each installs what it needs into .venv first.
+# make train | test | lint | docs | check: each installs what it needs into .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test test-slow test-gpu lint check format clean
+.PHONY: install train test test-slow test-gpu lint docs check format clean
 
 install: $(INSTALLED)
 
@@ -33,7 +33,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: lint test docs
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -22,7 +22,7 @@ from es_flipout.cli.arguments import load_config
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import Results, describe_machine
 from es_flipout.envs import make_vec
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.rollout import Scorer
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.run import checkpoint

@@ -27,6 +27,8 @@ from es_flipout.run.config import Config
 from es_flipout.run.trainer import Trainer
 from es_flipout.strategy import FlipoutES, Update
 
+__version__ = "0.2.0"
+
 __all__ = [
     "BaselinePlayer",
     "CNNPolicy",
@@ -52,6 +54,7 @@ __all__ = [
     "Trainer",
     "UnsupportedOperationError",
     "Update",
+    "__version__",
     "centered_ranks",
     "evaluate",
     "make_vec",

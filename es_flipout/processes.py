@@ -122,6 +122,11 @@ def use_one_thread() -> None:
     threadpool_limits(1)
 
 
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def prepare_processes() -> None:
     """Starts the fork server without waiting for it, so that the first process starts faster."""
     with _interrupts_held():
@@ -168,18 +173,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def start_process(serve: Serve, *args: Any) -> tuple[BaseProcess, Connection]:
-    """Starts a process; see `Worker`."""
-    worker = Worker(serve, *args)
-    return worker.process, worker.connection
-
-
-def end_processes(processes: Sequence[BaseProcess], *, patience: float = 5.0) -> None:
-    """Waits for processes that were told to end; see `end_workers`."""
-    for process in processes:
-        process.join(timeout=patience)
-        if process.is_alive():
-            process.kill()
-            process.join()

@@ -1,9 +1,9 @@
-"""How good each noise family's gradient estimate is: bias, variance, error and cosine, beside the theory.
+"""How good each noise family's gradient estimate is: bias, variance, error and cosine, compared with theory.
 
 python -m scripts.compare_estimators --out benchmarks/results/estimators.json --plot docs/estimators.png
 
-First on a fitness linear in the weights, for which `predicted_error` is exact; then on a tanh network of
-9,472 weights, whose gradient autograd knows. docs/estimators.md derives the theory and says what came out.
+First with a fitness linear in the weights, for which `predicted_error` is exact; then with a tanh network of
+9,472 weights, whose gradient comes from autograd. docs/estimators.md has the derivation and the results.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Problem:
 
     Attributes:
         policy: the center.
-        fitness: from a population to its members' fitness [P].
-        gradient: what the estimates should be, by name of the parameter.
+        fitness: maps a population to its members' fitness [P].
+        gradient: what is estimated, by parameter name.
     """
 
     policy: nn.Module
@@ -67,7 +67,7 @@ def flat(tensors: Mapping[str, Tensor]) -> Tensor:
 def linear_problem(layer: nn.Linear | nn.Conv2d, offset: float = 0.0) -> Problem:
     """Returns F(W) = offset + <G, W - center>, for a layer without bias and a random G of norm 1.
 
-    One-hot inputs read the weights out: x = 1 at (i, ...) gives the outputs W[:, i, ...].
+    One-hot inputs read the weights: x = 1 at (i, ...) gives the outputs W[:, i, ...].
     """
     layer = layer.double()
     weight = layer.weight.detach().clone()
@@ -103,7 +103,7 @@ def network_loss(policy: nn.Module, weights: Mapping[str, Tensor], x: Tensor, y:
 
 
 def network_problem(examples: int = 32) -> tuple[Problem, Tensor, Tensor]:
-    """Returns minus the mean squared error to another such network's outputs, with inputs and outputs."""
+    """Returns minus the mean squared error to another such network's outputs; also the inputs and outputs."""
     policy, teacher = TanhNetwork(), TanhNetwork()
     inputs = torch.randn(examples, 64)
     outputs = teacher(inputs).detach()
@@ -154,8 +154,8 @@ def predicted_error(
 
     Args:
         perturbation: the noise family.
-        gradient: G, by name of the parameter.
-        directions: N directions drawn: members, or antithetic pairs.
+        gradient: G, by parameter name.
+        directions: number N of directions: members, or antithetic pairs.
         offset_over_sigma: fitness of the center over sigma; 0 for antithetic pairs, in which it cancels.
     """
     num_weights = sum(value.numel() for value in gradient.values())
@@ -167,7 +167,7 @@ def predicted_error(
 
 
 def _excess(perturbation: Perturbation, weight: Tensor, directions: int) -> float:
-    """Returns what the noise of one parameter costs above signs that are independent in every entry."""
+    """Returns the excess of one parameter: the error beyond that of independent signs in every entry."""
     if isinstance(perturbation, Flipout) and weight.ndim >= 2:
         kurtosis = 2 if perturbation.base == "gaussian" else 0  # E b⁴ - 1
         taps = weight[0, 0].numel()  # of a kernel, all with the same signs
@@ -189,9 +189,9 @@ def estimates(
     seed: int,
     setting: int,
 ) -> Tensor:
-    """Returns gradient estimates from raw fitness, each from a population of its own, [R, d].
+    """Returns gradient estimates from raw fitness, each from its own population, [R, d].
 
-    `setting` numbers what is measured, so that no two settings share their noise.
+    `setting` is a number that keeps two settings from sharing their noise.
     """
     parameters = trained_parameters(problem.policy)
     results = []
@@ -204,18 +204,17 @@ def estimates(
 
 
 def statistics(results: Tensor, target: Tensor) -> dict[str, float]:
-    """Returns what R estimates [R, d] say of the estimator, relative to the norm of the target [d].
+    """Returns statistics of R estimates [R, d], relative to the norm of the target [d].
 
     Returns:
-        `error`: mean squared error; `variance`: total variance; `squared_bias`: without the share that is
-        chance, so that it may come out below 0; `cosine`: mean cosine with the target. Each with its standard
-        error, `..._se`.
+        `error`: mean squared error; `variance`: total variance; `squared_bias`: an unbiased estimate, which
+        may be below 0; `cosine`: mean cosine with the target. Each with its standard error, `..._se`.
     """
     count = len(results)
     errors = (results - target) / target.norm()
     centered = (errors - errors.mean(0)).square().sum(1) * count / (count - 1)
-    # Products of two different estimates' errors have the squared bias as their mean. The error bar is that
-    # of a U-statistic, to first order; without any bias it is too large by √2.
+    # The mean product of the errors of two different estimates is the squared bias. Its standard error is
+    # that of a U-statistic, to first order; without any bias it is too large by √2.
     products = errors @ errors.T
     others = (products.sum(1) - products.diagonal()) / (count - 1)
     values = {
@@ -232,7 +231,7 @@ def statistics(results: Tensor, target: Tensor) -> dict[str, float]:
 
 
 class Experiment:
-    """Measures one setting after the other, and keeps the rows of the table."""
+    """Measures one setting after the other and keeps the rows of the table."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -289,7 +288,7 @@ class Experiment:
 
 
 def run_linear(experiment: Experiment, quick: bool) -> None:
-    """Measures where the theory is exact: a linear layer, and a convolution's kernel."""
+    """Measures where the theory is exact: a linear layer and the kernel of a convolution."""
     population_size = 32 if quick else 256
     inputs, outputs = (8, 6) if quick else (24, 16)
     offset = 0.5
@@ -311,7 +310,7 @@ def run_linear(experiment: Experiment, quick: bool) -> None:
 
 
 def run_network(experiment: Experiment, quick: bool) -> None:
-    """Measures on the tanh network: all families at two sigmas, then sweeps over N, K and sigma."""
+    """Measures with the tanh network: all families at two sigmas, then sweeps over N, K and sigma."""
     problem, inputs, outputs = network_problem(4 if quick else 32)
     pairs, repetitions, samples = (16, 8, 100) if quick else (512, 200, 50_000)
     for sigma in (SMALL_SIGMA, LARGE_SIGMA):
@@ -359,7 +358,7 @@ def run_network(experiment: Experiment, quick: bool) -> None:
 
 
 def print_table(part: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows in Markdown; errors, variances and biases are over |gradient|²."""
+    """Prints rows in Markdown; errors, variances and biases are divided by |gradient|²."""
     measured = ("error", "variance", "squared_bias", "cosine")
     columns = ["noise", "P", "mirrored", "sigma", "theory", *(name.replace("_", " ") for name in measured)]
     print(f"\n{part} (± standard error)\n")
@@ -377,7 +376,7 @@ def print_table(part: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plot(experiment: Experiment, path: Path) -> None:
-    """Draws theory against measurement, and the sweeps."""
+    """Draws theory and measurement, and the sweeps."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -446,7 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     parser = UsageParser(prog="compare_estimators", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="small sizes: seconds, and coarse figures")
+    parser.add_argument("--quick", action="store_true", help="small sizes and coarse figures, within seconds")
     parser.add_argument("--seed", type=int, default=0, help="of problems and noise (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for all rows")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG file for the figure")

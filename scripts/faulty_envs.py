@@ -1,4 +1,4 @@
-"""Environments that fail now and then, each in its own way; see inject_faults.py."""
+"""Environments that fail occasionally, each in its own way; see inject_faults.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from es_flipout.envs.mujoco import InvertedPendulum
 
 
 class ExplodingPendulum(InvertedPendulum):
-    """Every tenth start is far too fast, another tenth is NaN, and another's reward is."""
+    """A tenth of the starts is far too fast, a tenth is NaN, and in a tenth the reward is NaN."""
 
     def initial_state(self, rng):
         qpos, qvel = super().initial_state(rng)

@@ -1,4 +1,4 @@
-"""Draws the learning curves of runs: the official center score over env steps and over time.
+"""Draws the learning curves of runs: the score over env steps and over time.
 
 python -m scripts.plot_curve runs/suite/published/ant/seed? --out docs/ant.png --title Ant-v5
 """

@@ -1,8 +1,8 @@
-"""The tables and learning curves of docs/results.md, made of the JSON that `scripts.train_suite` has left.
+"""Makes the tables and learning curves of docs/results.md from the JSON of `scripts.train_suite`.
 
 python -m scripts.suite_report
 
-There, a table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; NAME is a suite's.
+A table there stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; NAME is the name of a suite.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Document = Mapping[str, Any]
 
 
 def documents_of(suite: str) -> list[Document]:
-    """Returns what came of the configurations of a suite, as far as there is anything."""
+    """Returns the results of those configurations of a suite that have any."""
     documents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("train_*.json"))]
     return [document for document in documents if document.get("suite") == suite]
 
 
 def picture_of(suite: str) -> Path:
-    """Returns the path of the learning curves of a suite."""
+    """Returns the path of the picture of a suite's learning curves."""
     return RESULTS / f"suite_{suite}.png"
 
 
@@ -44,7 +44,7 @@ def scores(document: Document) -> list[float]:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Returns half the width of the confidence interval of a mean, by Student's t; NaN for one value."""
+    """Returns half the width of the 95% confidence interval of a mean, by Student's t; NaN for one value."""
     if len(values) < 2:
         return float("nan")
     error = statistics.stdev(values) / len(values) ** 0.5
@@ -52,7 +52,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def table(documents: Sequence[Document]) -> str:
-    """Returns a table in Markdown, a row a configuration."""
+    """Returns a table in Markdown, one row per configuration."""
     heads = ["", "env steps", "minutes a run", "seeds", "score", "95 % interval", "each seed", "published"]
     rows = []
     for document in documents:
@@ -75,9 +75,9 @@ def table(documents: Sequence[Document]) -> str:
 
 
 def plot(documents: Sequence[Document], path: Path) -> None:
-    """Draws the score of the center over live env steps and over training time, a row a task.
+    """Draws the score over live env steps and over training time, one row per task.
 
-    A line is a seed; where configurations of one task are compared, it is the mean of their seeds.
+    A line is one seed or, if configurations of one task are compared, the mean over seeds.
     """
     by_task: dict[str, list[Document]] = {}
     for document in documents:
@@ -97,7 +97,7 @@ def plot(documents: Sequence[Document], path: Path) -> None:
 
 
 def mean_curve(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
-    """Returns the mean curve of runs that were scored in the same generations, as far as all of them came."""
+    """Returns the mean curve of runs scored in the same generations, up to the end of the shortest."""
     return {
         key: [statistics.fmean(values) for values in zip(*(curve[key] for curve in curves), strict=False)]
         for key in curves[0]
@@ -109,7 +109,7 @@ def _table_of(suite: str) -> str:
 
 
 RUN = [path.stem for path in sorted(SUITES.glob("*.yaml")) if documents_of(path.stem)]
-"""The suites of which something has been run."""
+"""The suites with results."""
 TABLES = {suite: partial(_table_of, suite) for suite in RUN}
 
 

@@ -1,4 +1,4 @@
-"""What a run had come to after each ten minutes: center score, live env steps, speed.
+"""Summarizes a run after every ten minutes of training: score, live env steps, speed.
 
 python -m scripts.summarize_run runs/Humanoid-v5-seed0 --json humanoid.json
 """
@@ -20,10 +20,10 @@ from es_flipout.cli.results import describe_machine
 
 
 def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str, Any]]:
-    """Returns the state of a run at the end of each period of its training time, and at its own end.
+    """Returns the state of a run at the end of each period of its training time, and at its end.
 
     Args:
-        lines: of metrics.jsonl.
+        lines: the lines of metrics.jsonl.
         minutes: length of a period.
     """
     found = []
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0, help="length of a period")
-    parser.add_argument("--device", default="cpu", help="that it ran on, to be named")
+    parser.add_argument("--device", default="cpu", help="name of the device that it ran on")
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
     lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text().splitlines()]

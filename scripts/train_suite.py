@@ -1,15 +1,15 @@
-"""Trains several configurations with several seeds each, and scores what came of them.
+"""Trains several configurations with several seeds each, and scores the results.
 
 python -m scripts.train_suite scripts/suites/published.yaml --only hopper swimmer --seeds 0 1 2 --jobs 2
 
-A suite is a YAML file: for each name the arguments of es-train and, if there is one, a published score.
-Every run is a run directory OUT/NAME/seedSEED. A suite that was stopped, by Ctrl-C or a crash, goes on where
-it was when it is called again. A run's score is the mean return of its last policy, the center, over episodes
-in the official environment from reset seeds that training never saw; a run that has not used up its budget is
-scored, too, and listed with the env steps it has had.
+A suite is a YAML file with, for each name, the arguments of es-train and a published score if there is one.
+Every run is a run directory OUT/NAME/seedSEED. A suite that was stopped, by Ctrl-C or a crash, continues
+where it was when it is started again. A run's score is the mean return of its last center over episodes in
+the official environment, from reset seeds that training never saw. A run that has not used up its budget is
+scored as well, and listed with its env steps so far.
 
-What is found, learning curves included, goes to RESULTS/train_NAME.json; `scripts.suite_report` makes the
-tables and plots of docs/results.md of these.
+The results, including learning curves, go to RESULTS/train_NAME.json. `scripts.suite_report` makes the tables
+and plots of docs/results.md from them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import yaml
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import describe_machine
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker
@@ -45,7 +45,7 @@ from scripts.suite_report import plot, table
 SCORE_SEED = 3_000_000
 """Reset seed of the first episode of a score; neither training nor the scores during it use any of them."""
 NOT_THE_RUN = ("out", "threads", "logging")
-"""Settings that may differ when a run goes on: nothing that is learned depends on them."""
+"""Settings that may differ when a run is resumed: no result depends on them."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Entry:
     """A configuration of a suite.
 
     Attributes:
-        name: what it is called.
-        arguments: of es-train.
-        published: what others have reached; empty if there is nothing.
+        name: its name.
+        arguments: arguments of es-train.
+        published: published scores; empty if there are none.
     """
 
     name: str
@@ -73,10 +73,10 @@ def read_suite(path: Path) -> list[Entry]:
 
 
 def train_arguments(entry: Entry, seed: int, out: Path, threads: int) -> list[str]:
-    """Returns the arguments of es-train that begin a run, or go on with it.
+    """Returns the arguments of es-train that begin or resume a run.
 
     Raises:
-        ValueError: if the run in `out` is of another configuration.
+        ValueError: if the run in `out` has a different configuration.
     """
     speed = [f"--threads={threads}"]
     begin = [*entry.arguments, f"--seed={seed}", f"--out={out}", *speed]
@@ -93,7 +93,7 @@ def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> s
 
 
 def train(arguments: Sequence[str], out: Path) -> None:
-    """Runs es-train in a process of its own until the budget is used up or it is stopped."""
+    """Runs es-train in its own process until the budget is used up or it is stopped."""
     out.parent.mkdir(parents=True, exist_ok=True)
     command = "import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))"
     with out.with_suffix(".log").open("a") as log:
@@ -106,7 +106,7 @@ def train(arguments: Sequence[str], out: Path) -> None:
 def run_all(
     entries: Sequence[Entry], seeds: Sequence[int], runs: Mapping[tuple[str, int], Path], jobs: int
 ) -> None:
-    """Trains whatever has not used up its budget, one seed of all configurations after the other."""
+    """Trains all runs that have budget left, seed by seed over all configurations."""
     threads = max(available_cores() // jobs, 1)
     outs = {runs[entry.name, seed]: (entry, seed) for seed in seeds for entry in entries}
     arguments = {out: train_arguments(*which, out, threads) for out, which in outs.items()}
@@ -121,7 +121,7 @@ def run_all(
 
 
 def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
-    """Returns the returns of a run's last policy, and how far it was trained; kept in RUN/score.json."""
+    """Returns the returns of a run's last center and how far it was trained; also kept in RUN/score.json."""
     state = checkpoint.load(run.last)
     kept = run.path / "score.json"
     if kept.exists():
@@ -147,7 +147,7 @@ def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
 
 
 def curve(run: RunDirectory) -> dict[str, list[float]]:
-    """Returns a run's learning curve: what the center had reached whenever training scored it."""
+    """Returns the learning curve of a run: every score that training measured."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     scored = [line for line in lines if line["center_score"] is not None]
     return {
@@ -160,7 +160,7 @@ def curve(run: RunDirectory) -> dict[str, list[float]]:
 def summary(
     suite: str, entry: Entry, runs: Mapping[int, RunDirectory], episodes: int, command: str
 ) -> dict[str, Any]:
-    """Returns what came of all seeds of a configuration."""
+    """Returns the results of all seeds of a configuration."""
     configs = {seed: load_config(run.config) for seed, run in runs.items()}
     settings = asdict(next(iter(configs.values())))
     body = {
@@ -180,7 +180,7 @@ def summary(
 
 
 def export(run: RunDirectory, path: Path) -> None:
-    """Copies what es-eval needs of a run: its configuration and its last policy."""
+    """Copies the parts of a run that es-eval needs: its configuration and its last policy."""
     config, state = load_config(run.config), checkpoint.load(run.last)
     (path / "checkpoints").mkdir(parents=True, exist_ok=True)
     small = RunDirectory(path)
@@ -191,15 +191,15 @@ def export(run: RunDirectory, path: Path) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite", type=Path, help="a YAML file, see scripts/suites/")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of its configurations")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these configurations")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the cores")
-    parser.add_argument("--episodes", type=int, default=100, help="of a score (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel, sharing the cores")
+    parser.add_argument("--episodes", type=int, default=100, help="episodes per score (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/suite/NAME of the suite)")
     parser.add_argument("--results", type=Path, help="folder for train_NAME.json")
     parser.add_argument("--plot", type=Path, help="file for the learning curves")
     parser.add_argument("--pretrained", type=Path, help="folder for the last policy of the first seed")
-    parser.add_argument("--report", action="store_true", help="train nothing: score what there is")
+    parser.add_argument("--report", action="store_true", help="do not train, only score existing runs")
     arguments = parser.parse_args(words)
     entries = read_suite(arguments.suite)
     if arguments.only:

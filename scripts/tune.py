@@ -1,14 +1,14 @@
-"""Searches for a configuration: random and model-guided trials, the worse ones stopped early.
+"""Searches for a configuration: random and model-guided trials, of which the worse ones are stopped early.
 
 python -m scripts.tune --config hopper --space scripts/spaces/hopper.yaml --env-steps 2000000 --jobs 2
 
-A space names settings as es-train does, and for each the values to choose from: a list, or a range
-`{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. All else is as in the configuration. Trials
-are judged by the center score in the official environment when they have used 1/9, 1/3 and all of the env
-steps; only the best third of those that have come so far goes on (asynchronous successive halving: Li et al.,
-2020, arXiv 1810.05934). The training seed of a trial is 1000 + its number, so that no published score has it.
+A space has settings with the names that es-train uses and the values to choose from: a list, or a range
+`{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. Everything else is as in the configuration.
+Trials are compared by their score when they have used 1/9, 1/3 and all of the env steps. Only the best third
+of those that have come so far continues (asynchronous successive halving: Li et al., 2020, arXiv 1810.05934).
+The training seed of a trial is 1000 plus its number, so that it differs from the seeds of published scores.
 
-A search that was stopped goes on: trials that had ended count, those that had not are begun anew.
+A stopped search can be continued: finished trials count, unfinished ones start again.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ REDUCTION = 3
 RUNGS = (1, 3, 9)
 """Ninths of the env steps after which trials are compared."""
 SCORE_SEED = 2_000_000
-"""Reset seed of the first episode of a score: others than any final score has."""
+"""Reset seed of the first episode of a score; final scores use other seeds."""
 FIRST_TRAINING_SEED = 1000
 
 
 def read_space(path: Path) -> dict[str, BaseDistribution]:
-    """Returns what may be chosen, by the name of the setting."""
+    """Returns the choices by the name of the setting."""
     space: dict[str, BaseDistribution] = {}
     for name, values in yaml.safe_load(path.read_text()).items():
         if isinstance(values, list):
-            # As text: a choice may be a list or a mapping, such as the widths of hidden layers.
+            # As text, because a choice may be a list or a mapping, such as the widths of hidden layers.
             space[name] = CategoricalDistribution([json.dumps(value) for value in values])
         else:
             space[name] = FloatDistribution(float(values["low"]), float(values["high"]), log=True)
@@ -71,7 +71,7 @@ def _is_word(value: Any) -> bool:
 
 
 def config_of(asked: argparse.Namespace, params: Mapping[str, Any], out: Path, seed: int) -> Config:
-    """Returns the configuration of a trial; one core trains it."""
+    """Returns the configuration of a trial, which trains on one core."""
     fixed = {
         "out": out,
         "seed": seed,
@@ -88,10 +88,10 @@ def config_of(asked: argparse.Namespace, params: Mapping[str, Any], out: Path, s
 
 
 def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
-    """Trains one configuration, as far as it is worth it, and reports its scores.
+    """Trains one configuration until it is finished or pruned, and reports its scores.
 
     Raises:
-        TrialPruned: if it is not worth going on.
+        TrialPruned: if the trial is not among the best third.
     """
     out = arguments.out / f"trial{trial.number:03}"
     try:
@@ -118,7 +118,7 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
 
 
 def open_study(out: Path) -> optuna.Study:
-    """Returns the study in `out`, a new one if there is none."""
+    """Returns the study in `out`, or a new one if there is none."""
     return optuna.create_study(
         study_name="tune",
         storage=JournalStorage(JournalFileBackend(str(out / "study.log"))),
@@ -130,12 +130,12 @@ def open_study(out: Path) -> optuna.Study:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Runs trials until there are enough."""
+    """Runs trials until the requested number has finished."""
     torch.set_num_threads(1)
     silence_mujoco()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, study = read_space(arguments.space), open_study(arguments.out)
-    # Those that other processes have begun count, too.
+    # Trials that other processes have begun count as well.
     while sum(trial.state != TrialState.FAIL for trial in study.trials) < arguments.trials:
         trial = study.ask(space)
         try:
@@ -154,7 +154,7 @@ def line_of(trial: FrozenTrial) -> str:
 
 
 def results(study: optuna.Study) -> list[dict[str, Any]]:
-    """Returns every trial that has ended, the best first: those that came furthest, by their score there."""
+    """Returns every finished trial, best first: by how far it came, then by its score there."""
 
     def merit(trial: FrozenTrial) -> tuple[int, float]:
         rung = trial.last_step or 0
@@ -181,15 +181,15 @@ def results(study: optuna.Study) -> list[dict[str, Any]]:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--config", required=True, help="what es-train --config takes: all that is not searched"
+        "--config", required=True, help="as for es-train --config: everything that is not searched"
     )
-    parser.add_argument("--space", type=Path, required=True, help="what is searched, a YAML file")
+    parser.add_argument("--space", type=Path, required=True, help="YAML file with the space to search")
     parser.add_argument(
-        "--env-steps", type=int, required=True, help="live env steps of a trial that is not stopped"
+        "--env-steps", type=int, required=True, help="live env steps of a trial that is not stopped early"
     )
-    parser.add_argument("--trials", type=int, default=30, help="how many (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at the same time, a core each")
-    parser.add_argument("--episodes", type=int, default=16, help="of a score (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=30, help="number of trials (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="trials in parallel, one core each")
+    parser.add_argument("--episodes", type=int, default=16, help="episodes per score (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, help="folder of the search (default: runs/tune/NAME of the space)"
     )

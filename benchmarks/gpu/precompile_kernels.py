@@ -24,8 +24,9 @@ import numpy as np
 import warp as wp
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
+from es_flipout.envs.engines.warp import NCONMAX, NJMAX, _for_warp
+from es_flipout.envs.engines.warp_setup import import_warp
 from es_flipout.envs.mujoco import TASKS
-from es_flipout.envs.warp import NCONMAX, NJMAX, _for_warp, import_warp
 
 ARCHITECTURE, MULTIPROCESSORS = 90, 132
 """sm_90, and how many of them an H100 has."""

@@ -17,7 +17,7 @@ import torch
 from benchmarks.speed import device, env, loop, memory, policy, single_forward, tables, update
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import Results, describe_machine
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 
 BENCHES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.engine import Ids, PhysicsEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.contract import Ids, PhysicsEngine
 
 Reset = tuple[Ids, NDArray[np.float64], NDArray[np.float64]]
 """Arguments of `PhysicsEngine.reset`."""

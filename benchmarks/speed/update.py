@@ -27,8 +27,8 @@ from benchmarks.speed.families import SIGMA
 from benchmarks.speed.paper import Network
 from benchmarks.speed.timing import Stopwatch, available_device, turns
 from es_flipout.cli.results import Results
-from es_flipout.envs.engine import available_cores
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
+from es_flipout.processes import available_cores
 from es_flipout.rollout import BaselinePlayer, Episodes
 from es_flipout.strategy import FlipoutES
 

@@ -34,7 +34,7 @@ from es_flipout.cli.throughput import (
     FirstGeneration,
     contestants,
 )
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
 
 QUICK = {"num_envs": 32, "population_size": 32, "rounds": 2, "seconds": 0.5}

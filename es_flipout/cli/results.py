@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from es_flipout.envs.engine import available_cores
+from es_flipout.processes import available_cores
 
 Row = dict[str, Any]
 """Columns of the case, if there are several, then `contestant`, `metric`, `round` and `value`."""

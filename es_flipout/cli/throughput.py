@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from es_flipout.envs.make import cpu_engine_of, native_maker, runs_natively
-from es_flipout.envs.warp import WarpEngine
+from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.native import cpu_engine_of, native_maker, runs_natively
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config, EvaluationConfig, LoggingConfig
 from es_flipout.run.trainer import Trainer

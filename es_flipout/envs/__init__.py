@@ -1,10 +1,11 @@
-"""Environments: everything that members are rolled out in is a `gymnasium.vector.VectorEnv`."""
+"""Environments: members play in a `gymnasium.vector.VectorEnv`, whether native, Gymnasium's or the user's."""
 
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.envs.foreign import ForeignVectorEnv
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv, make_env
-from es_flipout.envs.make import make_vec, register_task, runs_natively
+from es_flipout.envs.make import make_vec
 from es_flipout.envs.mujoco import TASKS, MujocoTask, MujocoVectorEnv
+from es_flipout.envs.native import register_task, runs_natively
 
 __all__ = [
     "TASKS",

@@ -1,4 +1,4 @@
-"""The contract of the environments that an evaluator works with: rows that start and end on their own."""
+"""The contract of the vector environments that a player uses: envs that start and end independently."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 Mask = NDArray[np.bool_]
 
 
 class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
-    """A `gymnasium.vector.VectorEnv` of torch tensors whose rows (slots) start and end independently.
+    """A `gymnasium.vector.VectorEnv` of torch tensors whose N envs start and end independently.
 
-    - Autoreset is disabled. A row whose episode has ended is frozen: nothing is spent on it, its
-      observation and flags stay, its reward is 0, until `reset(options={"reset_mask": mask})` starts a new
-      episode in it. Before their first reset all rows count as ended.
-    - A row in which something broke (the physics blew up, the environment raised, its process died) ends
-      like a terminated one, with reward 0, and can be reset like any other. The info of that call holds
-      `failed`, bool array [N], and `failures`, a list with one line for each of its rows.
-    - `reset` may be unable to start a row at once. Its info then holds `started`, bool array [N]; the
-      others stay ended, and are asked for again after the next step. If no row is live, at least one of
-      those asked for starts.
+    - Autoreset is disabled. An env whose episode has ended is frozen: it is not stepped, its observation and
+      flags stay, and its reward is 0, until `reset(options={"reset_mask": mask})` starts a new episode in
+      it. Before its first reset an env counts as ended.
+    - An env that fails (the physics blew up, the environment raised, its process died) ends like a
+      terminated one, with reward 0, and can be reset like any other. The info of that call holds `failed`,
+      bool array [N], and `failures`, a list with one line per failed env.
+    - `reset` may be unable to start an env at once. Its info then holds `started`, bool array [N]; the
+      others stay ended, and the caller asks again after the next step. If no env is live, at least one of
+      the requested envs starts.
 
     Attributes:
-        device: where the tensors are that `reset` and `step` return.
+        device: device of the tensors that `reset` and `step` return.
         dtype: floating dtype of observations and rewards.
-        restarts_anytime: whether a row can be reset or retired before its episode has ended.
+        restarts_anytime: whether an env can be reset or retired before its episode has ended.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - Gymnasium's own declaration
@@ -40,12 +41,49 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     dtype: torch.dtype
     restarts_anytime: bool = True
 
+    @override
+    @abstractmethod
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Starts new episodes.
+
+        Args:
+            seed: an int gives env i the seed `seed + i`; a sequence gives one per env (None: that env keeps
+                its random generator).
+            options: `{"reset_mask": mask}`, bool [N], selects the envs that start; all of them if absent.
+
+        Returns:
+            Observations of all envs [N, ...], and the info.
+
+        Raises:
+            ValueError: if the mask or the sequence of seeds does not fit N.
+        """
+
+    @override
+    @abstractmethod
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Advances every env whose episode is running.
+
+        Args:
+            actions: actions [N, ...]; ignored in frozen envs.
+
+        Returns:
+            Observations [N, ...], rewards [N], terminated and truncated, bool [N], and the info.
+
+        Raises:
+            ValueError: if the actions do not have the shape of `action_space`.
+        """
+
     @abstractmethod
     def retire(self, mask: Mask) -> None:
-        """Ends the episodes of the rows in `mask`, bool [N]: they are frozen until they are reset."""
+        """Ends the episodes of the envs in `mask`, bool [N], which stay frozen until they are reset."""
 
     def _reset_mask(self, options: dict[str, Any] | None) -> Mask:
-        """Returns the rows that a call of `reset` names: all of them without a mask."""
+        """Returns the envs that a call of `reset` selects: all of them without a mask."""
         if options is None or "reset_mask" not in options:
             return np.ones(self.num_envs, dtype=np.bool_)
         mask = np.asarray(torch.as_tensor(options["reset_mask"]).cpu())
@@ -53,8 +91,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             raise ValueError(f"reset_mask must be bool [{self.num_envs}], got {mask.dtype} {mask.shape}")
         return mask
 
-    def _row_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
-        """Returns one seed a row: an int counts up from row to row, None leaves each row to draw on."""
+    def _env_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        """Returns one seed per env: an int counts up, None lets each env keep its random generator."""
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
@@ -69,20 +107,20 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
 
 def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:
-    """Returns the info entries `failed` and `failures`, given what went wrong by row; none if nothing did."""
+    """Returns the info entries `failed` and `failures`, given what went wrong by env; none if nothing did."""
     if not failures:
         return {}
-    rows = sorted(failures)
+    ids = sorted(failures)
     failed = np.zeros(num_envs, dtype=np.bool_)
-    failed[rows] = True
-    return {"failed": failed, "failures": [failures[row] for row in rows]}
+    failed[ids] = True
+    return {"failed": failed, "failures": [failures[i] for i in ids]}
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """Returns NumPy's name for a torch dtype."""
+    """Returns the NumPy dtype that equals a torch dtype."""
     return torch.empty(0, dtype=dtype).numpy().dtype
 
 
 def observation_box(shape: tuple[int, ...], dtype: torch.dtype) -> gym.spaces.Box:
-    """Returns the unbounded space of observations of a shape and a torch dtype."""
+    """Returns an unbounded observation space, given a shape and a torch dtype."""
     return gym.spaces.Box(-np.inf, np.inf, shape, numpy_dtype(dtype).type)

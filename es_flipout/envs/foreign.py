@@ -1,4 +1,4 @@
-"""Any vector environment as a `TorchVectorEnv`: NumPy or torch, whatever its autoreset mode."""
+"""Any vector environment as a `TorchVectorEnv`: NumPy or torch, in any autoreset mode."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
 
 
 class ForeignVectorEnv(TorchVectorEnv):
-    """Wraps a vector environment that someone else made.
+    """Wraps a vector environment from elsewhere.
 
-    With autoreset DISABLED, rows are reset when they are asked to, by `options={"reset_mask": mask}` and a
-    list of seeds as Gymnasium's own vector environments take them. An environment that resets itself
-    (NEXT_STEP, SAME_STEP) decides when and how a row starts: seeds are passed on only when all rows start,
-    and a row starts when its own reset is due. The step in which a NEXT_STEP environment resets a row is no
-    env step of anybody's, and no reward crosses the end of an episode in any mode.
+    With autoreset DISABLED, envs are reset on request, by `options={"reset_mask": mask}` and a list of
+    seeds, as Gymnasium's own vector environments accept them. A vector environment that resets itself
+    (NEXT_STEP, SAME_STEP) decides when and how an env starts: an env starts when its own reset is due, and
+    seeds are passed on only when all envs start. In NEXT_STEP mode the step that resets an env counts for no
+    episode. In no mode does a reward end up in the wrong episode.
 
-    It steps all rows or none, so rows without work go on idly; their observations mean nothing. If it
-    raises, the episodes of all live rows have failed, and it is reset as a whole. One that cannot be reset
-    after an error, such as Gymnasium's AsyncVectorEnv, passes the error on.
+    All envs are stepped or none, so envs without an episode idle; their observations mean nothing. If the
+    vector environment raises, the episodes of all live envs have failed, and all envs are reset. If that
+    fails too, as with Gymnasium's AsyncVectorEnv, the error is raised.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class ForeignVectorEnv(TorchVectorEnv):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Takes the environment.
+        """Wraps an environment.
 
         Args:
             env: a vector environment that declares `metadata["autoreset_mode"]`.
@@ -43,12 +44,13 @@ class ForeignVectorEnv(TorchVectorEnv):
             dtype: floating dtype of observations and rewards.
 
         Raises:
-            ValueError: if the environment does not say how it resets itself.
+            ValueError: if the environment does not declare how it resets itself, or its actions are of a kind
+                that is not supported.
         """
         mode = env.metadata.get("autoreset_mode")
         if mode is None:
             raise ValueError(
-                f'{env} does not say how it resets itself: its metadata must have an "autoreset_mode" '
+                f'{env} does not declare how it resets itself: its metadata must have an "autoreset_mode" '
                 "(a gymnasium.vector.AutoresetMode)"
             )
         self.env = env
@@ -65,26 +67,26 @@ class ForeignVectorEnv(TorchVectorEnv):
         self._idle_action = _some_action(env.action_space)
         self._terminated = np.ones(self.num_envs, dtype=np.bool_)
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        self._over = np.ones(self.num_envs, dtype=np.bool_)  # rows whose own last step ended an episode
-        self._fresh = np.zeros(self.num_envs, dtype=np.bool_)  # rows that show an episode's first observation
+        self._over = np.ones(self.num_envs, dtype=np.bool_)  # envs whose last step ended an episode
+        self._fresh = np.zeros(self.num_envs, dtype=np.bool_)  # envs that show a first observation
         self._observations: Tensor | None = None
 
     @property
     def _ended(self) -> Mask:
         return self._terminated | self._truncated
 
+    @override
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Starts new episodes where it can; see `TorchVectorEnv` and the class for seeds and `started`."""
-        mask, seeds = self._reset_mask(options), list(self._row_seeds(seed))
+        mask, seeds = self._reset_mask(options), list(self._env_seeds(seed))
         live, info = ~self._ended & ~mask, {}
         try:
             self._start(mask, seeds)
-        except Exception as error:  # whatever a user's code may raise
+        except Exception as error:  # a user's code may raise anything
             info = self._recover(error, live | mask)
         started = mask & self._fresh
         self._terminated[started] = False
@@ -94,25 +96,25 @@ class ForeignVectorEnv(TorchVectorEnv):
         return self._shown(), info | {"started": started}
 
     def _start(self, mask: Mask, seeds: list[int | None]) -> None:
-        """Has rows of `mask` start, if they can."""
+        """Starts those envs of `mask` that can start."""
         stuck = self._ended.all() and not (mask & self._fresh).any()
         if mask.all() or self._observations is None or (stuck and not self.restarts_anytime):
-            first = next((each for each, named in zip(seeds, mask, strict=True) if named), None)
+            first = next((each for each, selected in zip(seeds, mask, strict=True) if selected), None)
             self._reset_all(seeds if self.restarts_anytime else first)
         elif self.restarts_anytime:
-            self._reset_rows(mask, seeds)
+            self._reset_some(mask, seeds)
 
+    @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advances every row whose episode runs; see `TorchVectorEnv`."""
         self._check_actions(actions)
         live, info = ~self._ended, {}
         rewards = np.zeros(self.num_envs)
         given = np.where(_as_column(live, actions.ndim), actions.cpu().numpy(), self._idle_action)
         try:
             if self.restarts_anytime:
-                self._reset_rows(self._over.copy(), None)  # it may refuse to step a row that has ended
+                self._reset_some(self._over.copy(), None)  # it may refuse to step an ended env
             rewards, terminated, truncated = self._step_all(given.astype(self._idle_action.dtype))
-        except Exception as error:  # whatever a user's code may raise
+        except Exception as error:  # a user's code may raise anything
             info = self._recover(error, live)
             terminated, truncated = np.ones_like(live), np.zeros_like(live)
         self._terminated |= live & terminated
@@ -125,21 +127,21 @@ class ForeignVectorEnv(TorchVectorEnv):
             info,
         )
 
-    def _recover(self, error: Exception, rows: Mask) -> dict[str, Any]:
-        """Resets everything after an error; returns the info entries of the rows that it has cost."""
+    def _recover(self, error: Exception, lost: Mask) -> dict[str, Any]:
+        """Resets all envs after an error; returns the info entries of those in `lost`, which have failed."""
         try:
             self._reset_all(None)
         except Exception:
-            raise error from None  # it is beyond repair
+            raise error from None
         failure = f"{type(error).__name__}: {error}"
-        return failure_info(dict.fromkeys(np.flatnonzero(rows).tolist(), failure), self.num_envs)
+        return failure_info(dict.fromkeys(np.flatnonzero(lost).tolist(), failure), self.num_envs)
 
+    @override
     def retire(self, mask: Mask) -> None:
-        """See `TorchVectorEnv.retire`; the rows themselves go on idly until they are reset."""
         self._terminated |= mask & ~self._truncated
 
+    @override
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes the wrapped environment."""
         self.env.close(**kwargs)
 
     def _reset_all(self, seed: int | list[int | None] | None) -> None:
@@ -149,7 +151,7 @@ class ForeignVectorEnv(TorchVectorEnv):
         self._keep(observations)
         self._fresh[:], self._over[:] = True, False
 
-    def _reset_rows(self, mask: Mask, seeds: list[int | None] | None) -> None:
+    def _reset_some(self, mask: Mask, seeds: list[int | None] | None) -> None:
         if not mask.any():
             return
         observations, _ = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
@@ -187,7 +189,7 @@ def _as_column(mask: Mask, ndim: int) -> Mask:
 
 
 def _some_action(space: Any) -> Any:
-    """Returns a valid action for every row: the one nearest to zero."""
+    """Returns a valid action for every env, as close to zero as possible."""
     if isinstance(space, spaces.Box):
         return np.zeros(space.shape, space.dtype).clip(space.low, space.high)
     if isinstance(space, spaces.MultiDiscrete):

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment as rows of a `TorchVectorEnv`, in this process or shared out over several."""
+"""Any Gymnasium environment as a `TorchVectorEnv`, in this process or distributed over several."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
-from es_flipout.envs.engine import available_cores
 from es_flipout.envs.env_processes import EnvProcesses
-from es_flipout.envs.env_rows import EnvRows, RowArrays
+from es_flipout.envs.local_envs import EnvArrays, LocalEnvs, MakeEnv
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.policies import box, make_action_head
+from es_flipout.processes import available_cores
+
+REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
+"""Wrappers with a memory of earlier episodes, so that a return would depend on which env played before."""
 
 
 def make_env(env_id: str, wrappers: Sequence[str] = (), **kwargs: Any) -> gym.Env[Any, Any]:
-    """Makes one official environment and puts it into wrappers.
+    """Makes one official environment and wraps it.
 
     Args:
-        env_id: Gymnasium id, MODULE:ID to import a module that registers it first.
+        env_id: Gymnasium id, or MODULE:ID to import a module that registers it first.
         wrappers: innermost first; each a name in gymnasium.wrappers, or MODULE:CLASS.
         **kwargs: keyword arguments of `gymnasium.make`.
 
     Raises:
-        ValueError: if a wrapper does not exist.
+        ValueError: if a wrapper does not exist or remembers earlier episodes.
         gymnasium.error.Error: if Gymnasium does not know the id.
     """
     with deprecations_silenced():
@@ -40,16 +43,12 @@ def make_env(env_id: str, wrappers: Sequence[str] = (), **kwargs: Any) -> gym.En
     return env
 
 
-REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
-"""Wrappers that keep something from one episode to the next, so that a return would depend on the slot."""
-
-
 def _find_wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
     module, _, attribute = name.rpartition(":")
     if attribute in REMEMBERING_WRAPPERS:
         raise ValueError(
-            f"wrapper {name!r} keeps statistics from one episode to the next; policy.normalize_observations "
-            "and es.fitness_shaping do its work"
+            f"wrapper {name!r} keeps statistics from one episode to the next; use "
+            "policy.normalize_observations and es.fitness_shaping instead"
         )
     try:
         wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = getattr(
@@ -62,56 +61,31 @@ def _find_wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
     return wrapper
 
 
-class RowStepper(Protocol):
-    """Runs the environments behind the rows; both calls return what went wrong, by row."""
+class EnvStepper(Protocol):
+    """Resets and steps N envs; both methods return what went wrong, by env."""
 
-    arrays: RowArrays
+    arrays: EnvArrays
 
     def reset(self, seeds: Mapping[int, int | None]) -> dict[int, str]:
-        """Resets rows, each with its seed, and writes their observations."""
+        """Resets envs, each with its seed, and writes their observations."""
 
-    def step(self, rows: Sequence[int]) -> dict[int, str]:
-        """Steps rows by the actions in the arrays, and writes what comes of it."""
+    def step(self, ids: Sequence[int]) -> dict[int, str]:
+        """Steps envs by their actions in the arrays, and writes the results."""
 
     def close(self) -> None:
         """Closes the environments."""
 
 
-def step_rows(
-    make: Callable[[], gym.Env[Any, Any]], num_rows: int, first: gym.Env[Any, Any], processes: int | None
-) -> RowStepper:
-    """Makes environments in this process (`processes` = 0; `first` is then row 0) or in others.
-
-    Args:
-        make: makes one environment.
-        num_rows: how many there are.
-        first: one that has been made already; its spaces are those of all.
-        processes: how many processes share them; None for one a core.
-
-    Raises:
-        ValueError: if observations or actions are of a kind that cannot be handled.
-    """
-    try:
-        observations, actions = box(first.observation_space), first.action_space
-        make_action_head(actions, "clip")
-    except ValueError as error:
-        first.close()
-        raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error
-    if processes == 0:
-        return EnvRows(make, RowArrays.local(num_rows, observations, actions), first)
-    return EnvProcesses(make, num_rows, observations, actions, min(processes or available_cores(), num_rows))
-
-
 class GymnasiumVectorEnv(TorchVectorEnv):
-    """N copies of a Gymnasium environment; only rows whose episode runs are stepped.
+    """N copies of a Gymnasium environment; only envs whose episode is running are stepped.
 
-    An environment that raises is replaced by a new one, a process that dies by a new process; the episodes
-    that were lost have failed. Info of the single environments is not passed on.
+    An environment that raises is replaced by a new one, and a process that dies by a new process; the
+    episodes that were lost have failed. The info of the single environments is dropped.
     """
 
     def __init__(
         self,
-        make: Callable[[], gym.Env[Any, Any]],
+        make: MakeEnv,
         num_envs: int,
         *,
         device: torch.device | str = "cpu",
@@ -123,55 +97,51 @@ class GymnasiumVectorEnv(TorchVectorEnv):
 
         Args:
             make: makes one environment; with processes it must be picklable (by cloudpickle).
-            num_envs: number of rows N.
+            num_envs: number of envs N.
             device: device of the tensors that `reset` and `step` return.
-            dtype: floating dtype of observations and rewards.
-            processes: how many processes share the rows: 0 for none but this one, None for one a core.
-                They start by multiprocessing's forkserver, so a script needs its
-                `if __name__ == "__main__":`.
+            dtype: floating dtype of observations and rewards. In float64 they are exactly what the
+                environment returned.
+            processes: number of processes that share the envs: 0 for this process alone, None for one per
+                core.
+            first: an environment made already, for example one that renders. It becomes env 0, or with
+                processes only provides the spaces; in either case it is closed here.
 
         Raises:
-            ValueError: if observations or actions are of a kind that cannot be handled.
+            ValueError: if observations or actions are of a kind that is not supported.
+            RuntimeError: if a process cannot make its environments.
         """
-        env = make() if first is None else first
-        self._rows = step_rows(make, num_envs, env, processes)
-        if processes != 0:
-            env.close()
-        observations, actions = env.observation_space, env.action_space
+        first = make() if first is None else first
+        self._envs = _make_stepper(make, num_envs, first, processes)
         self.num_envs = num_envs
         self.device = torch.device(device)
         self.dtype = dtype
-        self.single_observation_space = observations
-        self.single_action_space = actions
-        self.observation_space = batch_space(observations, num_envs)
-        self.action_space = batch_space(actions, num_envs)
+        self.single_observation_space = first.observation_space
+        self.single_action_space = first.action_space
+        self.observation_space = batch_space(first.observation_space, num_envs)
+        self.action_space = batch_space(first.action_space, num_envs)
         self._terminated = np.ones(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
 
+    @override
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Starts new episodes in the rows of `options["reset_mask"]` (all without); see `TorchVectorEnv`."""
-        mask, seeds = self._reset_mask(options), self._row_seeds(seed)
+        mask, seeds = self._reset_mask(options), self._env_seeds(seed)
         self._terminated[mask] = False
         self._truncated[mask] = False
-        named = {row: seeds[row] for row in np.flatnonzero(mask).tolist()}
-        failures = self._rows.reset({row: None if each is None else int(each) for row, each in named.items()})
+        selected = {i: seeds[i] for i in np.flatnonzero(mask).tolist()}
+        failures = self._envs.reset({i: None if each is None else int(each) for i, each in selected.items()})
         return self._observe(), self._end_failed(failures, ~self._terminated & ~self._truncated)
 
+    @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advances every row whose episode runs; see `TorchVectorEnv`.
-
-        Raises:
-            ValueError: if the actions are not of the shape of `action_space`.
-        """
         self._check_actions(actions)
-        arrays, live = self._rows.arrays, ~(self._terminated | self._truncated)
+        arrays, live = self._envs.arrays, ~(self._terminated | self._truncated)
         arrays.actions[:] = torch.as_tensor(actions).cpu().numpy()
-        info = self._end_failed(self._rows.step(np.flatnonzero(live).tolist()), live)
+        info = self._end_failed(self._envs.step(np.flatnonzero(live).tolist()), live)
         stepped = live & ~info.get("failed", np.zeros_like(live))
         self._terminated |= stepped & arrays.terminated
         self._truncated |= stepped & arrays.truncated
@@ -184,20 +154,35 @@ class GymnasiumVectorEnv(TorchVectorEnv):
             info,
         )
 
+    @override
     def retire(self, mask: Mask) -> None:
-        """See `TorchVectorEnv.retire`."""
         self._terminated |= mask & ~self._truncated
 
+    @override
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes the environments and ends the processes."""
-        self._rows.close()
+        self._envs.close()
 
     def _observe(self) -> Tensor:
-        return torch.from_numpy(self._rows.arrays.observations).to(self.device, self.dtype, copy=True)
+        return torch.from_numpy(self._envs.arrays.observations).to(self.device, self.dtype, copy=True)
 
-    def _end_failed(self, failures: Mapping[int, str], live: NDArray[np.bool_]) -> dict[str, Any]:
-        """Ends the live rows among those that failed; returns their info entries."""
-        info = failure_info({row: text for row, text in failures.items() if live[row]}, self.num_envs)
+    def _end_failed(self, failures: Mapping[int, str], live: Mask) -> dict[str, Any]:
+        """Ends the live envs among those that failed; returns their info entries."""
+        info = failure_info({i: text for i, text in failures.items() if live[i]}, self.num_envs)
         if info:
             self._terminated |= info["failed"]
         return info
+
+
+def _make_stepper(
+    make: MakeEnv, num_envs: int, first: gym.Env[Any, Any], processes: int | None
+) -> EnvStepper:
+    try:
+        observations, actions = box(first.observation_space), first.action_space
+        make_action_head(actions, "clip")  # refuses spaces that no policy can act in
+    except ValueError as error:
+        first.close()
+        raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error
+    if processes == 0:
+        return LocalEnvs(make, EnvArrays.local(num_envs, observations, actions), first)
+    first.close()
+    return EnvProcesses(make, num_envs, observations, actions, min(processes or available_cores(), num_envs))

@@ -1,4 +1,4 @@
-"""Between the host and a GPU: copies through memory that the GPU reaches by itself, streams, recordings."""
+"""Between the host and a GPU: copies through pinned memory, streams, and what recording a graph needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Returns a copy of a tensor of the host on a device; on a GPU it may still be under way.
+    """Returns a copy of a host tensor on a device.
 
-    It is on torch's current stream, so that whatever is computed there finds it complete; and the tensor may
-    be overwritten at once.
+    On a GPU the copy is queued on torch's current stream and may not have finished, but later work on that
+    stream sees it complete. The host tensor may be overwritten at once.
     """
     if device.type != "cuda":
         return values.to(device, copy=True)
@@ -22,7 +22,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def to_host(values: Tensor) -> Tensor:
-    """Returns a tensor on the host, waiting for the current stream, and no other, if it is not there."""
+    """Returns a tensor on the host; coming from a GPU it waits for the current stream, and for no other."""
     if values.device.type != "cuda":
         return values.cpu()
     pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -43,9 +43,9 @@ def current_stream(device: torch.device) -> torch.cuda.Stream | None:
 
 @contextmanager
 def working_on(stream: torch.cuda.Stream | None, after: torch.cuda.Stream | None) -> Iterator[None]:
-    """Works on a stream, after all that another has to do till now, and waits for it in the end.
+    """Makes a stream current, after all the work queued on another so far; waits for it at the end.
 
-    Memory that the work has used may then be freed. On the CPU, where both are None, it does nothing.
+    Memory that the work used may then be freed. On the CPU, where both are None, it does nothing.
     """
     if stream is None or after is None:
         yield
@@ -62,7 +62,7 @@ def working_on(stream: torch.cuda.Stream | None, after: torch.cuda.Stream | None
 def collector_paused() -> Iterator[None]:
     """Keeps Python's garbage collector from running, in any thread.
 
-    While a CUDA graph is recorded, nothing that is the GPU's may be freed, and a collection may do that.
+    No GPU memory may be freed while a CUDA graph is recorded, and a collection might free some.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -15,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from es_flipout.envs.engine import available_cores
 from es_flipout.population import Population
+from es_flipout.processes import available_cores
 from es_flipout.rollout.single_env import Rollout
 from es_flipout.rollout.worker_main import Desk
 from es_flipout.rollout.workers import WorkerPlayer

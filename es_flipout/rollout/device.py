@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.engines.warp_faults import fault_text
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
-from es_flipout.envs.warp import WarpEngine, fault_text
 from es_flipout.population import Population
 from es_flipout.rollout.device_loop import NOT_FINITE_BIT, DeviceLoop, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE, Episodes

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.masks import where_rows
 from es_flipout.envs.mujoco.task import MujocoTask
-from es_flipout.envs.warp import WarpEngine
 from es_flipout.normalization import RunningStatistics
 from es_flipout.population import Population
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent

@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.mujoco import MujocoVectorEnv
-from es_flipout.envs.warp import WarpEngine
 from es_flipout.population import Population
 from es_flipout.rollout.device import DevicePlayer
 from es_flipout.rollout.episodes import Episodes

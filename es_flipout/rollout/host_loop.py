@@ -204,9 +204,7 @@ class HostLoop:
             seeds: list[int | None] = [None] * self.env.num_envs
             for env, (table, row) in zip(free.tolist(), taken, strict=True):
                 seeds[env] = int(table.reset_seed[row])
-            # Every TorchVectorEnv takes a seed per env; Gymnasium's base class does not declare it.
-            reset = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
-            self._observations, info = reset
+            self._observations, info = self.env.reset(seed=seeds, options={"reset_mask": mask})
             started = info.get("started", mask)[free].tolist()
             pairs = list(zip(free.tolist(), taken, started, strict=True))
             self._take_over([(env, episode) for env, episode, begun in pairs if begun])

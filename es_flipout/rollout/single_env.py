@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
-from es_flipout.envs.engine import warning_text
+from es_flipout.envs.engines.contract import warning_text
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.single_policy import make_act
 

@@ -16,9 +16,9 @@ from torch import nn
 from es_flipout import optimizers, policies
 from es_flipout.envs import make_env, make_vec
 from es_flipout.envs.contract import TorchVectorEnv
-from es_flipout.envs.engine import available_cores
-from es_flipout.envs.make import native_maker, official_id, runs_natively
+from es_flipout.envs.native import native_maker, official_id, runs_natively
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
+from es_flipout.processes import available_cores
 from es_flipout.rollout import (
     BackgroundScorer,
     BaselinePlayer,

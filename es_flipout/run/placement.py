@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
-from es_flipout.envs.make import runs_natively
-from es_flipout.envs.warp import NO_GPU_FOR_WARP, num_warp_gpus
+from es_flipout.envs.engines.warp_setup import NO_GPU_FOR_WARP, num_warp_gpus
+from es_flipout.envs.native import runs_natively
 from es_flipout.run.config import Config
 
 

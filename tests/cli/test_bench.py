@@ -111,7 +111,7 @@ def test_a_device_or_an_engine_that_cannot_be_used_is_told(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cart_pole = ["--env", "CartPole-v1", "--env-kwargs", "{}", "--workers", "1", "--warp-envs", "8"]
     assert bench.main(["throughput", *TINY, *cart_pole, "--warp-device", "cpu"]) == 2
-    assert "engine 'warp' runs native tasks, and CartPole-v1 is none" in capsys.readouterr().err
+    assert "engine 'warp' runs native tasks only, not CartPole-v1" in capsys.readouterr().err
     assert bench.main(["throughput", *TINY, *cart_pole]) == 2
     assert "device 'cuda' is not available" in capsys.readouterr().err
 

@@ -240,7 +240,7 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         (["--env.engine", "mjx"], "env.engine must be one of 'auto', 'batch', 'mjdata_pool', 'warp', 'gymn"),
         (
             ["--env.id", "CartPole-v1", "--env.engine", "batch"],
-            "'batch' runs native tasks, and CartPole-v1 is",
+            "'batch' runs native tasks only, not CartPole-v1",
         ),
         (["--env.engine", "batch"], "engine 'batch' has no contact forces (cfrc_ext)"),
         ([*POOL, "--device", "cuda"], "backend process_pool runs on device cpu, got cuda"),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 
-SIMULATIONS = 9
+NUM_ENVS = 9
 """More than twice what a pool thread takes at a time, so that three threads share the work."""
 SUBSTEPS = 3
 STEPS = 40
@@ -32,7 +32,7 @@ def make_engine(request, model):
     engine_class, extra_fields = request.param
     made = []
 
-    def make(num_envs=SIMULATIONS, threads=2, model=model):
+    def make(num_envs=NUM_ENVS, threads=2, model=model):
         made.append(engine_class(model, num_envs, FIELDS + extra_fields, threads))
         return made[-1]
 
@@ -44,15 +44,15 @@ def make_engine(request, model):
 class LoopOverMjData:
     """The contract of `PhysicsEngine` in its plainest form."""
 
-    def __init__(self, model, num_envs=SIMULATIONS):
+    def __init__(self, model, num_envs=NUM_ENVS):
         self.model = model
         self.datas = [mujoco.MjData(model) for _ in range(num_envs)]
 
     def reset(self, ids, qpos, qvel):
-        for row, i in enumerate(ids):
+        for k, i in enumerate(ids):
             data = self.datas[i]
             mujoco.mj_resetData(self.model, data)
-            data.qpos[:], data.qvel[:] = qpos[row], qvel[row]
+            data.qpos[:], data.qvel[:] = qpos[k], qvel[k]
             mujoco.mj_forward(self.model, data)
 
     def step(self, ctrl, num_substeps, ids=None):
@@ -72,7 +72,7 @@ def random_state(model, count, seed):
     return qpos, rng.uniform(-1, 1, (count, model.nv))
 
 
-def random_controls(model, steps, seed, num_envs=SIMULATIONS):
+def random_controls(model, steps, seed, num_envs=NUM_ENVS):
     return torch.from_numpy(np.random.default_rng(seed).uniform(-0.4, 0.4, (steps, num_envs, model.nu)))
 
 
@@ -80,16 +80,16 @@ def ids_of(*ids):
     return np.array(ids, np.int32)
 
 
-EVERY_ID = ids_of(*range(SIMULATIONS))
+EVERY_ID = ids_of(*range(NUM_ENVS))
 
 
 def snapshot(engine):
     return {name: value.numpy().copy() for name, value in engine.fields.items()}
 
 
-def assert_same_rows(engine, other, rows=slice(None)):
+def assert_same_envs(engine, other, ids=slice(None)):
     for name, value in engine.fields.items():
-        np.testing.assert_array_equal(value[rows], other.fields[name][rows], err_msg=name)
+        np.testing.assert_array_equal(value[ids], other.fields[name][ids], err_msg=name)
 
 
 def assert_equal_fields(engine, loop):
@@ -99,7 +99,7 @@ def assert_equal_fields(engine, loop):
 
 def test_fields_equal_a_loop_over_mjdata(make_engine, model):
     engine, loop = make_engine(), LoopOverMjData(model)
-    state = random_state(model, SIMULATIONS, seed=0)
+    state = random_state(model, NUM_ENVS, seed=0)
     for side in (engine, loop):
         side.reset(EVERY_ID, *state)
     assert_equal_fields(engine, loop)
@@ -111,15 +111,15 @@ def test_fields_equal_a_loop_over_mjdata(make_engine, model):
     assert (loop.field("cfrc_ext") != 0).any()
 
 
-def test_fields_equal_a_loop_where_simulations_start_and_pause_at_different_times(make_engine, model):
+def test_fields_equal_a_loop_where_envs_start_and_pause_at_different_times(make_engine, model):
     engine, loop = make_engine(), LoopOverMjData(model)
     rng = np.random.default_rng(2)
-    state = random_state(model, SIMULATIONS, seed=3)
+    state = random_state(model, NUM_ENVS, seed=3)
     for side in (engine, loop):
         side.reset(EVERY_ID, *state)
     for step, ctrl in enumerate(random_controls(model, STEPS, seed=4)):
-        moving = np.flatnonzero(rng.random(SIMULATIONS) < 0.6).astype(np.int32)
-        restarted = np.flatnonzero(rng.random(SIMULATIONS) < 0.1).astype(np.int32)
+        moving = np.flatnonzero(rng.random(NUM_ENVS) < 0.6).astype(np.int32)
+        restarted = np.flatnonzero(rng.random(NUM_ENVS) < 0.1).astype(np.int32)
         state = random_state(model, len(restarted), seed=step)
         for side in (engine, loop):
             side.step(ctrl, SUBSTEPS, moving)
@@ -131,7 +131,7 @@ def test_fields_equal_a_loop_where_simulations_start_and_pause_at_different_time
 def test_numbers_do_not_depend_on_the_thread_count(make_engine, model):
     def rollout(threads):
         engine = make_engine(threads=threads)
-        engine.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=5))
+        engine.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=5))
         for ctrl in random_controls(model, STEPS, seed=6):
             engine.step(ctrl, SUBSTEPS)
             engine.step(ctrl, 1, ids_of(0, 3, 4, 7, 8))
@@ -145,7 +145,7 @@ def test_numbers_do_not_depend_on_the_thread_count(make_engine, model):
 
 def test_stepping_some_leaves_the_others_alone(make_engine, model):
     engine = make_engine()
-    engine.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=7))
+    engine.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=7))
     ctrl = random_controls(model, 1, seed=8)[0]
     engine.step(ctrl, SUBSTEPS)
     before = snapshot(engine)
@@ -159,7 +159,7 @@ def test_stepping_some_leaves_the_others_alone(make_engine, model):
 
 def test_resetting_some_leaves_the_others_alone(make_engine, model):
     engine = make_engine()
-    engine.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=9))
+    engine.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=9))
     engine.step(random_controls(model, 1, seed=10)[0], SUBSTEPS)
     before = snapshot(engine)
     qpos, qvel = random_state(model, 2, seed=11)
@@ -173,7 +173,7 @@ def test_resetting_some_leaves_the_others_alone(make_engine, model):
 
 
 def test_reset_forgets_the_history(make_engine, model):
-    state = random_state(model, SIMULATIONS, seed=12)
+    state = random_state(model, NUM_ENVS, seed=12)
     controls = random_controls(model, STEPS, seed=13)
 
     def trajectory(engine):
@@ -185,7 +185,7 @@ def test_reset_forgets_the_history(make_engine, model):
         return steps
 
     fresh, used = make_engine(), make_engine()
-    used.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=14))
+    used.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=14))
     for ctrl in random_controls(model, STEPS, seed=15):
         used.step(ctrl, SUBSTEPS)
     for expected, got in zip(trajectory(fresh), trajectory(used), strict=True):
@@ -210,7 +210,7 @@ def test_a_new_engine_shows_the_models_default_state(make_engine, model):
         np.testing.assert_array_equal(engine.fields[name], LoopOverMjData(model).field(name))
 
 
-# --- simulations that fail ---------------------------------------------------------------------------
+# --- envs that fail ----------------------------------------------------------------------------------
 
 BROKEN, SOUND = [2, 7], [0, 1, 3, 4, 5, 6, 8]
 ON_ONE_AND_TWO_THREADS = pytest.mark.parametrize("threads", [1, 2])
@@ -225,23 +225,23 @@ BLOWS_UP_IN_A_STEP = pytest.param("qvel", 1e9, "BADQACC", id="blows-up")
 
 
 def broken_state(model, field, value, seed):
-    qpos, qvel = random_state(model, SIMULATIONS, seed)
+    qpos, qvel = random_state(model, NUM_ENVS, seed)
     {"qpos": qpos, "qvel": qvel}[field][BROKEN] = value
     return qpos, qvel
 
 
 @ON_ONE_AND_TWO_THREADS
 @pytest.mark.parametrize(("field", "value", "warning"), [*BROKEN_AT_RESET, BLOWS_UP_IN_A_STEP])
-def test_a_broken_simulation_fails_once_and_alone(make_engine, model, threads, field, value, warning):
+def test_a_broken_env_fails_once_and_alone(make_engine, model, threads, field, value, warning):
     engine, undisturbed = make_engine(threads=threads), make_engine()
     engine.reset(EVERY_ID, *broken_state(model, field, value, seed=20))
-    undisturbed.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=20))
-    assert_same_rows(engine, undisturbed, SOUND)
+    undisturbed.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=20))
+    assert_same_envs(engine, undisturbed, SOUND)
     told = [engine.failures]
     for ctrl in random_controls(model, 4, seed=21):
         engine.step(ctrl, SUBSTEPS)
         undisturbed.step(ctrl, SUBSTEPS)
-        assert_same_rows(engine, undisturbed, SOUND)
+        assert_same_envs(engine, undisturbed, SOUND)
         told.append(engine.failures)
         assert undisturbed.failures == {}
     assert [failures for failures in told if failures] == [dict.fromkeys(BROKEN, f"MuJoCo warning {warning}")]
@@ -257,10 +257,10 @@ def test_a_broken_start_is_told_by_the_reset(make_engine, model, field, value, w
 
 
 @ON_ONE_AND_TWO_THREADS
-def test_a_simulation_that_failed_works_after_a_reset(make_engine, model, threads):
+def test_an_env_that_failed_works_after_a_reset(make_engine, model, threads):
     engine, undisturbed = make_engine(threads=threads), make_engine()
     engine.reset(EVERY_ID, *broken_state(model, "qvel", 1e9, seed=22))
-    undisturbed.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=22))
+    undisturbed.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=22))
     ctrl = random_controls(model, 1, seed=23)[0]
     for each in (engine, undisturbed):
         each.step(ctrl, SUBSTEPS)
@@ -273,24 +273,24 @@ def test_a_simulation_that_failed_works_after_a_reset(make_engine, model, thread
         for each in (engine, undisturbed):
             each.step(ctrl, SUBSTEPS)
         assert engine.failures == {}
-        assert_same_rows(engine, undisturbed)
+        assert_same_envs(engine, undisturbed)
 
 
 @ON_ONE_AND_TWO_THREADS
-def test_a_bad_control_fails_simulations_that_move(make_engine, model, threads):
+def test_a_bad_control_fails_envs_that_move(make_engine, model, threads):
     engine, undisturbed = make_engine(threads=threads), make_engine()
     for each in (engine, undisturbed):
-        each.reset(EVERY_ID, *random_state(model, SIMULATIONS, seed=26))
+        each.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=26))
     good, bad = random_controls(model, 2, seed=27)
     undisturbed.step(bad, SUBSTEPS, EVERY_ID[1:])
     bad[[0, *BROKEN]] = np.nan
     engine.step(bad, SUBSTEPS, EVERY_ID[1:])
     assert engine.failures == dict.fromkeys(BROKEN, "MuJoCo warning BADCTRL")
-    assert_same_rows(engine, undisturbed, SOUND)
+    assert_same_envs(engine, undisturbed, SOUND)
     for each in (engine, undisturbed):
         each.step(good, SUBSTEPS, ids_of(*SOUND))  # what failed before is not told again
     assert engine.failures == {}
-    assert_same_rows(engine, undisturbed, SOUND)
+    assert_same_envs(engine, undisturbed, SOUND)
 
 
 BALLS = 12
@@ -312,17 +312,17 @@ def apart(count):
     return np.zeros((count, BALLS)), np.zeros((count, BALLS))
 
 
-def assert_out_of_memory(failures, rows):
-    assert sorted(failures) == rows
+def assert_out_of_memory(failures, ids):
+    assert sorted(failures) == ids
     for failure in failures.values():
         assert failure.startswith("MuJoCo error: mj_stackAlloc: out of memory")
 
 
 @ON_ONE_AND_TWO_THREADS
 @pytest.mark.parametrize("when", ["reset", "step"])
-def test_an_error_in_mujoco_fails_its_simulation_alone(make_engine, balls, threads, when):
+def test_an_error_in_mujoco_fails_its_env_alone(make_engine, balls, threads, when):
     engine, undisturbed = (make_engine(threads=count, model=balls) for count in (threads, 2))
-    (qpos, qvel), drift = apart(SIMULATIONS), np.random.default_rng(28).uniform(-1, 1, (SIMULATIONS, BALLS))
+    (qpos, qvel), drift = apart(NUM_ENVS), np.random.default_rng(28).uniform(-1, 1, (NUM_ENVS, BALLS))
     undisturbed.reset(EVERY_ID, qpos, qvel + drift)
     all_on_one_spot = -np.arange(BALLS)
     if when == "reset":
@@ -333,14 +333,14 @@ def test_an_error_in_mujoco_fails_its_simulation_alone(make_engine, balls, threa
     if when == "step":
         assert engine.failures == {}
         for each in (engine, undisturbed):
-            each.step(torch.zeros(SIMULATIONS, 0), 2)
+            each.step(torch.zeros(NUM_ENVS, 0), 2)
     assert_out_of_memory(engine.failures, BROKEN)
-    assert_same_rows(engine, undisturbed, SOUND)
+    assert_same_envs(engine, undisturbed, SOUND)
     for each in (engine, undisturbed):
         each.reset(ids_of(*BROKEN), *apart(len(BROKEN)))
     assert engine.failures == {}
     for _ in range(5):
         for each in (engine, undisturbed):
-            each.step(torch.zeros(SIMULATIONS, 0), 2)
+            each.step(torch.zeros(NUM_ENVS, 0), 2)
         assert engine.failures == {}
-        assert_same_rows(engine, undisturbed)
+        assert_same_envs(engine, undisturbed)

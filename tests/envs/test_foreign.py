@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from es_flipout.envs import ForeignVectorEnv, make_vec
 from es_flipout.rollout.host import VectorizedEvaluator
 
-ROWS = 3
+NUM_ENVS = 3
 BASE = 100
 """Rewards are BASE * episode + step: a sum tells which steps of which episodes are in it."""
 POISON = 7.0
@@ -23,25 +23,25 @@ ACTIONS = spaces.Box(-10, 10, (1,), np.float32)
 ON_EACH_MODE = pytest.mark.parametrize("mode", AutoresetMode)
 
 
-def length_of(row, episode):
-    return 1 + (2 * row + 3 * episode) % 5
+def length_of(i, episode):
+    return 1 + (2 * i + 3 * episode) % 5
 
 
-def is_truncated(row, episode):
-    return (row + episode) % 2 == 1
+def is_truncated(i, episode):
+    return (i + episode) % 2 == 1
 
 
 class Counting(gym.Env):
-    """Shows (row, episode, step); rows and episodes differ in length."""
+    """Shows (env, episode, step); envs and episodes differ in length."""
 
     observation_space, action_space = OBSERVATIONS, ACTIONS
 
-    def __init__(self, row):
-        self.row, self.episode, self.step_in_episode = row, 0, 0
+    def __init__(self, i):
+        self.index, self.episode, self.step_in_episode = i, 0, 0
         self.seeds = []
 
     def _observation(self):
-        return np.array([self.row, self.episode, self.step_in_episode], np.float32)
+        return np.array([self.index, self.episode, self.step_in_episode], np.float32)
 
     def reset(self, *, seed=None, options=None):
         self.seeds.append(seed)
@@ -50,97 +50,97 @@ class Counting(gym.Env):
 
     def step(self, action):
         assert self.episode > 0, "reset it first"
-        assert self.step_in_episode < length_of(self.row, self.episode), "stepped beyond its end"
+        assert self.step_in_episode < length_of(self.index, self.episode), "stepped beyond its end"
         if action[0] == POISON:
             raise RuntimeError("poisoned")
         self.step_in_episode += 1
-        over = self.step_in_episode == length_of(self.row, self.episode)
-        truncated = over and is_truncated(self.row, self.episode)
+        over = self.step_in_episode == length_of(self.index, self.episode)
+        truncated = over and is_truncated(self.index, self.episode)
         reward = BASE * self.episode + self.step_in_episode
         return self._observation(), reward, over and not truncated, truncated, {}
 
 
 class TorchCounting(VectorEnv):
-    """The same rows as tensors, written as a vector environment of its own."""
+    """The same envs as tensors, written as a vector environment of its own."""
 
     def __init__(self, mode):
         self.metadata = {"autoreset_mode": mode}
         self.mode = mode
-        self.num_envs = ROWS
+        self.num_envs = NUM_ENVS
         self.single_observation_space, self.single_action_space = OBSERVATIONS, ACTIONS
         self.observation_space, self.action_space = (
-            batch_space(OBSERVATIONS, ROWS),
-            batch_space(ACTIONS, ROWS),
+            batch_space(OBSERVATIONS, NUM_ENVS),
+            batch_space(ACTIONS, NUM_ENVS),
         )
-        self.envs = [Counting(row) for row in range(ROWS)]
-        self.over = torch.zeros(ROWS, dtype=torch.bool)
-        self.rows = torch.zeros(ROWS, 3)
+        self.envs = [Counting(i) for i in range(NUM_ENVS)]
+        self.over = torch.zeros(NUM_ENVS, dtype=torch.bool)
+        self.observations = torch.zeros(NUM_ENVS, 3)
 
-    def _start(self, row, seed=None):
-        self.rows[row] = torch.from_numpy(self.envs[row].reset(seed=seed)[0])
+    def _start(self, i, seed=None):
+        self.observations[i] = torch.from_numpy(self.envs[i].reset(seed=seed)[0])
 
     def reset(self, *, seed=None, options=None):
         if seed is None or isinstance(seed, int):
-            seed = [None if seed is None else seed + row for row in range(ROWS)]
-        mask = (options or {}).get("reset_mask", np.ones(ROWS, bool))
-        for row in np.flatnonzero(mask):
-            self._start(row, seed[row])
-            self.over[row] = False
-        return self.rows, {}
+            seed = [None if seed is None else seed + i for i in range(NUM_ENVS)]
+        mask = (options or {}).get("reset_mask", np.ones(NUM_ENVS, bool))
+        for i in np.flatnonzero(mask):
+            self._start(i, seed[i])
+            self.over[i] = False
+        return self.observations, {}
 
     def step(self, actions):
         assert isinstance(actions, torch.Tensor)
         assert actions.dtype == torch.float32
-        rewards, ends = torch.zeros(ROWS), torch.zeros(2, ROWS, dtype=torch.bool)
-        for row, env in enumerate(self.envs):
-            if self.over[row] and self.mode == AutoresetMode.NEXT_STEP:
-                self._start(row)
+        rewards, ends = torch.zeros(NUM_ENVS), torch.zeros(2, NUM_ENVS, dtype=torch.bool)
+        for i, env in enumerate(self.envs):
+            if self.over[i] and self.mode == AutoresetMode.NEXT_STEP:
+                self._start(i)
                 continue
-            observation, rewards[row], ends[0, row], ends[1, row], _ = env.step(actions[row].numpy())
-            self.rows[row] = torch.from_numpy(observation)
-            if ends[:, row].any() and self.mode == AutoresetMode.SAME_STEP:
-                self._start(row)
+            observation, rewards[i], ends[0, i], ends[1, i], _ = env.step(actions[i].numpy())
+            self.observations[i] = torch.from_numpy(observation)
+            if ends[:, i].any() and self.mode == AutoresetMode.SAME_STEP:
+                self._start(i)
         self.over = ends.any(dim=0)
-        return self.rows, rewards, ends[0], ends[1], {}
+        return self.observations, rewards, ends[0], ends[1], {}
 
 
 def numpy_env(mode):
     # In Gymnasium's own wrappers, as gymnasium.make gives them: they refuse a step before the first reset.
     return SyncVectorEnv(
-        [lambda row=row: gym.wrappers.OrderEnforcing(Counting(row)) for row in range(ROWS)],
+        [lambda i=i: gym.wrappers.OrderEnforcing(Counting(i)) for i in range(NUM_ENVS)],
         autoreset_mode=mode,
     )
 
 
 @pytest.fixture(params=[numpy_env, TorchCounting], ids=["numpy", "torch"])
 def counting(request):
-    """Makes the rows in a mode, wrapped."""
+    """Makes the envs in a mode, wrapped."""
     return lambda mode: ForeignVectorEnv(request.param(mode), dtype=torch.float64)
 
 
-def rows(*flags):
+def only(*flags):
     return {"reset_mask": np.array(flags, bool)}
 
 
 def idle(value=0.0):
-    return torch.full((ROWS, 1), value)
+    return torch.full((NUM_ENVS, 1), value)
 
 
-def play(env, count, slots=None):
+def play(env, count, used=None):
     """Runs `count` episodes as an evaluator does; returns what each acted on, was paid, and how it ended."""
-    slots = np.ones(ROWS, bool) if slots is None else slots
-    holds, done, begun = [None] * ROWS, [], 0
-    live = np.zeros(ROWS, bool)
+    used = np.ones(NUM_ENVS, bool) if used is None else used
+    holds, done, begun = [None] * NUM_ENVS, [], 0
+    live = np.zeros(NUM_ENVS, bool)
     observations = None
     for _ in range(200):
-        wanted = slots & ~live
+        wanted = used & ~live
         wanted[np.flatnonzero(wanted)[max(count - begun, 0) :]] = False
         if wanted.any():
             observations, info = env.reset(options={"reset_mask": wanted})
             assert not (info["started"] & ~wanted).any()
-            for row in np.flatnonzero(info["started"]):
-                holds[row] = {"row": int(row), "acted_on": [], "rewards": []}
-                done.append(holds[row])
+            for i in np.flatnonzero(info["started"]):
+                holds[i] = {"env": int(i), "acted_on": [], "rewards": []}
+                done.append(holds[i])
                 begun += 1
             live |= info["started"]
         if not live.any():
@@ -149,21 +149,21 @@ def play(env, count, slots=None):
         observations, rewards, terminated, truncated, info = env.step(idle())
         assert info == {}
         assert (rewards[~torch.from_numpy(live)] == 0).all()
-        for row in np.flatnonzero(live):
-            holds[row]["acted_on"].append(acted_on[row].tolist())
-            holds[row]["rewards"].append(float(rewards[row]))
-            holds[row]["end"] = bool(terminated[row]), bool(truncated[row])
+        for i in np.flatnonzero(live):
+            holds[i]["acted_on"].append(acted_on[i].tolist())
+            holds[i]["rewards"].append(float(rewards[i]))
+            holds[i]["end"] = bool(terminated[i]), bool(truncated[i])
         assert (terminated | truncated)[~torch.from_numpy(live)].all()
         live &= ~(terminated | truncated).numpy()
     raise AssertionError("it does not come to an end")
 
 
 def assert_whole(episode):
-    row, number = episode["row"], int(episode["acted_on"][0][1])
-    length = length_of(row, number)
-    assert episode["acted_on"] == [[row, number, step] for step in range(length)]
+    i, number = episode["env"], int(episode["acted_on"][0][1])
+    length = length_of(i, number)
+    assert episode["acted_on"] == [[i, number, step] for step in range(length)]
     assert episode["rewards"] == [BASE * number + step for step in range(1, length + 1)]
-    assert episode["end"] == (not is_truncated(row, number), is_truncated(row, number))
+    assert episode["end"] == (not is_truncated(i, number), is_truncated(i, number))
 
 
 # --- whole episodes ----------------------------------------------------------------------------------
@@ -175,18 +175,18 @@ def test_every_episode_is_whole(counting, mode):
     assert len(episodes) == 20
     for episode in episodes:
         assert_whole(episode)
-    numbers = [(episode["row"], episode["acted_on"][0][1]) for episode in episodes]
+    numbers = [(episode["env"], episode["acted_on"][0][1]) for episode in episodes]
     assert len(set(numbers)) == 20  # no episode is given out twice
-    assert {row for row, _ in numbers} == {0, 1, 2}
+    assert {i for i, _ in numbers} == {0, 1, 2}
 
 
 @ON_EACH_MODE
-@pytest.mark.parametrize("slots", [[True, False, False], [False, True, True]])
-def test_episodes_are_whole_beside_rows_without_work(counting, mode, slots):
-    episodes = play(counting(mode), 6, np.array(slots))
+@pytest.mark.parametrize("used", [[True, False, False], [False, True, True]])
+def test_episodes_are_whole_beside_envs_without_work(counting, mode, used):
+    episodes = play(counting(mode), 6, np.array(used))
     assert len(episodes) == 6
     for episode in episodes:
-        assert slots[episode["row"]]
+        assert used[episode["env"]]
         assert_whole(episode)
 
 
@@ -198,11 +198,11 @@ def test_a_second_round_of_episodes_is_whole(counting, mode):
         assert_whole(episode)
 
 
-def test_in_disabled_mode_no_row_is_ahead_of_its_resets(counting):
+def test_in_disabled_mode_no_env_is_ahead_of_its_resets(counting):
     episodes = play(counting(AutoresetMode.DISABLED), 9)
-    # Without idle rows in between, a row's episodes are numbered in order.
-    by_row = {row: [e["acted_on"][0][1] for e in episodes if e["row"] == row] for row in range(ROWS)}
-    for numbers in by_row.values():
+    # Without idle envs in between, an env's episodes are numbered in order.
+    by_env = {i: [e["acted_on"][0][1] for e in episodes if e["env"] == i] for i in range(NUM_ENVS)}
+    for numbers in by_env.values():
         assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -210,7 +210,7 @@ def test_in_disabled_mode_no_row_is_ahead_of_its_resets(counting):
 
 
 @ON_EACH_MODE
-def test_all_rows_start_at_once(counting, mode):
+def test_all_envs_start_at_once(counting, mode):
     observations, info = counting(mode).reset(seed=5)
     assert info["started"].tolist() == [True, True, True]
     assert observations.tolist() == [[0, 1, 0], [1, 1, 0], [2, 1, 0]]
@@ -218,9 +218,9 @@ def test_all_rows_start_at_once(counting, mode):
 
 
 @ON_EACH_MODE
-def test_rows_that_were_never_asked_for_stay_ended(counting, mode):
+def test_envs_that_were_never_asked_for_stay_ended(counting, mode):
     env = counting(mode)
-    observations, info = env.reset(options=rows(True, False, False))
+    observations, info = env.reset(options=only(True, False, False))
     assert info["started"].tolist() == [True, False, False]
     assert observations[0].tolist() == [0, 1, 0]
     for step in (1, 2):
@@ -230,40 +230,40 @@ def test_rows_that_were_never_asked_for_stay_ended(counting, mode):
 
 
 @ON_EACH_MODE
-def test_a_reset_of_no_row_changes_nothing(counting, mode):
+def test_a_reset_of_no_env_changes_nothing(counting, mode):
     env = counting(mode)
     observations, _ = env.reset(seed=0)
-    again, info = env.reset(options=rows(False, False, False))
+    again, info = env.reset(options=only(False, False, False))
     assert info["started"].tolist() == [False, False, False]
     assert torch.equal(again, observations)
     assert env.step(idle())[1].tolist() == [BASE + 1] * 3
 
 
-def test_a_row_of_an_environment_that_resets_itself_starts_when_it_is_due(counting):
+def test_an_env_of_an_environment_that_resets_itself_starts_when_it_is_due(counting):
     env = counting(AutoresetMode.NEXT_STEP)
     env.reset(seed=0)
-    assert [length_of(row, 1) for row in range(ROWS)] == [4, 1, 3]
+    assert [length_of(i, 1) for i in range(NUM_ENVS)] == [4, 1, 3]
     _, _, terminated, truncated, _ = env.step(idle())
     assert (terminated | truncated).tolist() == [False, True, False]
-    _, info = env.reset(options=rows(False, True, False))
+    _, info = env.reset(options=only(False, True, False))
     assert info["started"].tolist() == [False, False, False]  # its own reset takes the next step
     observations, rewards, terminated, truncated, _ = env.step(idle())
     assert rewards.tolist() == [BASE + 2, 0, BASE + 2]
     assert (terminated | truncated).tolist() == [False, True, False]
-    observations, info = env.reset(options=rows(False, True, False))
+    observations, info = env.reset(options=only(False, True, False))
     assert info["started"].tolist() == [False, True, False]
     assert observations[1].tolist() == [1, 2, 0]
     _, rewards, *_ = env.step(idle())
     assert rewards.tolist() == [BASE + 3, 2 * BASE + 1, BASE + 3]
 
 
-def test_a_row_that_resets_itself_in_the_same_step_starts_at_once(counting):
+def test_an_env_that_resets_itself_in_the_same_step_starts_at_once(counting):
     env = counting(AutoresetMode.SAME_STEP)
     env.reset(seed=0)
     _, rewards, terminated, truncated, _ = env.step(idle())
     assert rewards.tolist() == [BASE + 1] * 3
     assert (terminated | truncated).tolist() == [False, True, False]
-    observations, info = env.reset(options=rows(False, True, False))
+    observations, info = env.reset(options=only(False, True, False))
     assert info["started"].tolist() == [False, True, False]
     assert observations[1].tolist() == [1, 2, 0]
     _, rewards, *_ = env.step(idle())
@@ -276,19 +276,19 @@ def test_a_start_that_is_not_taken_is_missed(counting, mode):
     env.reset(seed=0)
     env.step(idle())
     env.step(idle())
-    env.step(idle())  # by now row 1 has stepped idly through its second episode, or into it
-    _, info = env.reset(options=rows(False, True, False))
+    env.step(idle())  # by now env 1 has stepped idly through its second episode, or into it
+    _, info = env.reset(options=only(False, True, False))
     assert info["started"].tolist() == [False, False, False]
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_if_no_row_is_live_one_of_those_asked_for_starts(counting, mode):
+def test_if_no_env_is_live_one_of_those_asked_for_starts(counting, mode):
     env = counting(mode)
     env.reset(seed=0)
     env.step(idle())
     env.retire(np.array([True, False, True]))
-    # All have ended now, rows 0 and 2 for us alone: they go on until their own episodes end.
-    observations, info = env.reset(options=rows(True, False, False))
+    # All have ended now, envs 0 and 2 for us alone: they go on until their own episodes end.
+    observations, info = env.reset(options=only(True, False, False))
     assert info["started"].tolist() == [True, False, False]
     assert observations[0].tolist() == [0, 2, 0]
     _, rewards, terminated, truncated, _ = env.step(idle())
@@ -296,11 +296,11 @@ def test_if_no_row_is_live_one_of_those_asked_for_starts(counting, mode):
     assert (terminated | truncated).tolist() == [False, True, True]
 
 
-def test_seeds_go_to_the_rows_that_start():
+def test_seeds_go_to_the_envs_that_start():
     env = ForeignVectorEnv(TorchCounting(AutoresetMode.DISABLED))
     env.reset(seed=[3, 4, 5])
-    env.reset(seed=[6, None, 7], options=rows(True, False, True))
-    env.reset(seed=8, options=rows(False, True, False))
+    env.reset(seed=[6, None, 7], options=only(True, False, True))
+    env.reset(seed=8, options=only(False, True, False))
     assert [inner.seeds for inner in env.env.envs] == [[3, 6], [4, 9], [5, 7]]
 
 
@@ -313,21 +313,21 @@ def test_an_environment_that_resets_itself_heeds_the_first_seed(mode):
 
 
 @ON_EACH_MODE
-def test_only_without_autoreset_rows_restart_anytime(counting, mode):
+def test_only_without_autoreset_envs_restart_anytime(counting, mode):
     assert counting(mode).restarts_anytime is (mode is AutoresetMode.DISABLED)
 
 
-def test_a_live_row_can_be_restarted_without_autoreset(counting):
+def test_a_live_env_can_be_restarted_without_autoreset(counting):
     env = counting(AutoresetMode.DISABLED)
     env.reset(seed=0)
     env.step(idle())
-    observations, info = env.reset(options=rows(True, False, False))
+    observations, info = env.reset(options=only(True, False, False))
     assert info["started"].tolist() == [True, False, False]
     assert observations.tolist() == [[0, 2, 0], [1, 1, 1], [2, 1, 1]]
 
 
 @ON_EACH_MODE
-def test_retired_rows_are_paid_nothing(counting, mode):
+def test_retired_envs_are_paid_nothing(counting, mode):
     env = counting(mode)
     env.reset(seed=0)
     env.retire(np.array([True, False, False]))
@@ -361,7 +361,7 @@ def test_returned_tensors_may_be_written_to(counting, mode):
     terminated |= truncated
     truncated.logical_not_()
     observations.fill_(7.0)
-    got, wanted = ([each.reset(options=rows(False, True, False))[0]] for each in (env, undisturbed))
+    got, wanted = ([each.reset(options=only(False, True, False))[0]] for each in (env, undisturbed))
     got += env.step(idle())[:4]
     wanted += undisturbed.step(idle())[:4]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, wanted, strict=True))
@@ -374,7 +374,7 @@ def test_returned_tensors_may_be_written_to(counting, mode):
 def test_if_a_step_raises_all_live_episodes_have_failed(counting, mode):
     env = counting(mode)
     env.reset(seed=0)
-    env.step(idle())  # ends row 1
+    env.step(idle())  # ends env 1
     _, rewards, terminated, truncated, info = env.step(torch.tensor([[POISON], [0.0], [0.0]]))
     assert rewards.tolist() == [0, 0, 0]
     assert (terminated | truncated).all()
@@ -389,7 +389,7 @@ def test_if_a_step_raises_all_live_episodes_have_failed(counting, mode):
 
 
 @ON_EACH_MODE
-def test_what_a_row_without_work_is_told_to_do_is_never_done(counting, mode):
+def test_what_an_env_without_work_is_told_to_do_is_never_done(counting, mode):
     env = counting(mode)
     env.reset(seed=0)
     env.retire(np.array([True, False, False]))
@@ -413,7 +413,7 @@ def test_actions_of_a_wrong_shape_are_refused(counting):
 
 def test_actions_of_other_kinds_are_refused():
     env = TorchCounting(AutoresetMode.DISABLED)
-    env.action_space = batch_space(spaces.Dict(a=ACTIONS), ROWS)
+    env.action_space = batch_space(spaces.Dict(a=ACTIONS), NUM_ENVS)
     with pytest.raises(ValueError, match="Dict actions are not supported"):
         ForeignVectorEnv(env)
 

@@ -18,22 +18,22 @@ from es_flipout.envs import (
     GymnasiumVectorEnv,
     MujocoTask,
     MujocoVectorEnv,
-    make,
     make_env,
     make_vec,
+    native,
     register_task,
     runs_natively,
 )
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.make import RENDERING_KEYWORDS
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.envs.native import RENDERING_KEYWORDS
 
 
 @pytest.fixture(autouse=True)
 def _forgets_what_is_registered(monkeypatch):
     known = dict(gym.registry)
-    monkeypatch.setattr(make, "_native", dict(make._native))
+    monkeypatch.setattr(native, "_native", dict(native._native))
     yield
     gym.registry.clear()
     gym.registry.update(known)
@@ -56,7 +56,7 @@ def module(tmp_path, monkeypatch):
 
 
 def truncated_at(env, limit):
-    """Returns the step at which all rows are truncated, None if that is none of the next `limit`."""
+    """Returns the step at which all envs are truncated, None if that is none of the next `limit`."""
     env.reset(seed=0)
     actions = torch.zeros(env.action_space.shape)
     for step in range(1, limit + 1):
@@ -186,12 +186,12 @@ def test_rendering_keywords_are_accepted_as_officially_and_change_nothing():
         ("HalfCheetah-v5", {"frame_skip": 0}, "frame_skip must be an integer >= 1, got 0"),
         ("HalfCheetah-v5", {"frame_skip": 2.5}, "frame_skip must be an integer >= 1, got 2.5"),
         ("Humanoid-v5", {"healthy_z_range": 3}, "Humanoid-v5: "),
-        ("CartPole-v1", {"engine": "batch"}, "engine 'batch' runs native tasks, and CartPole-v1 is none"),
+        ("CartPole-v1", {"engine": "batch"}, "engine 'batch' runs native tasks only, not CartPole-v1"),
         ("CartPole-v1", {"engine": "mjdata_pool"}, "(native: Ant-v5, HalfCheetah-v5"),
         (
             "Hopper-v5",
             {"engine": "batch", "wrappers": ["TimeAwareObservation"]},
-            "engine 'batch' runs native tasks, and Hopper-v5 is none in wrappers",
+            "engine 'batch' runs native tasks only, not Hopper-v5 in wrappers",
         ),
         ("CartPole-v1", {"engine": "bach"}, "bach"),
         ("Hopper-v5", {"engine": "bach"}, "bach"),
@@ -213,7 +213,7 @@ def test_a_mistake_is_named_with_what_is_allowed(env_id, kwargs, message):
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "CartPole-v1"])
 @pytest.mark.parametrize("count", [0, -1])
-def test_no_rows_are_refused(env_id, count):
+def test_no_envs_are_refused(env_id, count):
     with pytest.raises(ValueError, match=f"num_envs must be >= 1, got {count}"):
         make_vec(env_id, count)
 

@@ -12,15 +12,15 @@ import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs import TASKS, make_vec
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
-ROWS = 3
+NUM_ENVS = 3
 STEPS = 300
 SEED = 100
 RESET_EVERY = 4
-"""Ended rows wait for the next multiple of this many steps, so that each is frozen for a while first."""
+"""Ended envs wait for the next multiple of this many steps, so that each is frozen for a while first."""
 TOLERANCE = 1e-9
 """For what we sum in another order than Gymnasium (the center of mass, the contact cost), and for sines."""
 SINES = {"InvertedDoublePendulum-v5": slice(1, 5), "Reacher-v5": slice(0, 4)}
@@ -272,7 +272,7 @@ CASES = [
 ]
 
 
-def official_envs(env_id, kwargs, count=ROWS):
+def official_envs(env_id, kwargs, count=NUM_ENVS):
     with deprecations_silenced():
         return [gym.make(env_id, **kwargs) for _ in range(count)]
 
@@ -298,18 +298,18 @@ def assert_same_observations(env_id, observations, expected):
     np.testing.assert_array_equal(observations, expected)
 
 
-def assert_same_info(info, rows, official_infos):
-    """Compares every entry of some rows; neither side may have an entry that the other lacks."""
-    for i in rows:
+def assert_same_info(info, ids, official_infos):
+    """Compares every entry of some envs; neither side may have an entry that the other lacks."""
+    for i in ids:
         assert info.keys() == official_infos[i].keys()
     for name, value in info.items():
-        assert_close(value.numpy()[rows], np.stack([official_infos[i][name] for i in rows]), name)
+        assert_close(value.numpy()[ids], np.stack([official_infos[i][name] for i in ids]), name)
 
 
-def assert_same_rollout(env_id, kwargs, engine, draw_actions, *, rows=ROWS, steps=STEPS, seed=SEED):
-    """Steps both sides side by side, frozen rows and masked resets included."""
-    env = make_vec(env_id, rows, dtype=torch.float64, threads=2, **kwargs)
-    officials = official_envs(env_id, kwargs, rows)
+def assert_same_rollout(env_id, kwargs, engine, draw_actions, *, num_envs=NUM_ENVS, steps=STEPS, seed=SEED):
+    """Steps both sides side by side, frozen envs and masked resets included."""
+    env = make_vec(env_id, num_envs, dtype=torch.float64, threads=2, **kwargs)
+    officials = official_envs(env_id, kwargs, num_envs)
     assert type(env.engine) is engine
     env.action_space.seed(seed)
 
@@ -318,8 +318,8 @@ def assert_same_rollout(env_id, kwargs, engine, draw_actions, *, rows=ROWS, step
     expected = np.stack([observation for observation, _ in starts])
     official_infos = [official_info for _, official_info in starts]
     assert_same_observations(env_id, observations, expected)
-    assert_same_info(info, range(rows), official_infos)
-    terminated, truncated = np.zeros(rows, bool), np.zeros(rows, bool)
+    assert_same_info(info, range(num_envs), official_infos)
+    terminated, truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
     resets = 0
     for step in range(steps):
         if step % RESET_EVERY == 0 and (ended := terminated | truncated).any():
@@ -335,7 +335,7 @@ def assert_same_rollout(env_id, kwargs, engine, draw_actions, *, rows=ROWS, step
         actions = draw_actions(env.action_space)
         live = np.flatnonzero(~(terminated | truncated))
         observations, rewards, env_terminated, env_truncated, info = env.step(torch.from_numpy(actions))
-        expected_rewards = np.zeros(rows)
+        expected_rewards = np.zeros(num_envs)
         for i in live:
             outcome = officials[i].step(actions[i])
             expected[i], expected_rewards[i], terminated[i], truncated[i], official_infos[i] = outcome
@@ -351,7 +351,7 @@ def assert_same_rollout(env_id, kwargs, engine, draw_actions, *, rows=ROWS, step
             np.testing.assert_array_equal(env.engine.fields[name].numpy(), official)
     env.close()
     # Otherwise no masked reset was compared.
-    assert resets >= rows
+    assert resets >= num_envs
 
 
 @pytest.mark.parametrize(("env_id", "kwargs", "engine"), CASES)
@@ -362,7 +362,7 @@ def test_rollout_is_the_official_one(env_id, kwargs, engine):
 @pytest.mark.slow
 @pytest.mark.parametrize(("env_id", "kwargs", "engine"), CASES)
 def test_long_rollouts_of_many_seeds_are_the_official_ones(env_id, kwargs, engine):
-    assert_same_rollout(env_id, kwargs, engine, float32_actions, rows=10, steps=1000, seed=1000)
+    assert_same_rollout(env_id, kwargs, engine, float32_actions, num_envs=10, steps=1000, seed=1000)
 
 
 @pytest.mark.parametrize("env_id", sorted(TASKS))

@@ -1,4 +1,4 @@
-"""The vector environment's own contract: rows, resets, seeds, frozen episodes, and its error messages."""
+"""The vector environment's own contract: envs, resets, seeds, frozen episodes, and its error messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TransformReward
 
 from es_flipout.envs import TASKS, MujocoVectorEnv, TorchVectorEnv, make_vec
-from es_flipout.envs.batch import BatchEngine
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
@@ -33,8 +33,8 @@ def snapshot(env):
     return {name: value.clone() for name, value in env.engine.fields.items()}
 
 
-def mask(*rows):
-    return {"reset_mask": np.array(rows, bool)}
+def mask(*flags):
+    return {"reset_mask": np.array(flags, bool)}
 
 
 def test_is_a_vector_environment_without_autoreset():
@@ -45,11 +45,11 @@ def test_is_a_vector_environment_without_autoreset():
     assert env.num_envs == 2
 
 
-# --- frozen rows -------------------------------------------------------------------------------------
+# --- frozen envs -------------------------------------------------------------------------------------
 
 
 @ON_EACH_ENGINE
-def test_an_ended_row_is_frozen_while_the_others_move(kwargs):
+def test_an_ended_env_is_frozen_while_the_others_move(kwargs):
     env = make_vec("Humanoid-v5", 3, threads=2, max_episode_steps=4, **kwargs)
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -72,7 +72,7 @@ def test_an_ended_row_is_frozen_while_the_others_move(kwargs):
     assert truncated.tolist() == [True, False, False]
 
 
-def test_a_terminated_row_keeps_its_flag_and_is_never_truncated():
+def test_a_terminated_env_keeps_its_flag_and_is_never_truncated():
     limit = 25
     # Almost upright, so that only the pushed pole falls within the limit.
     env = pendulum(max_episode_steps=limit, reset_noise_scale=1e-4)
@@ -84,7 +84,7 @@ def test_a_terminated_row_keeps_its_flag_and_is_never_truncated():
     assert 1 < length < limit
     assert terminated[length - 1 :, 0].all()
     assert not truncated[:, 0].any()
-    # The flag is of the row: its neighbors run on to their time limit.
+    # The flag is of the env: its neighbors run on to their time limit.
     assert not terminated[:, 1:].any()
     assert truncated[:, 1:].sum(dim=0).tolist() == [1, 1]
     # Still upright on every step but the last, and then frozen.
@@ -92,7 +92,7 @@ def test_a_terminated_row_keeps_its_flag_and_is_never_truncated():
     assert rewards.tolist() == [1.0] * (length - 1) + [0.0] * (limit - length + 1)
 
 
-def test_rows_that_were_never_reset_are_frozen():
+def test_envs_that_were_never_reset_are_frozen():
     env = pendulum()
     observations, _ = env.reset(seed=0, options=mask(False, True, False))
     stepped, rewards, terminated, _, _ = env.step(pushes(1.0, 1.0, 1.0))
@@ -105,7 +105,7 @@ def test_rows_that_were_never_reset_are_frozen():
 
 
 @ON_EACH_ENGINE
-def test_reset_mask_starts_the_named_rows_alone(kwargs):
+def test_reset_mask_starts_the_named_envs_alone(kwargs):
     env = make_vec("Humanoid-v5", 3, threads=2, max_episode_steps=5, **kwargs)
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -116,14 +116,14 @@ def test_reset_mask_starts_the_named_rows_alone(kwargs):
     for name, value in snapshot(env).items():
         assert torch.equal(value[[0, 2]], fields[name][[0, 2]]), name
     assert torch.equal(reset_observations[[0, 2]], observations[[0, 2]])
-    # Row 1 starts as any fresh environment does from its seed.
+    # Env 1 starts as any fresh environment does from its seed.
     fresh, _ = make_vec("Humanoid-v5", 1, threads=1, **kwargs).reset(seed=51)
     assert torch.equal(reset_observations[1], fresh[0])
     # And its clock starts anew, while those of the others run on.
     truncations = [env.step(env.action_space.sample())[3].tolist() for _ in range(5)]
-    assert [row[0] for row in truncations].index(True) == 1
-    assert [row[1] for row in truncations].index(True) == 4
-    assert [row[2] for row in truncations].index(True) == 1
+    assert [flags[0] for flags in truncations].index(True) == 1
+    assert [flags[1] for flags in truncations].index(True) == 4
+    assert [flags[2] for flags in truncations].index(True) == 1
 
 
 def test_a_torch_mask_is_as_good_as_a_numpy_one():
@@ -133,20 +133,20 @@ def test_a_torch_mask_is_as_good_as_a_numpy_one():
     assert (first != second).any(dim=1).tolist() == [True, False, True]
 
 
-def test_an_int_seeds_row_i_with_seed_plus_i():
-    rows = torch.cat([pendulum(num_envs=1).reset(seed=20 + i)[0] for i in range(3)])
+def test_an_int_seeds_env_i_with_seed_plus_i():
+    alone = torch.cat([pendulum(num_envs=1).reset(seed=20 + i)[0] for i in range(3)])
     observations, _ = pendulum().reset(seed=20)
-    assert torch.equal(observations, rows)
-    assert len(torch.unique(rows, dim=0)) == 3
+    assert torch.equal(observations, alone)
+    assert len(torch.unique(alone, dim=0)) == 3
 
 
-def test_a_sequence_seeds_each_row_in_order():
+def test_a_sequence_seeds_each_env_in_order():
     in_order, _ = pendulum().reset(seed=20)
     shuffled, _ = pendulum().reset(seed=[22, 20, 21])
     assert torch.equal(shuffled, in_order[[2, 0, 1]])
 
 
-def test_a_row_without_seed_draws_on():
+def test_an_env_without_seed_draws_on():
     env = pendulum(dtype=torch.float64)
     env.reset(seed=20)
     with deprecations_silenced():
@@ -158,7 +158,7 @@ def test_a_row_without_seed_draws_on():
     assert torch.equal(observations[[0, 2]], seeded[[0, 2]])
 
 
-def test_a_masked_reset_draws_nothing_in_the_other_rows():
+def test_a_masked_reset_draws_nothing_in_the_other_envs():
     env, other = pendulum(), pendulum()
     env.reset(seed=0)
     other.reset(seed=0)
@@ -277,7 +277,7 @@ def test_without_info_there_is_none():
     assert all(torch.equal(got, wanted) for got, wanted in zip(results, expected, strict=True))
 
 
-def test_a_reset_of_no_row_changes_nothing():
+def test_a_reset_of_no_env_changes_nothing():
     env = pendulum()
     observations, _ = env.reset(seed=0)
     again, _ = env.reset(seed=1, options=mask(False, False, False))
@@ -361,14 +361,14 @@ def test_actions_are_left_as_they_were():
     assert actions.flatten().tolist() == [1.0, 2.0, 3.0]
 
 
-# --- rows that fail ----------------------------------------------------------------------------------
+# --- envs that fail ----------------------------------------------------------------------------------
 
 ON_EACH_PENDULUM = pytest.mark.parametrize("engine", ["batch", "mjdata_pool"])
 NAN = float("nan")
 
 
 @ON_EACH_PENDULUM
-def test_a_failed_row_ends_and_the_others_run_as_if_alone(engine):
+def test_a_failed_env_ends_and_the_others_run_as_if_alone(engine):
     env, undisturbed = pendulum(engine=engine), pendulum(engine=engine)
     env.reset(seed=0)
     undisturbed.reset(seed=0)
@@ -408,7 +408,7 @@ def test_a_failed_row_ends_and_the_others_run_as_if_alone(engine):
         assert not stepped[2].any()
 
 
-def test_several_failed_rows_have_a_line_each_in_order():
+def test_several_failed_envs_have_a_line_each_in_order():
     env = pendulum(num_envs=5, info=False)
     env.reset(seed=0)
     *_, info = env.step(pushes(0.0, NAN, 0.0, NAN, NAN))
@@ -432,7 +432,7 @@ class StartsBroken(InvertedPendulum):
 
 
 @ON_EACH_PENDULUM
-def test_a_row_may_fail_as_it_starts(engine):
+def test_an_env_may_fail_as_it_starts(engine):
     env = MujocoVectorEnv(StartsBroken(), 5, engine=engine, threads=1)
     observations, info = env.reset(seed=0)
     assert info["failed"].tolist() == [False, False, True, False, True]
@@ -456,7 +456,7 @@ def test_a_row_may_fail_as_it_starts(engine):
 # --- retire ------------------------------------------------------------------------------------------
 
 
-def test_retired_rows_are_frozen_until_they_are_reset():
+def test_retired_envs_are_frozen_until_they_are_reset():
     env, undisturbed = pendulum(), pendulum()
     for each in (env, undisturbed):
         each.reset(seed=0)
@@ -477,7 +477,7 @@ def test_retired_rows_are_frozen_until_they_are_reset():
     assert terminated.tolist() == [False, False, True]
 
 
-def test_the_clock_of_a_retired_row_starts_anew():
+def test_the_clock_of_a_retired_env_starts_anew():
     env = pendulum(num_envs=2, max_episode_steps=3)
     env.reset(seed=0)
     for _ in range(2):

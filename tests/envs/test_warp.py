@@ -14,11 +14,12 @@ import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs import make_vec
+from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.engines.warp_faults import fault_text
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
-from es_flipout.envs.warp import WarpEngine, fault_text
 
-ROWS = 4
+NUM_ENVS = 4
 TOLERANCES = {"cpu": 1e-4, "cuda": 3e-4}
 """Of the largest value of a field so far, and at least of 1: float32, and contacts that amplify it. A GPU's
 compiler rounds otherwise, and the largest on the CPU is close to its bound."""
@@ -42,7 +43,7 @@ def assert_parity(device, env_id, steps, *, engine_kwargs=None, **kwargs):
     """Steps both sides under the same random actions, ended or not."""
     env = make_vec(
         env_id,
-        ROWS,
+        NUM_ENVS,
         engine="warp",
         engine_kwargs=engine_kwargs,
         device=device,
@@ -50,7 +51,7 @@ def assert_parity(device, env_id, steps, *, engine_kwargs=None, **kwargs):
         **kwargs,
     )
     with deprecations_silenced():
-        officials = [gym.make(env_id, max_episode_steps=-1, **kwargs).unwrapped for _ in range(ROWS)]
+        officials = [gym.make(env_id, max_episode_steps=-1, **kwargs).unwrapped for _ in range(NUM_ENVS)]
     env.reset(seed=0)
     for i, official in enumerate(officials):
         official.reset(seed=i)
@@ -66,13 +67,13 @@ def assert_parity(device, env_id, steps, *, engine_kwargs=None, **kwargs):
     compare_fields()
     reach = ACTIONS.get(env_id, 1.0)
     rng = np.random.default_rng(0)
-    ended = np.zeros(ROWS, bool)
+    ended = np.zeros(NUM_ENVS, bool)
     for _ in range(steps):
         actions = rng.uniform(-reach, reach, env.action_space.shape).astype(np.float32)
         observations, rewards, terminated, _, _ = env.step(torch.from_numpy(actions))
-        env._terminated[:] = False  # an ended row goes on, as officially
+        env._terminated[:] = False  # an ended env goes on, as officially
         env._update_live()
-        outcomes = [official.step(row) for official, row in zip(officials, actions, strict=True)]
+        outcomes = [official.step(action) for official, action in zip(officials, actions, strict=True)]
         compare_fields()
         expected = np.stack([outcome[0] for outcome in outcomes])
         scale = max(1.0, *largest.values())
@@ -100,7 +101,7 @@ def test_every_task_starts_and_steps(device, env_id):
     assert_parity(device, env_id, 2)
 
 
-# --- the contract of an engine -------------------------------------------------------------------------
+# --- the contract of an engine -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def model():
 FIELDS = ["qpos", "qvel", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"]
 
 
-def make_engine(model, device, num_envs=ROWS, **kwargs):
+def make_engine(model, device, num_envs=NUM_ENVS, **kwargs):
     return WarpEngine(model, num_envs, FIELDS, device, **kwargs)
 
 
@@ -122,7 +123,7 @@ def random_state(model, count, seed):
 
 
 def random_controls(model, steps, seed, device):
-    values = np.random.default_rng(seed).uniform(-0.4, 0.4, (steps, ROWS, model.nu))
+    values = np.random.default_rng(seed).uniform(-0.4, 0.4, (steps, NUM_ENVS, model.nu))
     return torch.from_numpy(values).float().to(device)
 
 
@@ -130,21 +131,21 @@ def ids_of(*ids):
     return np.array(ids, np.int32)
 
 
-EVERY_ID = ids_of(*range(ROWS))
+EVERY_ID = ids_of(*range(NUM_ENVS))
 
 
 def started(model, device, **kwargs):
     """An engine whose humanoids have landed: contacts, and with them the solver's warm start, matter."""
     engine = make_engine(model, device, **kwargs)
-    engine.reset(EVERY_ID, *random_state(model, ROWS, seed=1))
+    engine.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=1))
     for ctrl in random_controls(model, 25, seed=2, device=device):
         engine.step(ctrl, SUBSTEPS)
     return engine
 
 
-def assert_same(engine, other, rows=slice(None)):
+def assert_same(engine, other, ids=slice(None)):
     for name, values in engine.fields.items():
-        assert torch.equal(values[rows], other.fields[name][rows]), name
+        assert torch.equal(values[ids], other.fields[name][ids]), name
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -156,11 +157,11 @@ def test_the_same_calls_give_the_same_numbers(model, device, deterministic):
     assert_same(*engines)
 
 
-def test_deterministic_simulations_are_the_official_ones(device):
+def test_deterministic_envs_are_the_official_ones(device):
     assert_parity(device, "Humanoid-v5", 20, engine_kwargs={"deterministic": True})
 
 
-def test_a_reset_shows_and_changes_its_own_rows_alone(model, device):
+def test_a_reset_shows_and_changes_its_own_envs_alone(model, device):
     engine, undisturbed = started(model, device), started(model, device)
     others = [0, 1, 3]
     if device == "cuda":
@@ -178,9 +179,9 @@ def test_a_reset_shows_and_changes_its_own_rows_alone(model, device):
         assert_same(engine, undisturbed, others)
 
 
-def test_a_reset_row_runs_as_if_nothing_had_been_before(model, device):
+def test_a_reset_env_runs_as_if_nothing_had_been_before(model, device):
     used, fresh = started(model, device), make_engine(model, device)
-    state = random_state(model, ROWS, seed=5)
+    state = random_state(model, NUM_ENVS, seed=5)
     for each in (used, fresh):
         each.reset(EVERY_ID, *state)
     assert_same(used, fresh)
@@ -212,8 +213,8 @@ def test_stepping_some_leaves_the_others_alone(model, device):
         assert_same(engine, all_moving, [1, 2])
 
 
-def test_restart_begins_in_some_rows_what_a_reset_would(model, device):
-    qpos, qvel = random_state(model, ROWS, seed=8)
+def test_restart_begins_in_some_envs_what_a_reset_would(model, device):
+    qpos, qvel = random_state(model, NUM_ENVS, seed=8)
     engine, by_reset = started(model, device), started(model, device)
     on_device = [torch.from_numpy(values).float().to(device) for values in (qpos, qvel)]
     engine.restart(torch.tensor([True, False, True, False], device=device), *on_device)
@@ -225,9 +226,9 @@ def test_restart_begins_in_some_rows_what_a_reset_would(model, device):
         torch.testing.assert_close(values, by_reset.fields[name], rtol=0, atol=0 if device == "cpu" else 1e-2)
 
 
-def test_what_blows_up_is_told_of_its_own_rows_and_mends_by_a_reset(model, device):
+def test_what_blows_up_is_told_of_its_own_envs_and_mends_by_a_reset(model, device):
     engine = make_engine(model, device)
-    qpos, qvel = random_state(model, ROWS, seed=10)
+    qpos, qvel = random_state(model, NUM_ENVS, seed=10)
     qvel[1, 3], qpos[2, 10] = 1e11, np.nan
     engine.reset(EVERY_ID, qpos, qvel)
     assert engine.failures == {1: "MuJoCo warning BADQVEL", 2: "MuJoCo warning BADQPOS"}
@@ -237,7 +238,7 @@ def test_what_blows_up_is_told_of_its_own_rows_and_mends_by_a_reset(model, devic
     assert sorted(engine.failures) == [1, 2, 3]
     assert engine.failures[3] == "MuJoCo warning BADCTRL"
     engine.step(ctrl.nan_to_num(), SUBSTEPS, ids_of(0))
-    assert engine.failures == {}  # of the rows that moved
+    assert engine.failures == {}  # of the envs that moved
     engine.reset(ids_of(1, 2, 3), *random_state(model, 3, seed=12))
     engine.step(ctrl.nan_to_num(), SUBSTEPS)
     assert engine.failures == {}
@@ -246,13 +247,13 @@ def test_what_blows_up_is_told_of_its_own_rows_and_mends_by_a_reset(model, devic
 @pytest.mark.parametrize(("room", "told"), [({"njmax": 1}, "raise njmax"), ({"nconmax": 1}, "raise nconmax")])
 def test_lost_contacts_are_told_with_the_remedy(model, device, room, told):
     engine = make_engine(model, device, **room)
-    qpos, qvel = random_state(model, ROWS, seed=13)
+    qpos, qvel = random_state(model, NUM_ENVS, seed=13)
     qpos[:, 2] -= 1.2  # into the ground
     engine.reset(EVERY_ID, qpos, qvel)
-    engine.step(torch.zeros(ROWS, model.nu, device=device), SUBSTEPS)
+    engine.step(torch.zeros(NUM_ENVS, model.nu, device=device), SUBSTEPS)
     assert engine.failures
     assert all(told in text and "env.engine_kwargs" in text for text in engine.failures.values())
-    engine.reset(EVERY_ID, *random_state(model, ROWS, seed=14))
+    engine.reset(EVERY_ID, *random_state(model, NUM_ENVS, seed=14))
     assert engine.failures == {}
 
 
@@ -279,8 +280,8 @@ def test_fields_have_the_shapes_of_mjdata(model, device):
 
 def test_a_device_that_warp_cannot_use_is_told(model, monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *_, device: SimpleNamespace(device=torch.device("cuda:0")))
-    monkeypatch.setattr("es_flipout.envs.warp.num_warp_gpus", lambda: 0)
-    with pytest.raises(ValueError, match="engine 'warp' cannot run on cuda:0: Warp sees no such GPU"):
+    monkeypatch.setattr("es_flipout.envs.engines.warp.num_warp_gpus", lambda: 0)
+    with pytest.raises(ValueError, match="engine 'warp' cannot run on cuda:0: Warp does not see this GPU"):
         WarpEngine(model, 1, ["qpos"], "cuda")
 
 
@@ -302,7 +303,7 @@ def test_a_model_that_it_cannot_run_is_refused(device):
     model = mujoco.MjModel.from_xml_string(
         '<mujoco><option noslip_iterations="3" integrator="discrete"/></mujoco>'
     )
-    with pytest.raises(ValueError, match="engine 'warp' cannot run 1 simulations of the model"):
+    with pytest.raises(ValueError, match="engine 'warp' cannot run the model with 1 envs"):
         WarpEngine(model, 1, ["qpos"], device)
 
 
@@ -323,7 +324,7 @@ def test_a_missing_package_is_told_with_the_remedy(monkeypatch, package):
         ("warp", {"njmax": 0}, "njmax of engine 'warp' must be an integer >= 1, got 0"),
         ("warp", {"deterministic": 1}, "deterministic of engine 'warp' must be true or false, got 1"),
         ("batch", {"njmax": 3}, "engine 'batch' has no keyword argument 'njmax' .only engine 'warp' has any"),
-        ("gymnasium", {"njmax": 3}, "engine_kwargs are for engine 'warp'"),
+        ("gymnasium", {"njmax": 3}, "engine_kwargs are only for engine 'warp'"),
     ],
 )
 def test_wrong_engine_kwargs_are_told(engine, kwargs, message):
@@ -332,5 +333,5 @@ def test_wrong_engine_kwargs_are_told(engine, kwargs, message):
 
 
 def test_it_runs_native_tasks_only():
-    with pytest.raises(ValueError, match="engine 'warp' runs native tasks, and CartPole-v1 is none"):
+    with pytest.raises(ValueError, match="engine 'warp' runs native tasks only, not CartPole-v1"):
         make_vec("CartPole-v1", 1, engine="warp")

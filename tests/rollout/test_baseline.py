@@ -214,7 +214,7 @@ def test_a_recurrent_policy_starts_anew_with_every_episode(make_pool):
 
 
 def test_a_policy_of_images_plays_the_same_and_no_moments_are_kept(make_pool):
-    catch = "scripts.catch:Catch-v0"
+    catch = "examples.catch:Catch-v0"
     env = make_vec(catch, 3, dtype=torch.float64)
     policy = make_policy(env, CNNPolicy, conv_layers=[[4, 3, 1, 0]], hidden_sizes=(8,))
     population = ask(policy, 16)

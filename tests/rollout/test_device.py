@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from es_flipout.envs import make_vec, register_task
+from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
-from es_flipout.envs.warp import WarpEngine
 from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
 from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy

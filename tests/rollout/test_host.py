@@ -390,7 +390,7 @@ class ScriptedVectorEnv(TorchVectorEnv):
         started = np.zeros(self.num_envs, np.bool_)
         started[rows] = True
         for row in rows:
-            self._seed[row], self._time[row] = self._row_seeds(seed)[row], 0
+            self._seed[row], self._time[row] = self._env_seeds(seed)[row], 0
             self.played.append(int(self._seed[row]))
         self._ended[rows] = False
         info = self._failed(started)

@@ -17,10 +17,10 @@ from es_flipout.policies import CNNPolicy
 from es_flipout.population import Population
 from es_flipout.rollout import HostPlayer, Scorer
 from es_flipout.run.config import EnvConfig
-from scripts.catch import Catch
+from examples.catch import Catch
 
 MEMBERS = 8
-CATCH = "scripts.catch:Catch-v0"
+CATCH = "examples.catch:Catch-v0"
 
 
 class Flat(nn.Module):

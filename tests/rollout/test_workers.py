@@ -13,7 +13,7 @@ from playing import rollout
 from torch import nn
 
 from es_flipout import Flipout, FlipoutES, GRUPolicy, Independent, LowRank, MLPPolicy, make_vec
-from es_flipout.envs.make import native_maker
+from es_flipout.envs.native import native_maker
 from es_flipout.rollout import HostPlayer, WorkerPlayer, reset_seeds
 from es_flipout.run.build import make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig

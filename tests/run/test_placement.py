@@ -46,7 +46,7 @@ def test_everything_is_on_the_gpu_if_it_can_be(machine):
 
 def test_a_gpu_that_only_torch_can_use_is_told(machine):
     machine(gpu=True, warp=True, warp_gpus=0)
-    reason = "Warp sees no such GPU: the driver is probably too old for this build of warp-lang"
+    reason = "Warp does not see this GPU: the driver is probably too old for this build of warp-lang"
     assert placed() == ("cpu", "auto", f"device cpu, picked because {reason}")
     line = f"device cuda, as configured: policies on the GPU, environments on the CPU because {reason}"
     assert placed("cuda") == ("cuda", "auto", line)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import HealthyTask, is_finite
 from es_flipout.envs.mujoco.task import Fields, ground_position, squared_norm
@@ -16,7 +17,7 @@ from es_flipout.envs.mujoco.task import Fields, ground_position, squared_norm
 class Ant(HealthyTask):
     """Gymnasium's AntEnv (v5), with its keyword arguments and their meaning.
 
-    Contact forces are read, and the slower engine that provides them is used, only if the observation has
+    It reads contact forces, and so needs the slower engine that provides them, only if the observation has
     them or the contact cost has a weight.
     """
 
@@ -52,32 +53,33 @@ class Ant(HealthyTask):
         if include_cfrc_ext_in_observation or contact_cost_weight != 0:
             self.fields.append("cfrc_ext")
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         return self._uniform_and_normal_around_start(rng, self.reset_noise_scale)
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         parts = [fields["qpos"][:, self.skipped_qpos :], fields["qvel"]]
         if self.observes_contact:
-            # Row 0 is the world, which is not observed.
+            # Body 0 is the world, which is not observed.
             parts.append(self._contact_forces(fields)[:, 1:])
         return parts
 
+    @override
     def locate(self, fields: Fields) -> Tensor:
         """Returns the main body's x and y, [N, 2]."""
         return fields["xpos"][:, self.main_body, :2]
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         velocity = (after - before) / self.dt
         forward = self.forward_reward_weight * velocity[:, 0]
         survive = self.survival_reward(fields)
         control = self.ctrl_cost_weight * squared_norm(actions)
         if self.contact_cost_weight != 0:
-            # The world's row counts too: clipped to a range without 0, it is not 0.
+            # The world counts too: its 0 is clipped, and a range without 0 makes it nonzero.
             contact = self.contact_cost_weight * self._contact_forces(fields).square().sum(dim=(1, 2))
         else:
             contact = torch.zeros_like(forward)
@@ -91,12 +93,13 @@ class Ant(HealthyTask):
         }
         return forward + survive - (control + contact), info
 
+    @override
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
-        """See `MujocoTask.state_info`."""
         return ground_position(fields)
 
+    @override
     def is_healthy(self, fields: Fields) -> Tensor:
-        """See `HealthyTask.is_healthy`; unlike those of other tasks, this region has its bounds in it."""
+        """Returns which envs are healthy, bool [N]; unlike in other tasks, the bounds are included."""
         height = fields["qpos"][:, 2]
         return is_finite(fields) & (self.min_healthy_z <= height) & (height <= self.max_healthy_z)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
 
@@ -31,28 +32,29 @@ class HalfCheetah(MujocoTask):
         self.reset_noise_scale = reset_noise_scale
         self.skipped_qpos = 1 if exclude_current_positions_from_observation else 0
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         return self._uniform_and_normal_around_start(rng, self.reset_noise_scale)
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         return fields["qpos"][:, self.skipped_qpos :], fields["qvel"]
 
+    @override
     def locate(self, fields: Fields) -> Tensor:
         """Returns the x coordinate of the front tip, [N]."""
         return fields["qpos"][:, 0]
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         x_velocity = (after - before) / self.dt
         forward = self.forward_reward_weight * x_velocity
         control = self.ctrl_cost_weight * squared_norm(actions)
         info = {"x_velocity": x_velocity, "reward_forward": forward, "reward_ctrl": -control}
         return forward - control, info
 
+    @override
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
-        """See `MujocoTask.state_info`."""
         return {"x_position": fields["qpos"][:, 0].clone()}

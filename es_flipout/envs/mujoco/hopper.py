@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import strictly_within
 from es_flipout.envs.mujoco.task import Fields
@@ -43,8 +44,8 @@ class Hopper(UprightRunner):
         )
         self.min_healthy_state, self.max_healthy_state = healthy_state_range
 
+    @override
     def is_healthy(self, fields: Fields) -> Tensor:
-        """See `HealthyTask.is_healthy`."""
         # All of the state but where the torso is: x and z.
         state = torch.cat([fields["qpos"][:, 2:], fields["qvel"]], dim=1)
         bounded = strictly_within(state, self.min_healthy_state, self.max_healthy_state).all(dim=1)

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import HealthyTask, strictly_within
 from es_flipout.envs.mujoco.humanoid_body import HumanoidBody
@@ -56,6 +57,7 @@ class Humanoid(HumanoidBody, HealthyTask):
         self._mass_shares = torch.from_numpy(self.model.body_mass / self.model.body_mass.sum())
         self._cached_shares = self._mass_shares
 
+    @override
     def locate(self, fields: Fields) -> Tensor:
         """Returns the center of mass on the ground, [N, 2]."""
         xipos = fields["xipos"]
@@ -63,10 +65,10 @@ class Humanoid(HumanoidBody, HealthyTask):
             self._cached_shares = self._mass_shares.to(xipos)
         return (self._cached_shares @ xipos)[:, :2]
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         velocity = (after - before) / self.dt
         forward = self.forward_reward_weight * velocity[:, 0]
         survive = self.survival_reward(fields)
@@ -82,10 +84,10 @@ class Humanoid(HumanoidBody, HealthyTask):
         }
         return forward + survive - (control + contact), info
 
+    @override
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
-        """See `MujocoTask.state_info`."""
         return ground_position(fields) | super().state_info(fields)
 
+    @override
     def is_healthy(self, fields: Fields) -> Tensor:
-        """See `HealthyTask.is_healthy`."""
         return strictly_within(fields["qpos"][:, 2], self.min_healthy_z, self.max_healthy_z)

@@ -1,4 +1,4 @@
-"""What Humanoid and HumanoidStandup share: the start, the observation, the costs and the tendons."""
+"""What Humanoid and HumanoidStandup share: initial state, observation, costs and tendons."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
 
@@ -16,9 +17,9 @@ FREE_JOINT_DOFS = 6
 
 
 class HumanoidBody(MujocoTask):
-    """A task of the humanoid.
+    """A humanoid task.
 
-    Contact forces are read, and the slower engine that provides them is used, only if the observation has
+    It reads contact forces, and so needs the slower engine that provides them, only if the observation has
     them or the contact cost has a weight.
     """
 
@@ -43,10 +44,10 @@ class HumanoidBody(MujocoTask):
             ctrl_cost_weight: weight of the squared controls.
             contact_cost_weight: weight of the squared contact forces.
             contact_cost_range: bounds of the weighted contact cost.
-            reset_noise_scale: how far each coordinate starts from the model's own start, at most.
+            reset_noise_scale: largest distance of each coordinate from the model's initial state.
             exclude_current_positions_from_observation: whether x and y are left out of the observation.
-            included: the fields that the observation may have besides qpos and qvel, in order, and
-                whether it has them.
+            included: the fields that the observation may have besides qpos and qvel, in order, and whether
+                it has them.
         """
         super().__init__(xml_file, frame_skip)
         self.ctrl_cost_weight = ctrl_cost_weight
@@ -59,21 +60,21 @@ class HumanoidBody(MujocoTask):
         if contact_cost_weight != 0 and "cfrc_ext" not in self.fields:
             self.fields.append("cfrc_ext")
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         return self._uniform_around_start(rng, self.reset_noise_scale)
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         parts = [fields["qpos"][:, self.skipped_qpos :], fields["qvel"]]
         for name in self._observed:
-            # Row 0 of the body fields is the world; the first entries of qfrc_actuator are the root's.
+            # Body 0 is the world; the first entries of qfrc_actuator are the root's.
             first = FREE_JOINT_DOFS if name == "qfrc_actuator" else 1
             parts.append(fields[name][:, first:])
         return parts
 
     def control_cost(self, actions: Tensor) -> Tensor:
-        """Returns the cost of the controls, float64 [N]: they are squared as MjData holds them."""
+        """Returns the cost of the controls, float64 [N], which are squared in MjData's float64."""
         return self.ctrl_cost_weight * squared_norm(actions.to(torch.float64))
 
     def contact_cost(self, fields: Fields) -> Tensor:
@@ -84,8 +85,8 @@ class HumanoidBody(MujocoTask):
             cost = fields["qpos"].new_zeros(len(fields["qpos"]))
         return cost.clamp(self.min_contact_cost, self.max_contact_cost)
 
+    @override
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
-        """See `MujocoTask.state_info`."""
         return {
             "tendon_length": fields["ten_length"].clone(),
             "tendon_velocity": fields["ten_velocity"].clone(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.humanoid_body import HumanoidBody
 from es_flipout.envs.mujoco.task import Fields
@@ -13,7 +14,7 @@ from es_flipout.envs.mujoco.task import Fields
 class HumanoidStandup(HumanoidBody):
     """Gymnasium's HumanoidStandupEnv (v5), with its keyword arguments and their meaning.
 
-    `uph_cost_weight` has none: Gymnasium takes it and never reads it, so it changes nothing here either.
+    `uph_cost_weight` has no effect, as in Gymnasium, which accepts it but never reads it.
     """
 
     def __init__(
@@ -47,19 +48,19 @@ class HumanoidStandup(HumanoidBody):
             },
         )
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
-        # Height over the length of a substep, whatever the frame skip: no velocity, and so in Gymnasium.
+        # Height divided by the length of a substep, as in Gymnasium: not a velocity.
         rise = fields["qpos"][:, 2] / float(self.model.opt.timestep)
         control = self.control_cost(actions)
         impact = self.contact_cost(fields)
         info = {"reward_linup": rise, "reward_quadctrl": -control, "reward_impact": -impact}
         return rise - control - impact + 1, info
 
+    @override
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
-        """See `MujocoTask.state_info`."""
         qpos = fields["qpos"]
         position = {
             "x_position": qpos[:, 0].clone(),

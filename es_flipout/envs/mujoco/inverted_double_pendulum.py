@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
 
@@ -34,12 +35,12 @@ class InvertedDoublePendulum(MujocoTask):
         self.healthy_reward = healthy_reward
         self.reset_noise_scale = reset_noise_scale
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         return self._uniform_and_normal_around_start(rng, self.reset_noise_scale)
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         position, angles = fields["qpos"][:, :1], fields["qpos"][:, 1:]
         return (
             position,
@@ -49,10 +50,10 @@ class InvertedDoublePendulum(MujocoTask):
             fields["qfrc_constraint"][:, :1].clamp(-MAX_OBSERVED, MAX_OBSERVED),
         )
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         tip, qvel = fields["site_xpos"][:, 0], fields["qvel"]
         distance = 0.01 * tip[:, 0].square() + (tip[:, 2] - UPRIGHT_TIP_HEIGHT).square()
         velocity = 1e-3 * qvel[:, 1].square() + 5e-3 * qvel[:, 2].square()
@@ -64,6 +65,6 @@ class InvertedDoublePendulum(MujocoTask):
         }
         return survive - distance - velocity, info
 
+    @override
     def terminated(self, fields: Fields) -> Tensor:
-        """See `MujocoTask.terminated`."""
         return fields["site_xpos"][:, 0, 2] <= MIN_TIP_HEIGHT

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import is_finite
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
@@ -30,21 +31,21 @@ class InvertedPendulum(MujocoTask):
         super().__init__(xml_file, frame_skip)
         self.reset_noise_scale = reset_noise_scale
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         return self._uniform_around_start(rng, self.reset_noise_scale)
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         return fields["qpos"], fields["qvel"]
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         upright = (~self.terminated(fields)).to(torch.float64)
         return upright, {"reward_survive": upright}
 
+    @override
     def terminated(self, fields: Fields) -> Tensor:
-        """See `MujocoTask.terminated`."""
         return ~is_finite(fields) | (fields["qpos"][:, 1].abs() > MAX_ANGLE)

@@ -18,7 +18,7 @@ def _forward(message: str) -> None:
 def deprecations_silenced() -> Iterator[None]:
     """While a model compiles, drops deprecation notices and turns other MuJoCo warnings into Python's.
 
-    The models are Gymnasium's: the notices are true, and nothing that this project's user can act on.
+    The models are Gymnasium's, so users of this project cannot act on the notices.
     """
     previous = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(_forward)

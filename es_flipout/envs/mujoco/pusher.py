@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
 
 VELOCITY_NOISE = 0.005
 MIN_GOAL_DISTANCE = 0.17
-"""The cylinder starts at least this far from its goal, metres."""
+"""The cylinder starts at least this far from its goal, in meters."""
 ARM_JOINTS = 7
-"""Joints of the arm; the last four coordinates are two of the cylinder and two of the goal."""
+"""Joints of the arm; the last four coordinates are two each for the cylinder and the goal."""
 
 
 class Pusher(MujocoTask):
@@ -37,8 +38,8 @@ class Pusher(MujocoTask):
         self.reward_control_weight = reward_control_weight
         self.tip, self.cylinder, self.goal = (self.body(name) for name in ("tips_arm", "object", "goal"))
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         cylinder = np.zeros(2)
         while np.linalg.norm(cylinder) <= MIN_GOAL_DISTANCE:
             cylinder[0] = rng.uniform(-0.3, 0)
@@ -50,8 +51,8 @@ class Pusher(MujocoTask):
         qvel[-4:] = 0
         return qpos, qvel
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         xpos = fields["xpos"]
         return (
             fields["qpos"][:, :ARM_JOINTS],
@@ -61,10 +62,10 @@ class Pusher(MujocoTask):
             xpos[:, self.goal],
         )
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         xpos = fields["xpos"]
         cylinder = xpos[:, self.cylinder]
         near = self.reward_near_weight * torch.linalg.vector_norm(cylinder - xpos[:, self.tip], dim=1)

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
 
 POSITION_NOISE = 0.1
 VELOCITY_NOISE = 0.005
 TARGET_RADIUS = 0.2
-"""The target is drawn evenly from the disc of this radius around the shoulder, metres."""
+"""The target is drawn uniformly from the disc of this radius around the shoulder, in meters."""
 ARM_JOINTS = 2
-"""Joints of the arm; those after them are the target's."""
+"""Joints of the arm; the remaining ones are the target's."""
 
 
 class Reacher(MujocoTask):
@@ -36,8 +37,8 @@ class Reacher(MujocoTask):
         self.reward_control_weight = reward_control_weight
         self.fingertip, self.target = self.body("fingertip"), self.body("target")
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         qpos = self.init_qpos + rng.uniform(-POSITION_NOISE, POSITION_NOISE, self.model.nq)
         target = rng.uniform(-TARGET_RADIUS, TARGET_RADIUS, 2)
         while np.linalg.norm(target) >= TARGET_RADIUS:
@@ -47,8 +48,8 @@ class Reacher(MujocoTask):
         qvel[-2:] = 0
         return qpos, qvel
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         qpos, qvel = fields["qpos"], fields["qvel"]
         angles = qpos[:, :ARM_JOINTS]
         return (
@@ -59,10 +60,10 @@ class Reacher(MujocoTask):
             self._from_target(fields)[:, :2],
         )
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         distance = self.reward_dist_weight * torch.linalg.vector_norm(self._from_target(fields), dim=1)
         control = self.reward_control_weight * squared_norm(actions)
         return -(distance + control), {"reward_dist": -distance, "reward_ctrl": -control}

@@ -1,4 +1,4 @@
-"""One row of a MuJoCo task as an ordinary `gymnasium.Env`, so that `gymnasium.make` works for it."""
+"""One env of a MuJoCo task as an ordinary `gymnasium.Env`, so that `gymnasium.make` works for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 
 
 class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
-    """A `MujocoVectorEnv` of one row, with NumPy arrays and floats; it can be rendered."""
+    """A `MujocoVectorEnv` of one env, with NumPy arrays and floats; it can be rendered."""
 
     VIEW_KEYWORDS = ("width", "height", "camera_id", "camera_name")
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
@@ -30,18 +30,18 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         camera_id: int | None = None,
         camera_name: str | None = None,
     ) -> None:
-        """Creates the environment; it has no time limit of its own.
+        """Creates the environment, which has no time limit of its own.
 
         Args:
-            task: what is simulated, observed and rewarded.
+            task: the model, and what is observed and rewarded.
             render_mode: None or "rgb_array".
-            width: of rendered frames, in pixels.
-            height: of rendered frames, in pixels.
-            camera_id: number of the model's camera to look through; a free camera if None.
-            camera_name: its name, instead.
+            width: width of rendered frames in pixels.
+            height: height of rendered frames in pixels.
+            camera_id: index of the model's camera to use; a free camera if None.
+            camera_name: name of the camera, instead of its index.
 
         Raises:
-            ValueError: if the render mode is another.
+            ValueError: if the render mode is any other.
         """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -67,7 +67,7 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        """Advances the episode; one that has ended stays as it is until it is reset."""
+        """Advances the episode; an ended one stays as it is until it is reset."""
         actions = torch.as_tensor(np.asarray(action)).unsqueeze(0)
         observations, rewards, terminated, truncated, info = self._env.step(actions)
         return (
@@ -94,7 +94,7 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         return frame
 
     def close(self) -> None:
-        """Ends the physics threads and the renderer."""
+        """Stops the physics threads and closes the renderer."""
         self._env.close()
         if self._renderer is not None:
             self._renderer.close()

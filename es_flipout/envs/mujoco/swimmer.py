@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask, ground_position, squared_norm
 
@@ -31,22 +32,23 @@ class Swimmer(MujocoTask):
         self.reset_noise_scale = reset_noise_scale
         self.skipped_qpos = 2 if exclude_current_positions_from_observation else 0
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         return self._uniform_around_start(rng, self.reset_noise_scale)
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         return fields["qpos"][:, self.skipped_qpos :], fields["qvel"]
 
+    @override
     def locate(self, fields: Fields) -> Tensor:
         """Returns x and y of the front tip, [N, 2]."""
         return fields["qpos"][:, :2]
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         velocity = (after - before) / self.dt
         forward = self.forward_reward_weight * velocity[:, 0]
         control = self.ctrl_cost_weight * squared_norm(actions)
@@ -58,6 +60,6 @@ class Swimmer(MujocoTask):
         }
         return forward - control, info
 
+    @override
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
-        """See `MujocoTask.state_info`."""
         return ground_position(fields)

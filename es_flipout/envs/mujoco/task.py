@@ -1,9 +1,9 @@
 """The contract of a MuJoCo task: observation, reward and termination over batched fields.
 
-A task is written once, in torch, for all N simulations of whichever engine runs it, on whichever device. It
-names the MjData fields that it reads; what they mean, and when they are current, is MjData's own business.
-Its methods from `observe` on are recorded as a CUDA graph on a GPU: they must not look at values there (by
-`if`, `item()`, or a mask as an index), nor take constants from the host other than numbers.
+A task is written once, in torch, for all N envs, any engine and any device. It names the MjData fields that
+it reads, which mean what they mean in MuJoCo. On a GPU its methods from `observe` on are recorded as a CUDA
+graph: they must not read values there (by `if`, `item()`, or a mask as an index), nor use constants from the
+host other than numbers.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from torch import Tensor
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
 Fields = Mapping[str, Tensor]
-"""MjData fields by name, [N, ...], float64 or, of engine "warp", float32: live views, to be read and never
-written."""
+"""MjData fields by name, [N, ...], float64 (float32 with engine "warp"): live, read-only views."""
 
 
 class MujocoTask(ABC):
-    """One MuJoCo task: a model, and what is observed, rewarded and terminal in it.
+    """A MuJoCo task: a model, and what is observed, rewarded and terminal in it.
 
     Attributes:
         model: the compiled MuJoCo model.
-        frame_skip: substeps an env step.
-        fields: names of the MjData fields that the task reads; qpos is always there.
-        info_fields: names of those that `state_info` reads besides.
-        needs_contact_forces: whether cfrc_ext is among them, which only some engines provide.
+        frame_skip: substeps per env step.
+        fields: names of the MjData fields that the task reads; qpos is always available.
+        info_fields: names of further fields that `state_info` reads.
+        needs_contact_forces: whether `fields` has cfrc_ext, which only some engines provide.
     """
 
     fields: Sequence[str]
@@ -46,7 +45,7 @@ class MujocoTask(ABC):
 
         Args:
             xml_file: an MJCF file: a path, or a name among Gymnasium's assets.
-            frame_skip: substeps an env step.
+            frame_skip: substeps per env step.
 
         Raises:
             OSError: if there is no such file.
@@ -63,7 +62,7 @@ class MujocoTask(ABC):
 
     @cached_property
     def dt(self) -> float:
-        """Simulated seconds an env step; those of the model when it is first asked for."""
+        """Simulated seconds per env step, computed when it is first read."""
         return float(self.model.opt.timestep) * self.frame_skip
 
     @property
@@ -72,35 +71,35 @@ class MujocoTask(ABC):
         return "cfrc_ext" in self.fields
 
     def body(self, body: int | str) -> int:
-        """Returns the row of a body in the body fields (xpos, cfrc_ext ...).
+        """Returns the index of a body in the body fields (xpos, cfrc_ext ...).
 
         Args:
-            body: its name, or the row itself.
+            body: its name, or the index itself.
 
         Raises:
             ValueError: if the model has no such body.
         """
-        row: int
-        row = body if isinstance(body, int) else mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, body)
-        if not 0 <= row < self.model.nbody:
+        i: int
+        i = body if isinstance(body, int) else mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, body)
+        if not 0 <= i < self.model.nbody:
             raise ValueError(f"the model has no body {body!r}")
-        return row
+        return i
 
     def seeded_state(self, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns qpos [nq] and qvel [nv] that an episode with a reset seed starts from."""
+        """Returns qpos [nq] and qvel [nv] at the start of an episode, given its reset seed."""
         return self.initial_state(seeding.np_random(seed)[0])
 
     @abstractmethod
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Draws qpos [nq] and qvel [nv] of a new episode.
+        """Draws qpos [nq] and qvel [nv] at the start of an episode.
 
-        The tasks of Gymnasium draw in the same order as there, so that a seed means the same start.
+        Gymnasium's tasks draw in Gymnasium's order, so that a seed means the same start there and here.
         """
 
     def _uniform_around_start(
         self, rng: np.random.Generator, scale: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Draws qpos, then qvel, each coordinate within `scale` of where the model starts."""
+        """Draws qpos, then qvel, each coordinate within `scale` of the initial state."""
         qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
         qvel = self.init_qvel + rng.uniform(-scale, scale, self.model.nv)
         return qpos, qvel
@@ -108,58 +107,58 @@ class MujocoTask(ABC):
     def _uniform_and_normal_around_start(
         self, rng: np.random.Generator, scale: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Draws qpos within `scale` of where the model starts, then qvel with standard deviation `scale`."""
+        """Draws qpos within `scale` of the initial state, then qvel with standard deviation `scale`."""
         qpos = self.init_qpos + rng.uniform(-scale, scale, self.model.nq)
         qvel = self.init_qvel + scale * rng.standard_normal(self.model.nv)
         return qpos, qvel
 
     @abstractmethod
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """Returns the parts of the observation, each [N, ...]; flattened and joined they are [N, O]."""
+        """Returns the parts of the observation, each [N, ...]; flattened and concatenated they are [N, O]."""
 
     def observation(self, fields: Fields, dtype: torch.dtype) -> Tensor:
-        """Returns the whole observation, [N, O], in a floating dtype."""
+        """Returns the observation, [N, O], in a floating dtype."""
         return torch.cat([part.to(dtype).flatten(1) for part in self.observe(fields)], dim=1)
 
     def locate(self, fields: Fields) -> Tensor:
-        """Returns where each simulation is, [N, ...]; `reward` gets copies from before and after the step."""
+        """Returns where each env is, [N, ...]; `reward` gets copies from before and after the step."""
         return fields["qpos"][:, :0]
 
     @abstractmethod
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the reward of the step and the terms it is made of.
+        """Returns the reward of the step and its terms.
 
         Args:
             before: `locate` before the step.
             after: `locate` after the step.
             fields: the fields after the step.
-            actions: the actions as they were given, [N, A], any floating dtype.
+            actions: the actions as given to `step`, [N, A], any floating dtype.
 
         Returns:
-            The reward, floating [N], and info entries for it, [N] each: its terms, and what it was computed
-            from before and after the step.
+            The reward, floating [N], and info entries, [N] each: its terms, and values that it was computed
+            from.
         """
 
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
         """Returns further info entries, [N, ...] each, which depend on the state alone.
 
-        They are computed only if they are asked for, after a step and after a reset. They are tensors of
-        their own, no views: fields change with the next step, and what was returned must not.
+        They are computed after a step and after a reset, if info is wanted. They must not be views of
+        fields, which change with the next step.
         """
         return {}
 
     def terminated(self, fields: Fields) -> Tensor:
-        """Returns which simulations have ended by the task's own rule, bool [N]."""
+        """Returns which envs have terminated by the task's rules, bool [N]."""
         return fields["qpos"].new_zeros(fields["qpos"].shape[0], dtype=torch.bool)
 
 
 def squared_norm(actions: Tensor) -> Tensor:
-    """Returns the sum of the squared actions of each row, [N], in the actions' own dtype.
+    """Returns the sum of each env's squared actions, [N], in the actions' dtype.
 
-    On the CPU NumPy adds them up, because the last bits of a float32 sum depend on the order of addition,
-    and the tasks of Gymnasium let NumPy add.
+    On the CPU NumPy computes it, as in Gymnasium's tasks: the last bits of a float32 sum depend on the order
+    of addition.
     """
     if actions.device.type == "cpu":
         return torch.from_numpy(np.square(actions.numpy()).sum(axis=1))
@@ -167,7 +166,7 @@ def squared_norm(actions: Tensor) -> Tensor:
 
 
 def ground_position(fields: Fields) -> dict[str, Tensor]:
-    """Returns the info entries of where the root is, seen from above: x, y and how far from the origin."""
+    """Returns the info entries about the root on the ground: x, y and the distance from the origin."""
     position = fields["qpos"][:, :2]
     return {
         "x_position": position[:, 0].clone(),

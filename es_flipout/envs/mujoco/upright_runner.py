@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import HealthyTask, strictly_within
 from es_flipout.envs.mujoco.task import Fields, squared_norm
@@ -43,23 +44,24 @@ class UprightRunner(HealthyTask):
         self.reset_noise_scale = reset_noise_scale
         self.skipped_qpos = 1 if exclude_current_positions_from_observation else 0
 
+    @override
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `MujocoTask.initial_state`."""
         return self._uniform_around_start(rng, self.reset_noise_scale)
 
+    @override
     def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """See `MujocoTask.observe`."""
         velocities = fields["qvel"].clamp(-MAX_OBSERVED_VELOCITY, MAX_OBSERVED_VELOCITY)
         return fields["qpos"][:, self.skipped_qpos :], velocities
 
+    @override
     def locate(self, fields: Fields) -> Tensor:
         """Returns the x coordinate of the torso, [N]."""
         return fields["qpos"][:, 0]
 
+    @override
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `MujocoTask.reward`."""
         x_velocity = (after - before) / self.dt
         forward = self.forward_reward_weight * x_velocity
         survive = self.survival_reward(fields)
@@ -72,16 +74,16 @@ class UprightRunner(HealthyTask):
         }
         return forward + survive - control, info
 
+    @override
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
-        """See `MujocoTask.state_info`."""
         qpos = fields["qpos"]
         return {
             "x_position": qpos[:, 0].clone(),
             "z_distance_from_origin": qpos[:, 1] - float(self.init_qpos[1]),
         }
 
+    @override
     def is_healthy(self, fields: Fields) -> Tensor:
-        """See `HealthyTask.is_healthy`."""
         height, angle = fields["qpos"][:, 1], fields["qpos"][:, 2]
         up = strictly_within(height, self.min_healthy_z, self.max_healthy_z)
         return up & strictly_within(angle, self.min_healthy_angle, self.max_healthy_angle)

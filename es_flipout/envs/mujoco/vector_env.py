@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,26 +11,22 @@ import torch
 from gymnasium.utils import seeding
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
+from typing_extensions import override
 
-from es_flipout.envs.batch import BatchEngine
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, observation_box
-from es_flipout.envs.engine import Ids, PhysicsEngine
-from es_flipout.envs.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.contract import Ids
+from es_flipout.envs.mujoco.make_engine import cpu_engine, make_engine
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
 from es_flipout.envs.transfer import to_device, to_host
-from es_flipout.envs.warp import WarpEngine
-
-ENGINES = ("batch", "mjdata_pool", "warp")
-"""Every physics engine, by name."""
-
-
-def cpu_engine(task: MujocoTask) -> Literal["batch", "mjdata_pool"]:
-    """Returns the fastest engine on the CPU that can run a task."""
-    return "mjdata_pool" if task.needs_contact_forces else "batch"
 
 
 class MujocoVectorEnv(TorchVectorEnv):
-    """A batch of one MuJoCo task, on all cores or on a GPU; see `TorchVectorEnv` for what its rows do."""
+    """N envs of one MuJoCo task, on all cores or on a GPU.
+
+    A seeded env starts as `gymnasium.make(id).reset(seed=...)` does. The info holds the task's entries,
+    [N, ...] each, meaningless in frozen envs. `step` also takes NumPy actions, and raises
+    `gymnasium.error.ResetNeeded` before the first reset.
+    """
 
     def __init__(
         self,
@@ -46,20 +41,20 @@ class MujocoVectorEnv(TorchVectorEnv):
         threads: int | None = None,
         info: bool = True,
     ) -> None:
-        """Creates the environments.
+        """Creates the envs.
 
         Args:
-            task: what is simulated, observed and rewarded.
-            num_envs: number of rows N.
+            task: the model, and what is observed and rewarded.
+            num_envs: number of envs N.
             max_episode_steps: env steps after which an episode is truncated; None for no limit.
             device: device of the tensors that `reset` and `step` return.
-            dtype: floating dtype of observations and rewards; the physics is float64 whatever it is, but
-                float32 with engine "warp".
-            engine: "batch"; "mjdata_pool"; "auto", which is the latter if the task needs contact forces (on
-                the CPU only it provides them), else the former, which is faster; or "warp", on `device`.
+            dtype: floating dtype of observations and rewards. It does not affect the physics, which is
+                float64, or float32 with engine "warp".
+            engine: "batch", the fastest on the CPU; "mjdata_pool", which also computes contact forces;
+                "auto", the one of these two that the task needs; or "warp", on `device`.
             engine_kwargs: keyword arguments of `WarpEngine`, such as njmax.
-            threads: physics threads; every available core if None.
-            info: whether `reset` and `step` return the task's info entries; without, they are faster.
+            threads: number of physics threads; one per available core if None.
+            info: whether `reset` and `step` return the task's info entries; they are faster without.
 
         Raises:
             ValueError: if the engine cannot run the task.
@@ -73,8 +68,14 @@ class MujocoVectorEnv(TorchVectorEnv):
         self.dtype = dtype
         self._with_info = info
         fields = dict.fromkeys(["qpos", *task.fields, *(task.info_fields if info else ())])
-        self.engine = _make_engine(
-            engine, task, num_envs, list(fields), threads, self.device, dict(engine_kwargs or {})
+        self.engine = make_engine(
+            engine,
+            task,
+            num_envs,
+            list(fields),
+            device=self.device,
+            threads=threads,
+            kwargs=engine_kwargs or {},
         )
 
         low, high = task.model.actuator_ctrlrange.astype(np.float32).T
@@ -89,30 +90,18 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._terminated = np.ones(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
-        self._live_ids: Ids | None = np.empty(0, np.int32)  # None if every row is live
+        self._live_ids: Ids | None = np.empty(0, np.int32)  # None if every env is live
         self._started = False
 
+    @override
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Starts new episodes.
-
-        Args:
-            seed: an int gives row i the seed `seed + i`; a sequence gives one a row (None: that row draws
-                on). A seeded row starts as `gymnasium.make(id).reset(seed=...)` does.
-            options: `{"reset_mask": mask}`, bool [N], names the rows that start; all of them if absent.
-
-        Returns:
-            Observations of all rows [N, O], and the task's info entries, [N, ...] each.
-
-        Raises:
-            ValueError: if the mask or the sequence of seeds does not fit N.
-        """
         ids = np.flatnonzero(self._reset_mask(options)).astype(np.int32)
-        seeds = self._row_seeds(seed)
+        seeds = self._env_seeds(seed)
         states = [self.task.initial_state(self._rng(i, seeds[i])) for i in ids.tolist()]
         info: dict[str, Any] = {}
         if states:
@@ -125,20 +114,8 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._look_at(torch.from_numpy(ids).long().to(self.engine.device))
         return self._given(self._observations), info | self._info({})
 
+    @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advances every row whose episode runs.
-
-        Args:
-            actions: [N, A], torch or numpy, float16, float32 or float64; those of frozen rows are ignored.
-
-        Returns:
-            Observations [N, O], rewards [N], terminated [N] and truncated [N] (bool), and the task's
-            info entries, [N, ...] each (meaningless in frozen rows).
-
-        Raises:
-            gymnasium.error.ResetNeeded: before the first reset.
-            ValueError: if the actions are not [N, A].
-        """
         if not self._started:
             raise gym.error.ResetNeeded("call reset before step")
         actions = torch.as_tensor(actions).detach()
@@ -174,17 +151,17 @@ class MujocoVectorEnv(TorchVectorEnv):
             info | self._info(terms),
         )
 
+    @override
     def retire(self, mask: Mask) -> None:
-        """See `TorchVectorEnv.retire`."""
         self._terminated |= mask & ~self._truncated
         self._update_live()
 
+    @override
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes the engine."""
         self.engine.close()
 
     def _given(self, values: Tensor) -> Tensor:
-        """Returns a copy of a tensor of the engine's, where the caller wants it."""
+        """Returns a copy of one of the engine's tensors on the caller's device."""
         if self.engine.device.type == "cpu":
             return to_device(values, self.device)
         return values.to(self.device, copy=True)
@@ -194,7 +171,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._live_ids = None if len(live) == self.num_envs else live
 
     def _end_failed(self) -> dict[str, Any]:
-        """Ends the rows whose simulation failed in the engine's last call; returns their info entries."""
+        """Ends the envs that failed in the engine's last call; returns their info entries."""
         info = failure_info(self.engine.failures, self.num_envs)
         if info:
             self._terminated |= info["failed"]
@@ -203,11 +180,11 @@ class MujocoVectorEnv(TorchVectorEnv):
     def _observe(self, fields: Fields) -> Tensor:
         return self.task.observation(fields, self.dtype)
 
-    def _look_at(self, rows: Tensor) -> None:
-        """Observes and locates rows that have been reset; those of the others are known."""
-        fields = {name: value[rows] for name, value in self.engine.fields.items()}
-        self._observations[rows] = self._observe(fields)
-        self._located[rows] = self.task.locate(fields)
+    def _look_at(self, ids: Tensor) -> None:
+        """Observes and locates envs that have just been reset."""
+        fields = {name: value[ids] for name, value in self.engine.fields.items()}
+        self._observations[ids] = self._observe(fields)
+        self._located[ids] = self.task.locate(fields)
 
     def _info(self, terms: dict[str, Tensor]) -> dict[str, Any]:
         if not self._with_info:
@@ -215,38 +192,9 @@ class MujocoVectorEnv(TorchVectorEnv):
         info = self.task.state_info(self.engine.fields) | terms
         return {name: self._given(value) for name, value in info.items()}
 
-    def _rng(self, row: int, seed: int | None) -> np.random.Generator:
-        rng = self._rngs[row]
+    def _rng(self, i: int, seed: int | None) -> np.random.Generator:
+        rng = self._rngs[i]
         if rng is None or seed is not None:
             rng = seeding.np_random(None if seed is None else int(seed))[0]
-            self._rngs[row] = rng
+            self._rngs[i] = rng
         return rng
-
-
-def _make_engine(
-    name: str,
-    task: MujocoTask,
-    num_envs: int,
-    fields: Sequence[str],
-    threads: int | None,
-    device: torch.device,
-    kwargs: Mapping[str, Any],
-) -> PhysicsEngine:
-    parameters = inspect.signature(WarpEngine).parameters if name == "warp" else {}
-    allowed = {key: each for key, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
-    for key, value in kwargs.items():
-        if key not in allowed:
-            of = f"allowed: {', '.join(allowed)}" if allowed else "only engine 'warp' has any"
-            raise ValueError(f"engine {name!r} has no keyword argument {key!r} ({of})")
-        if isinstance(allowed[key].default, bool):
-            if not isinstance(value, bool):
-                raise ValueError(f"{key} of engine {name!r} must be true or false, got {value!r}")
-        elif type(value) is not int or value < 1:
-            raise ValueError(f"{key} of engine {name!r} must be an integer >= 1, got {value!r}")
-    if name == "warp":
-        return WarpEngine(task.model, num_envs, fields, device, **kwargs)
-    if name == "mjdata_pool":
-        return MjDataPoolEngine(task.model, num_envs, fields, threads)
-    if task.needs_contact_forces:
-        raise ValueError("engine 'batch' has no contact forces (cfrc_ext), which the task reads")
-    return BatchEngine(task.model, num_envs, fields, threads)

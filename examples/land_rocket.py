@@ -1,9 +1,9 @@
-"""A user's own objective: land a rocket softly on little fuel, in a simulation of ten lines of torch.
+"""An objective of your own: land a rocket softly with little fuel, in a simulation of ten lines of torch.
 
-python -m scripts.land_rocket --generations 60
+python -m examples.land_rocket --generations 60
 
-The simulation has contact and a throttle that cannot go below zero; nobody differentiates through it. Every
-member lands from the same B heights at once: its inputs are [B, 2], those of the population [P, B, 2].
+The simulation has contact and a throttle that cannot go below zero; no gradient flows through it. Every
+member lands from the same B heights at once: its inputs are [B, 2], those of the population are [P, B, 2].
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ GRAVITY, MAX_THRUST, SECONDS = 1.6, 4.0, 0.1
 
 
 def fly(pilot, heights: Tensor, steps: int = 150) -> tuple[Tensor, Tensor]:
-    """Returns the speed of impact (the present one, if still up) and the fuel burnt.
+    """Returns the impact speed (the current speed if still in the air, plus the height) and the fuel burned.
 
     Args:
-        pilot: from height and velocity, [..., 2], to a throttle, [..., 1].
-        heights: where the rockets start, at rest, of any shape.
-        steps: time steps at most.
+        pilot: maps height and velocity, [..., 2], to a throttle, [..., 1].
+        heights: where the rockets start, at rest; any shape.
+        steps: maximum number of time steps.
     """
     height, velocity, fuel = heights, torch.zeros_like(heights), torch.zeros_like(heights)
     for _ in range(steps):
@@ -37,7 +37,7 @@ def fly(pilot, heights: Tensor, steps: int = 150) -> tuple[Tensor, Tensor]:
 
 
 def train(generations: int, population_size: int = 128, seed: int = 0) -> nn.Module:
-    """Returns a pilot, printing how it lands every ten generations."""
+    """Trains a pilot, prints how it lands every ten generations, and returns it."""
     torch.manual_seed(seed)
     pilot = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
     optimizer = torch.optim.Adam(pilot.parameters(), lr=0.05)

@@ -1,8 +1,8 @@
-"""Physics on a pool of Python threads, one MjData a thread, for tasks that need contact forces.
+"""Physics on a pool of Python threads, one MjData per thread, for tasks that need contact forces.
 
-After the last substep it calls mj_rnePostConstraint on the very MjData that stepped, exactly where
-Gymnasium does, so cfrc_ext is Gymnasium's. Every simulation is its mjSTATE_INTEGRATION row; a thread
-loads a row, steps with the GIL released, and saves the row and the fields that were asked for.
+After the last substep it calls mj_rnePostConstraint on the same MjData, exactly where Gymnasium does, so
+cfrc_ext equals Gymnasium's. An env is stored as its mjSTATE_INTEGRATION vector: a thread loads it, steps
+with the GIL released, and saves it together with the requested fields.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
-from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores, warning_text
+from es_flipout.envs.engines.contract import Ids, PhysicsEngine, warning_text
+from es_flipout.processes import available_cores
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _CHUNK = 4
-"""Simulations a thread takes at a time: small, so that the threads finish together."""
+"""Envs that a thread takes at a time: few, so that the threads finish together."""
 
 
 def _state_slice(model: mujoco.MjModel, component: mujoco.mjtState) -> slice:
-    """Returns where `component` lies in an mjSTATE_INTEGRATION row: components are ordered by their bit."""
+    """Returns where `component` is in an mjSTATE_INTEGRATION vector, whose components are in bit order."""
     below = int(_STATE) & (int(component) - 1)
     start = mujoco.mj_stateSize(model, below)
     return slice(start, start + mujoco.mj_stateSize(model, component))
 
 
-class _Worker:
-    """One thread's MjData, and the places its fields are copied to."""
+class _Thread:
+    """A thread's MjData, and the arrays that its fields are copied to."""
 
     def __init__(
         self,
@@ -47,14 +49,14 @@ class _Worker:
         self.renew()
 
     def renew(self) -> None:
-        """Takes a fresh MjData: one in which an error was raised is not to be trusted."""
+        """Replaces the MjData, which cannot be trusted after an error."""
         self.data = mujoco.MjData(self.model)
         self.copies = [(array, getattr(self.data, name)) for name, array in self.copied.items()]
         self.warnings = self.data.warning.number
         self.no_warnings = self.warnings.tobytes()
 
     def step(self, i: int, num_substeps: int) -> str | None:
-        """Advances simulation i; returns what went wrong."""
+        """Advances env i; returns what went wrong, if anything."""
         mujoco.mj_setState(self.model, self.data, self.states[i], _STATE)
         try:
             mujoco.mj_step(self.model, self.data, num_substeps)
@@ -66,7 +68,7 @@ class _Worker:
         return self.take_warnings()
 
     def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> str | None:
-        """Starts simulation i; returns what went wrong."""
+        """Resets env i; returns what went wrong, if anything."""
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = qpos
         self.data.qvel[:] = qvel
@@ -94,7 +96,7 @@ class _Worker:
 
 
 class MjDataPoolEngine(PhysicsEngine):
-    """N simulations on a thread pool, with mj_rnePostConstraint after every step."""
+    """N envs on a thread pool, with mj_rnePostConstraint after every step."""
 
     def __init__(
         self, model: mujoco.MjModel, num_envs: int, fields: Sequence[str], threads: int | None = None
@@ -116,40 +118,40 @@ class MjDataPoolEngine(PhysicsEngine):
         }
         self.failures: dict[int, str] = {}
         self.fields = {name: torch.from_numpy(copied.get(name, in_state.get(name))) for name in fields}
-        self._workers = [_Worker(model, states, copied) for _ in range(threads or available_cores())]
-        self._pool = ThreadPoolExecutor(len(self._workers), "physics")
+        self._threads = [_Thread(model, states, copied) for _ in range(threads or available_cores())]
+        self._pool = ThreadPoolExecutor(len(self._threads), "physics")
         for i in range(num_envs):
-            self._workers[0].save(i)
+            self._threads[0].save(i)
 
+    @override
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
-        """See `PhysicsEngine.reset`."""
-        self._share_out(ids.tolist(), lambda worker, i, k: worker.reset(i, qpos[k], qvel[k]))
+        self._distribute(ids.tolist(), lambda thread, i, k: thread.reset(i, qpos[k], qvel[k]))
 
+    @override
     def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
-        """See `PhysicsEngine.step`."""
         self._ctrl[:] = ctrl.numpy()
-        simulations = range(self.num_envs) if ids is None else ids.tolist()
-        self._share_out(simulations, lambda worker, i, k: worker.step(i, num_substeps))
+        all_or_some = range(self.num_envs) if ids is None else ids.tolist()
+        self._distribute(all_or_some, lambda thread, i, k: thread.step(i, num_substeps))
 
-    def _share_out(self, simulations: Sequence[int], work: Callable[[_Worker, int, int], str | None]) -> None:
-        """Does `work` for each simulation i (the k-th), a chunk at a time, on whichever worker is free."""
+    def _distribute(self, ids: Sequence[int], work: Callable[[_Thread, int, int], str | None]) -> None:
+        """Calls `work` for each env i, the k-th of `ids`, in chunks, on whichever thread is free."""
         self.failures = {}
-        count, chunks = len(simulations), itertools.count()
+        count, chunks = len(ids), itertools.count()
 
-        def run(worker: _Worker) -> None:
-            # next() on a shared iterator is atomic, so each chunk is taken by one worker.
+        def run(thread: _Thread) -> None:
+            # next() on a shared iterator is atomic, so each chunk is taken by one thread.
             while (start := next(chunks) * _CHUNK) < count:
                 for k in range(start, min(start + _CHUNK, count)):
-                    failure = work(worker, simulations[k], k)
+                    failure = work(thread, ids[k], k)
                     if failure is not None:
-                        self.failures[simulations[k]] = failure
+                        self.failures[ids[k]] = failure
 
-        helpers = self._workers[1 : math.ceil(count / _CHUNK)]
-        futures = [self._pool.submit(run, worker) for worker in helpers]
-        run(self._workers[0])
+        helpers = self._threads[1 : math.ceil(count / _CHUNK)]
+        futures = [self._pool.submit(run, thread) for thread in helpers]
+        run(self._threads[0])
         for future in futures:
             future.result()
 
+    @override
     def close(self) -> None:
-        """See `PhysicsEngine.close`."""
         self._pool.shutdown()

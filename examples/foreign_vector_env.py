@@ -1,9 +1,9 @@
-"""A vector environment of somebody else's: Gymnasium's own vectorized CartPole, in NumPy.
+"""Train in a third-party vector environment: Gymnasium's own vectorized CartPole, in NumPy.
 
-python -m scripts.foreign_vector_env --generations 20
+python -m examples.foreign_vector_env --generations 20
 
-Any `gymnasium.vector.VectorEnv` will do, of NumPy or torch arrays, and whether it resets its rows by itself
-or not. The number of rows and the size of the population have nothing to do with each other.
+Any `gymnasium.vector.VectorEnv` works, with NumPy arrays or torch tensors, in any autoreset mode. The number
+of envs and the population size are independent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from es_flipout import FlipoutES, MLPPolicy, evaluate
 
 
 def train(generations: int, population_size: int = 64, seed: int = 0) -> float:
-    """Returns the mean return of the last population, printing that of each."""
+    """Prints the mean return of each generation and returns the last one."""
     envs = gym.make_vec("CartPole-v1", num_envs=24, vectorization_mode="vector_entry_point")
     policy = MLPPolicy(
         envs.single_observation_space,
@@ -29,11 +29,12 @@ def train(generations: int, population_size: int = 64, seed: int = 0) -> float:
     es = FlipoutES(policy, population_size=population_size, sigma=0.1, optimizer=optimizer, seed=seed)
     mean = float("nan")
     for generation in range(1, generations + 1):
-        evaluation = evaluate(es.ask(), envs)
-        es.tell(evaluation.fitness)
-        policy.normalizer.merge(evaluation.observations)
-        mean = float(evaluation.fitness.mean())
-        print(f"generation {generation:>3}  mean return {mean:6.1f}  env steps {evaluation.env_steps:>7,}")
+        episodes = evaluate(es.ask(), envs)
+        fitness = episodes.fitness()
+        es.tell(fitness)
+        policy.normalizer.merge(episodes.observations())
+        mean = float(fitness.mean())
+        print(f"generation {generation:>3}  mean return {mean:6.1f}  env steps {episodes.env_steps:>7,}")
     envs.close()
     return mean
 

@@ -1,11 +1,12 @@
-"""Trains image classifiers by evolution strategies alone, flipout beside independent and low-rank noise.
+"""Trains image classifiers with evolution strategies alone and compares noise families.
 
-python -m scripts.supervised_es --model fc --plot docs/supervised_fc.png
-python -m scripts.supervised_es --model conv --data ~/mnist
+python -m examples.supervised_es --model fc --plot docs/supervised_fc.png
+python -m examples.supervised_es --model conv --data ~/mnist
 
 As in the flipout paper (arXiv 1803.04386, section 5 and figure 2): the error of the unperturbed network on
-held-out images over generations, every noise family with the same samples, the same mini-batches and the same
-initial weights. Without a folder of MNIST's four files it learns scikit-learn's 8x8 digits.
+held-out images over generations. Every noise family gets the same samples, the same mini-batches and the same
+initial weights. Without --data, a folder with MNIST's four files, it uses
+scikit-learn's 8x8 digits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from es_flipout.cli.process import UsageParser, run_command
 from es_flipout.cli.results import describe_machine
 from es_flipout.perturbations import Perturbation
 from es_flipout.seeding import torch_generator
-from scripts.images import NUM_CLASSES, Images, load_digits, load_mnist
+from examples.images import NUM_CLASSES, Images, load_digits, load_mnist
 
 NOISE: dict[str, Perturbation] = {
     "flipout": Flipout(),
@@ -41,11 +42,11 @@ NOISE: dict[str, Perturbation] = {
 }
 COMPARED = ["flipout", "independent", "low-rank"]
 IMAGES_AT_ONCE = 2048
-"""Images in one forward: the members of a population take turns, so that memory does not grow with it."""
+"""Images per forward: members are evaluated in parts, so that memory does not grow with the population."""
 
 
 def fully_connected(side: int) -> nn.Module:
-    """512-512-10, of side x side pixels."""
+    """A 512-512-10 network for images of side x side pixels."""
     return nn.Sequential(
         nn.Flatten(),
         *(nn.Linear(side**2, 512), nn.ReLU()),
@@ -72,7 +73,7 @@ def evaluate(population: Population, x: Tensor, y: Tensor) -> Tensor:
 
     Args:
         population: P members.
-        x: images [P, B, 1, side, side], a mini-batch a member.
+        x: images [P, B, 1, side, side], one mini-batch per member.
         y: labels [P, B].
     """
     members = torch.arange(len(population)).split(max(1, IMAGES_AT_ONCE // x.shape[1]))
@@ -84,7 +85,7 @@ def evaluate(population: Population, x: Tensor, y: Tensor) -> Tensor:
 
 
 def draw_examples(images: Images, options: Namespace, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Returns every member's mini-batch: the same for all, or another for each mirrored pair."""
+    """Returns every member's mini-batch: one for all members, or one per antithetic pair."""
     shape = (1 if options.examples == "shared" else options.population_size // 2, options.batch_size)
     indices = torch.randint(len(images.y), shape, generator=generator)
     indices = indices.repeat_interleave(options.population_size // len(indices), dim=0)
@@ -117,7 +118,7 @@ def train(images: Images, noise: str, seed: int, options: Namespace) -> dict[str
             population, *draw_examples(images, options, torch_generator(seed, generation, "examples"))
         )
         if options.examples == "fresh":
-            # Some mini-batches are harder than others: a pair is told from its mirror image alone.
+            # Some mini-batches are harder than others, so members are compared only within their pair.
             fitness = fitness - fitness.view(-1, 2).mean(dim=1).repeat_interleave(2)
         es.tell(fitness)
         if generation % options.interval == 0 or generation == options.generations:
@@ -128,7 +129,7 @@ def train(images: Images, noise: str, seed: int, options: Namespace) -> dict[str
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draws the mean error curve of every noise family, and its range over seeds."""
+    """Draws the mean error curve of every noise family and its range over seeds."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -174,17 +175,17 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="S")
     parser.add_argument("--generations", type=int, default=300, help="(default: %(default)s)")
     parser.add_argument("--population-size", type=int, default=256, help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images a member (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per member (default: %(default)s)")
     parser.add_argument(
         "--examples",
         choices=["fresh", "shared"],
         default="fresh",
-        help="mini-batches: one for each mirrored pair, or one for all (default: %(default)s)",
+        help="mini-batches: one per antithetic pair, or one for all members (default: %(default)s)",
     )
     parser.add_argument("--sigma", type=float, default=0.02, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=0.005, help="Adam's (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=0.005, help="of Adam (default: %(default)s)")
     parser.add_argument("--interval", type=int, default=10, help="generations between measurements")
-    parser.add_argument("--threads", type=int, default=1, help="torch's (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the curves")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG file for the figure")
     options = parser.parse_args(arguments)
@@ -225,7 +226,7 @@ def run(arguments: Sequence[str]) -> int:
         halves = [100 * statistics.mean(curve[len(curve) // 2 :]) for curve in curves]
         print(f"{noise:16}  {summary(ends)}   {summary(halves)}")
     result = {
-        "command": shlex.join(["python", "-m", "scripts.supervised_es", *arguments]),
+        "command": shlex.join(["python", "-m", "examples.supervised_es", *arguments]),
         "data": images.name,
         "options": {k: v for k, v in vars(options).items() if k not in ("data", "out", "plot")},
         "runs": runs,

@@ -2,7 +2,7 @@
 
 import torch
 
-from scripts import beside_gradients, foreign_vector_env, land_rocket
+from examples import beside_gradients, foreign_vector_env, land_rocket, point_mass
 
 
 def test_a_rocket_learns_to_land() -> None:
@@ -19,5 +19,9 @@ def test_controller_and_encoder_learn_beside_each_other() -> None:
     assert beside_gradients.train(30) < 0.6 * untrained
 
 
-def test_cartpole_is_learnt_in_somebody_elses_vector_environment() -> None:
+def test_cartpole_is_learned_in_a_third_party_vector_environment() -> None:
     assert foreign_vector_env.train(8) > 200  # about 20 at first, 500 at most
+
+
+def test_a_mass_comes_to_rest_at_the_origin() -> None:
+    assert point_mass.train(10) > 18  # 10 at first, 100 at most

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from scripts.catch import Catch
-from scripts.recall import Recall
+from examples.catch import Catch
+from examples.recall import Recall
 
 
 def episode(env: gym.Env, act, seed: int) -> tuple[list[np.ndarray], list[float]]:

@@ -1,11 +1,12 @@
-"""A task of memory: a cue is shown at the first step only, and asked for at the last.
+"""A memory task: a cue is shown at the first step only and asked for at the last.
 
     es-train --config recall.yaml
 
-The observation is (cue, distraction, question). The cue is 1 or -1, and 0 after the first step; what
-distracts is random in between, and 0 in the end. At the last step the question is 1, and the reward is the
-action, in [-1, 1], times the cue: 1 for the right answer, -1 for the wrong one. That observation is
-the same whatever the cue was, so a policy without memory answers the same to both, and gets 0 on average.
+The observation is (cue, distraction, question). The cue is 1 or -1 at the first step and 0 afterwards. The
+distraction is random between the first and the last step and 0 at both. At the last step the question is 1,
+and the reward is the action, in [-1, 1], times the cue: 1 for the right answer, -1 for the wrong one. That
+observation does not depend on the cue, so a policy without memory gives the same answer to both cues and
+scores 0 on average.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small images to learn from: MNIST from its IDX files, or the 8x8 digits that come with scikit-learn."""
+"""Small image data sets: MNIST from its IDX files, or the 8x8 digits that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images, those to learn from and those held out.
+    """Labeled images, split into a training and a held-out set.
 
     Attributes:
-        name: of the data set.
-        x: images to learn from, float32 [N, 1, side, side]: mean 0, standard deviation 1 over all pixels.
-        y: their labels, int64 [N].
-        held_out_x: other images, scaled as `x`.
-        held_out_y: their labels.
+        name: name of the data set.
+        x: training images, float32 [N, 1, side, side], with mean 0 and standard deviation 1 over all pixels.
+        y: training labels, int64 [N].
+        held_out_x: held-out images, scaled like `x`.
+        held_out_y: held-out labels, int64 [M].
     """
 
     name: str
@@ -36,14 +36,14 @@ class Images:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes, gzipped if its name ends in .gz.
+    """Reads an IDX file of unsigned bytes; it is gzipped if its name ends in .gz.
 
     The format (http://yann.lecun.com/exdb/mnist/): two zero bytes, the type (8 for unsigned bytes), the
     number of dimensions, each of them as a big-endian 32-bit integer, and the values, the last dimension
     fastest.
 
     Raises:
-        ValueError: if the file is not of this format, or not of the length that it announces.
+        ValueError: if the file does not have this format or its length does not match its header.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -67,10 +67,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load_mnist(folder: Path) -> Images:
-    """Returns MNIST, or anything in its format, from its four files, plain or gzipped.
+    """Loads MNIST, or any data set in its format, from its four files, plain or gzipped.
 
     Raises:
-        ValueError: if a file is missing or wrong.
+        ValueError: if a file is missing or malformed.
     """
 
     def read(name: str, ndim: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def load_mnist(folder: Path) -> Images:
 
 
 def load_digits() -> Images:
-    """Returns scikit-learn's 1,797 digits of 8x8 pixels, every fifth of them held out."""
+    """Loads scikit-learn's 1,797 digits of 8x8 pixels and holds out every fifth."""
     from sklearn.datasets import load_digits as load
 
     digits = load()

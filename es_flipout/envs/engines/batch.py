@@ -1,8 +1,8 @@
-"""Physics through `mujoco.batch`: the engine's own C++ thread pool, at the full speed of the physics.
+"""Physics through `mujoco.batch`: MuJoCo's own C++ thread pool, at the full speed of the physics.
 
 It shows the fields that mj_step computes. Contact forces on bodies (cfrc_ext) are not among them:
-Gymnasium gets those from mj_rnePostConstraint after the last substep, which a batch step does not
-call; tasks that need them run on `mjdata_pool`.
+Gymnasium gets those from mj_rnePostConstraint after the last substep, and a batch step does not call it.
+Tasks that need contact forces run on `mjdata_pool`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import torch
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
-from es_flipout.envs.engine import Ids, PhysicsEngine, available_cores, warning_text
+from es_flipout.envs.engines.contract import Ids, PhysicsEngine, warning_text
+from es_flipout.processes import available_cores
 
 
 def _live_tensor(array: NDArray[np.float64]) -> Tensor:
@@ -28,7 +30,7 @@ def _live_tensor(array: NDArray[np.float64]) -> Tensor:
 
 
 class BatchEngine(PhysicsEngine):
-    """N simulations in one `mujoco.batch.Batch`."""
+    """N envs in one `mujoco.batch.Batch`."""
 
     def __init__(
         self, model: mujoco.MjModel, num_envs: int, fields: Sequence[str], threads: int | None = None
@@ -37,9 +39,9 @@ class BatchEngine(PhysicsEngine):
 
         Args:
             model: the MuJoCo model.
-            num_envs: number of simulations N.
+            num_envs: number of envs N.
             fields: names of the MjData fields to show.
-            threads: physics threads; every available core if None.
+            threads: number of physics threads; one per available core if None.
         """
         self.model = model
         self.num_envs = num_envs
@@ -50,15 +52,15 @@ class BatchEngine(PhysicsEngine):
         self.failures: dict[int, str] = {}
         self._warnings: NDArray[np.int32] = self._batch.warning[:, :, 1]
 
+    @override
     def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
-        """See `PhysicsEngine.reset`."""
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[ids] = qpos
         self._qvel[ids] = qvel
         self._run(lambda: self._batch.forward(ids))
 
+    @override
     def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
-        """See `PhysicsEngine.step`."""
         self._ctrl[:] = ctrl.numpy()
         self._run(lambda: self._batch.step(ids, nstep=num_substeps))
 
@@ -71,9 +73,9 @@ class BatchEngine(PhysicsEngine):
         if self._warnings.any():
             for i in np.flatnonzero(self._warnings.any(axis=1)).tolist():
                 self.failures.setdefault(i, warning_text(self._warnings[i]))
-            self._warnings[:] = 0  # each is told once
+            self._warnings[:] = 0  # each is reported once
 
+    @override
     def close(self) -> None:
-        """Ends the threads; the engine cannot be used any more."""
         self.fields = {}
         del self._batch, self._qpos, self._qvel, self._ctrl, self._warnings

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import supervised_es
-from scripts.images import load_digits, load_mnist, read_idx
+from examples import supervised_es
+from examples.images import load_digits, load_mnist, read_idx
 
 
 def idx(values: np.ndarray) -> bytes:

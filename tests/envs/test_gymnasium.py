@@ -1,4 +1,4 @@
-"""Gymnasium environments as rows, in this process and in others: equal, independent, and hard to kill."""
+"""Gymnasium environments in this process and in others: equal, independent, and hard to kill."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from es_flipout.envs import GymnasiumVectorEnv
 # Other processes cannot import this module, so its classes travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-ROWS = 4
-"""Of two processes the first has rows 0 and 1, the second rows 2 and 3."""
+NUM_ENVS = 4
+"""Of two processes the first has envs 0 and 1, the second envs 2 and 3."""
 RAISE, EXIT, WAIT = 13, 14, 15
 """Actions or seeds that make the environment raise, its process kill itself, and the step take long."""
 IN_EACH_PLACE = pytest.mark.parametrize("processes", [0, 2], ids=["here", "processes"])
@@ -90,7 +90,7 @@ def make():
     """Makes a vector environment; closes it after the test."""
     made = []
 
-    def make(factory, num_envs=ROWS, **kwargs):
+    def make(factory, num_envs=NUM_ENVS, **kwargs):
         made.append(GymnasiumVectorEnv(factory, num_envs, dtype=torch.float64, **kwargs))
         return made[-1]
 
@@ -99,7 +99,7 @@ def make():
         env.close()
 
 
-def rows(*flags):
+def only(*flags):
     return {"reset_mask": np.array(flags, bool)}
 
 
@@ -133,21 +133,21 @@ class HandWritten:
         self.terminated, self.truncated = np.ones(num_envs, bool), np.zeros(num_envs, bool)
 
     def reset(self, seed, mask):
-        for row in np.flatnonzero(mask):
-            self.observations[row], _ = self.envs[row].reset(seed=seed[row])
-            self.terminated[row] = self.truncated[row] = False
+        for i in np.flatnonzero(mask):
+            self.observations[i], _ = self.envs[i].reset(seed=seed[i])
+            self.terminated[i] = self.truncated[i] = False
         return self.observations.copy()
 
     def step(self, actions):
         rewards = np.zeros(len(self.envs))
-        for row in np.flatnonzero(~(self.terminated | self.truncated)):
+        for i in np.flatnonzero(~(self.terminated | self.truncated)):
             (
-                self.observations[row],
-                rewards[row],
-                self.terminated[row],
-                self.truncated[row],
+                self.observations[i],
+                rewards[i],
+                self.terminated[i],
+                self.truncated[i],
                 _,
-            ) = self.envs[row].step(actions[row])
+            ) = self.envs[i].step(actions[i])
         return self.observations.copy(), rewards, self.terminated.copy(), self.truncated.copy()
 
 
@@ -160,18 +160,20 @@ class HandWritten:
         pytest.param(partial(Toy, length=6), id="keeps-its-action"),
     ],
 )
-def test_rows_equal_environments_stepped_by_hand(make, factory):
-    expected = HandWritten(factory, ROWS)
+def test_envs_equal_environments_stepped_by_hand(make, factory):
+    expected = HandWritten(factory, NUM_ENVS)
     envs = [make(factory, processes=processes) for processes in (0, 2)]
     # The first entry of a Toy's observation is where it runs.
     entries = slice(1, None) if factory.func is Toy else slice(None)
     space = envs[0].action_space
     space.seed(0)
     rng = np.random.default_rng(1)
-    mask, ends = np.ones(ROWS, bool), 0
+    mask, ends = np.ones(NUM_ENVS, bool), 0
     for step in range(60):
         if mask.any():
-            seeds = [int(seed) if seed % 3 or step == 0 else None for seed in rng.integers(1000, size=ROWS)]
+            seeds = [
+                int(seed) if seed % 3 or step == 0 else None for seed in rng.integers(1000, size=NUM_ENVS)
+            ]
             wanted = expected.reset(seeds, mask)
             for env in envs:
                 observations, info = env.reset(seed=seeds, options={"reset_mask": mask})
@@ -187,7 +189,7 @@ def test_rows_equal_environments_stepped_by_hand(make, factory):
             assert info == {}
         ended = wanted[2] | wanted[3]
         ends += ended.sum()
-        mask = ended & (step % 3 == 0)  # ended rows are frozen for a while first
+        mask = ended & (step % 3 == 0)  # ended envs are frozen for a while first
         if step == 30:
             mask = np.array([True, False, True, False])  # whether they have ended or not
     assert ends
@@ -208,20 +210,37 @@ def test_spaces_and_tensors(make, processes):
     assert rewards.shape == terminated.shape == truncated.shape == (3,)
 
 
-def test_an_int_seeds_row_i_with_seed_plus_i(make):
+def test_an_int_seeds_env_i_with_seed_plus_i(make):
     observations, _ = make(Toy).reset(seed=5)
     expected, _ = make(Toy).reset(seed=[5, 6, 7, 8])
     assert torch.equal(observations, expected)
-    assert len(observations[:, 1].unique()) == ROWS
-
-
-# --- only live rows are stepped ----------------------------------------------------------------------
+    assert len(observations[:, 1].unique()) == NUM_ENVS
 
 
 @IN_EACH_PLACE
-def test_only_live_rows_are_stepped(make, processes):
+def test_an_environment_made_before_is_env_0_or_lends_its_spaces_to_processes(make, processes):
+    first, closed = Toy(length=2), []
+    first.close = lambda: closed.append(True)
+    env = make(Toy, processes=processes, first=first)
+    observations, _ = env.reset(seed=0)
+    assert torch.equal(observations[:, 1:], make(Toy).reset(seed=0)[0][:, 1:])
+    env.step(do(0, 0, 0, 0))
+    *_, truncated, _ = env.step(do(0, 0, 0, 0))
+    here = processes == 0
+    assert truncated.tolist() == [here, False, False, False]
+    assert first.steps == (2 if here else 0)
+    assert closed == ([] if here else [True])
+    env.close()
+    assert closed == [True]
+
+
+# --- only live envs are stepped ----------------------------------------------------------------------
+
+
+@IN_EACH_PLACE
+def test_only_live_envs_are_stepped(make, processes):
     env = make(partial(Toy, length=3), processes=processes)
-    env.reset(seed=0, options=rows(True, True, True, False))
+    env.reset(seed=0, options=only(True, True, True, False))
     env.step(do(0, 0, 0, 0))
     env.retire(np.array([True, False, False, False]))
     for _ in range(4):
@@ -229,7 +248,7 @@ def test_only_live_rows_are_stepped(make, processes):
     assert observations[:, 4].tolist() == [1, 3, 3, 0]
     assert terminated.tolist() == [True, False, False, True]
     assert truncated.tolist() == [False, True, True, False]
-    env.reset(options=rows(True, False, False, True))
+    env.reset(options=only(True, False, False, True))
     observations, rewards, terminated, truncated, _ = env.step(do(1, 1, 1, 1))
     assert observations[:, 4].tolist() == [2, 3, 3, 1]
     assert observations[:, 2].tolist() == [2, 1, 1, 1]  # episodes
@@ -238,10 +257,10 @@ def test_only_live_rows_are_stepped(make, processes):
 
 
 @IN_EACH_PLACE
-def test_a_reset_of_no_row_changes_nothing(make, processes):
+def test_a_reset_of_no_env_changes_nothing(make, processes):
     env = make(Toy, processes=processes)
     observations, _ = env.reset(seed=0)
-    again, info = env.reset(seed=1, options=rows(False, False, False, False))
+    again, info = env.reset(seed=1, options=only(False, False, False, False))
     assert torch.equal(again, observations)
     assert info == {}
 
@@ -260,13 +279,13 @@ def test_returned_tensors_may_be_written_to(make):
     env = make(partial(Toy, length=2))
     env.reset(seed=0)
     env.step(do(1, 1, 1, 1))
-    env.reset(options=rows(False, False, True, True))
+    env.reset(options=only(False, False, True, True))
     observations, _, terminated, truncated, _ = env.step(do(1, 1, 1, 1))
     shown = observations.clone()
     observations.fill_(7.0)
     terminated |= truncated
     truncated.logical_not_()
-    observations, _ = env.reset(options=rows(False, False, False, True))
+    observations, _ = env.reset(options=only(False, False, False, True))
     assert torch.equal(observations[:3], shown[:3])
     _, rewards, terminated, truncated, _ = env.step(do(1, 1, 1, 1))
     assert (rewards != 0).tolist() == [False, False, True, True]
@@ -286,13 +305,13 @@ def test_actions_of_a_wrong_shape_are_refused(make, shape):
 
 
 def assert_same_but(observations, expected, *broken):
-    """All rows but the broken ones show what the undisturbed ones do."""
-    sound = [row for row in range(ROWS) if row not in broken]
+    """All envs but the broken ones show what the undisturbed ones do."""
+    sound = [i for i in range(NUM_ENVS) if i not in broken]
     assert torch.equal(observations[sound, 1:], expected[sound, 1:])
 
 
 @IN_EACH_PLACE
-def test_a_row_that_raises_in_a_step_fails_alone(make, processes):
+def test_an_env_that_raises_in_a_step_fails_alone(make, processes):
     env, undisturbed = make(Toy, processes=processes), make(Toy)
     env.reset(seed=0)
     undisturbed.reset(seed=0)
@@ -317,7 +336,7 @@ def test_a_row_that_raises_in_a_step_fails_alone(make, processes):
     assert terminated.tolist() == [False, True, False, False]
     assert info == {}
     # At its next reset it is a new environment.
-    observations, info = env.reset(seed=20, options=rows(False, True, False, False))
+    observations, info = env.reset(seed=20, options=only(False, True, False, False))
     assert info == {}
     assert observations[1, 2:].tolist() == [1, 0, 0]
     assert_same_but(observations, expected, 1)
@@ -328,7 +347,7 @@ def test_a_row_that_raises_in_a_step_fails_alone(make, processes):
 
 
 @IN_EACH_PLACE
-def test_a_failed_row_ends_like_a_terminated_one_after_an_episode_that_was_truncated(make, processes):
+def test_a_failed_env_ends_like_a_terminated_one_after_an_episode_that_was_truncated(make, processes):
     env = make(partial(Toy, length=1), processes=processes)
     env.reset(seed=0)
     assert env.step(do(0, 0, 0, 0))[3].all()
@@ -340,7 +359,7 @@ def test_a_failed_row_ends_like_a_terminated_one_after_an_episode_that_was_trunc
 
 
 @IN_EACH_PLACE
-def test_a_row_that_raises_in_a_reset_fails_alone(make, processes):
+def test_an_env_that_raises_in_a_reset_fails_alone(make, processes):
     env, undisturbed = make(Toy, processes=processes), make(Toy)
     observations, info = env.reset(seed=[1, 2, RAISE, 4])
     expected, _ = undisturbed.reset(seed=[1, 2, 3, 4])
@@ -353,21 +372,21 @@ def test_a_row_that_raises_in_a_reset_fails_alone(make, processes):
     assert rewards.tolist() == [10, 20, 0, 40]
     assert terminated.tolist() == [False, False, True, False]
     assert info == {}
-    observations, info = env.reset(seed=[None, None, 3, None], options=rows(False, False, True, False))
+    observations, info = env.reset(seed=[None, None, 3, None], options=only(False, False, True, False))
     assert info == {}
     assert observations[2, 1] == make(Toy).reset(seed=3)[0][0, 1]
     assert not env.step(do(1, 2, 3, 4))[2].any()
 
 
 @IN_EACH_PLACE
-def test_a_row_that_cannot_be_made_again_fails_until_it_can(make, processes, tmp_path):
+def test_an_env_that_cannot_be_made_again_fails_until_it_can(make, processes, tmp_path):
     no_more = tmp_path / "no-more"
     env = make(partial(Toy, no_more), processes=processes)
     env.reset(seed=0)
     no_more.touch()
     env.step(do(0, 0, 0, RAISE))
     for _ in range(2):
-        _, info = env.reset(seed=0, options=rows(False, False, False, True))
+        _, info = env.reset(seed=0, options=only(False, False, False, True))
         assert info["failed"].tolist() == [False, False, False, True]
         assert info["failures"] == ["RuntimeError: no more of these"]
         _, rewards, terminated, _, info = env.step(do(1, 1, 1, 1))
@@ -375,17 +394,17 @@ def test_a_row_that_cannot_be_made_again_fails_until_it_can(make, processes, tmp
         assert rewards[3] == 0
         assert info == {}
     no_more.unlink()
-    observations, info = env.reset(seed=0, options=rows(False, False, False, True))
+    observations, info = env.reset(seed=0, options=only(False, False, False, True))
     assert info == {}
     assert observations[3, 2:].tolist() == [1, 0, 0]
     assert not env.step(do(1, 1, 1, 1))[2].any()
 
 
 @IN_EACH_PLACE
-def test_several_failed_rows_have_a_line_each_in_order(make, processes):
+def test_several_failed_envs_have_a_line_each_in_order(make, processes):
     env = make(Toy, processes=processes)
     env.reset(seed=0)
-    env.reset(seed=0, options=rows(False, False, False, True))
+    env.reset(seed=0, options=only(False, False, False, True))
     *_, info = env.step(do(RAISE, 0, RAISE, RAISE))
     assert info["failed"].tolist() == [True, False, True, True]
     assert info["failures"] == [f"ValueError: told to, in episode {episode}" for episode in (1, 1, 2)]
@@ -393,14 +412,14 @@ def test_several_failed_rows_have_a_line_each_in_order(make, processes):
 
 # --- processes that die ------------------------------------------------------------------------------
 
-DIED = "the process of the environment died (exit code -9)"
+DIED = "the worker process died (exit code -9)"
 
 
 def pids(observations):
     return [int(pid) for pid in observations[:, 0].tolist()]
 
 
-def test_rows_are_shared_out_over_processes(make):
+def test_envs_are_shared_out_over_processes(make):
     observations, _ = make(Toy, processes=2).reset(seed=0)
     first, other, *more = pids(observations)
     assert first == other
@@ -408,13 +427,13 @@ def test_rows_are_shared_out_over_processes(make):
     assert len({first, more[0], os.getpid()}) == 3
 
 
-def test_there_are_no_more_processes_than_rows(make):
+def test_there_are_no_more_processes_than_envs(make):
     observations, _ = make(Toy, 2, processes=5).reset(seed=0)
     assert len({*pids(observations), os.getpid()}) == 3
 
 
 @pytest.mark.parametrize("when", ["between steps", "in a step"])
-def test_a_process_that_dies_takes_its_own_live_rows_alone(make, when):
+def test_a_process_that_dies_takes_its_own_live_envs_alone(make, when):
     env, undisturbed = make(Toy, processes=2), make(Toy)
     observations, _ = env.reset(seed=0)
     undisturbed.reset(seed=0)
@@ -438,7 +457,7 @@ def test_a_process_that_dies_takes_its_own_live_rows_alone(make, when):
     assert rewards.tolist() == [0, 0, 33, 44]
     assert terminated.tolist() == [True, True, False, False]
 
-    observations, info = env.reset(seed=[7, 8, None, None], options=rows(True, True, False, False))
+    observations, info = env.reset(seed=[7, 8, None, None], options=only(True, True, False, False))
     assert info == {}
     assert observations[:2, 2:].tolist() == [[1, 0, 0]] * 2
     new = pids(observations)
@@ -456,29 +475,29 @@ def test_a_process_that_dies_takes_its_own_live_rows_alone(make, when):
     wait_for_the_end_of([*old, *new])
 
 
-def test_a_process_that_dies_has_not_failed_rows_that_had_ended(make):
+def test_a_process_that_dies_has_not_failed_envs_that_had_ended(make):
     env = make(Toy, processes=2)
     env.reset(seed=0)
     env.retire(np.array([True, False, False, False]))
     *_, info = env.step(do(0, EXIT, 0, 0))
     assert info["failed"].tolist() == [False, True, False, False]
     assert info["failures"] == [DIED]
-    _, info = env.reset(seed=0, options=rows(True, True, False, False))
+    _, info = env.reset(seed=0, options=only(True, True, False, False))
     assert info == {}
 
 
-def test_a_process_that_dies_in_a_reset_takes_its_live_rows(make):
+def test_a_process_that_dies_in_a_reset_takes_its_live_envs(make):
     env = make(Toy, processes=2)
     env.reset(seed=0)
     env.step(do(1, 1, 1, 1))
-    _, info = env.reset(seed=[0, 0, 0, EXIT], options=rows(False, False, False, True))
+    _, info = env.reset(seed=[0, 0, 0, EXIT], options=only(False, False, False, True))
     assert info["failed"].tolist() == [False, False, True, True]
     assert info["failures"] == [DIED, DIED]
     _, rewards, terminated, _, info = env.step(do(2, 2, 2, 2))
     assert rewards.tolist() == [21, 21, 0, 0]
     assert terminated.tolist() == [False, False, True, True]
     assert info == {}
-    _, info = env.reset(seed=0, options=rows(False, False, True, True))
+    _, info = env.reset(seed=0, options=only(False, False, True, True))
     assert info == {}
     assert not env.step(do(3, 3, 3, 3))[2].any()
 
@@ -508,7 +527,7 @@ def test_a_process_that_died_and_cannot_be_replaced_is_no_dead_end(make, tmp_pat
         assert "no more of these" in str(error)  # noqa: PT017 - that it raises is no part of the contract
     no_more.unlink()
     _, info = env.reset(seed=0)
-    if info:  # the rows without a process may fail once more
+    if info:  # the envs without a process may fail once more
         assert info["failed"].tolist() == [True, True, False, False]
         _, info = env.reset(seed=0)
     assert info == {}

@@ -1,10 +1,10 @@
-"""Evolution strategies beside a torch training loop: gradients train the encoder, ES trains the controller.
+"""Evolution strategies next to a torch training loop: gradients train the encoder, ES the controller.
 
-python -m scripts.beside_gradients --generations 40
+python -m examples.beside_gradients --generations 40
 
-A point in the plane is to be pushed to the origin and held there, and is seen only through 32 noisy sensors.
+The task is to push a point in the plane to the origin and hold it there, seen only through 32 noisy sensors.
 The encoder learns to compress what the population has seen (an autoencoder, by back-propagation); the
-controller on top of it learns from returns alone. Each has its optimizer, and neither knows of the other.
+controller on top of it learns from returns alone. Each has its own optimizer, independent of the other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NUM_SENSORS, NUM_FEATURES, STEPS = 32, 6, 40
 
 
 class Sensors:
-    """What is seen of positions and velocities [..., 4]: 32 squashed, noisy mixtures of them."""
+    """Sensor readings of positions and velocities [..., 4]: 32 squashed, noisy mixtures of them."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -34,12 +34,12 @@ class Sensors:
 
 @torch.no_grad()
 def roll_out(controller, encoder: nn.Module, sensors: Sensors, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the cost of each start, and all that was seen.
+    """Returns the cost of each start and all sensor readings.
 
     Args:
-        controller: from features [..., 6] to forces [..., 2]; a module, or a population.
-        encoder: from readings [..., 32] to features.
-        sensors: what is seen.
+        controller: maps features [..., 6] to forces [..., 2]; a module or a population.
+        encoder: maps readings [..., 32] to features.
+        sensors: reads the state.
         state: positions and velocities at the start, [..., 4].
     """
     seen, cost = [], torch.zeros(state.shape[:-1])
@@ -54,7 +54,7 @@ def roll_out(controller, encoder: nn.Module, sensors: Sensors, state: Tensor) ->
 
 
 def train(generations: int, population_size: int = 64, seed: int = 0) -> float:
-    """Returns the mean distance from the origin after training, printing it every ten generations."""
+    """Prints the mean distance from the origin every ten generations and returns the last one."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     sensors = Sensors(generator)

@@ -1,9 +1,9 @@
-"""A MuJoCo task of one's own, from MJCF to a trained policy.
+"""A MuJoCo task of your own, from MJCF to a trained policy.
 
-    python scripts/point_mass.py
-    es-train --env.id scripts.point_mass:PointMass-v0 --generations 60
+    python -m examples.point_mass --generations 40
+    es-train --env.id examples.point_mass:PointMass-v0 --generations 60
 
-A mass that slides on a plane is to come to rest at the origin.
+A mass slides on a plane and should come to rest at the origin.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from es_flipout import FlipoutES, MLPPolicy, VectorizedEvaluator
-from es_flipout.envs import MujocoTask, make_vec, register_task
+from es_flipout import FlipoutES, MLPPolicy, MujocoTask, evaluate, make_vec, register_task
 
 
 class PointMass(MujocoTask):
-    """Written once over the batch: the first dimension of every tensor is the simulation."""
+    """Written once for a whole batch: the first dimension of every tensor is the env."""
 
     fields = ("qpos", "qvel")
 
@@ -49,24 +48,37 @@ class PointMass(MujocoTask):
 register_task("PointMass-v0", PointMass, max_episode_steps=100)
 
 
+def train(generations: int, population_size: int = 64, seed: int = 0) -> float:
+    """Prints the mean return of each generation and returns the last one."""
+    envs = make_vec("PointMass-v0", num_envs=population_size)
+    policy = MLPPolicy(
+        envs.single_observation_space,
+        envs.single_action_space,
+        hidden_sizes=[16],
+        generator=torch.Generator().manual_seed(seed),
+    )
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.03)
+    es = FlipoutES(policy, population_size=population_size, sigma=0.1, optimizer=optimizer, seed=seed)
+    mean = float("nan")
+    for generation in range(1, generations + 1):
+        episodes = evaluate(es.ask(), envs)
+        fitness = episodes.fitness()
+        es.tell(fitness)
+        policy.normalizer.merge(episodes.observations())
+        mean = float(fitness.mean())
+        print(f"generation {generation:>3}  mean return {mean:6.1f}  env steps {episodes.env_steps:>7,}")
+    envs.close()
+    return mean
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generations", type=int, default=40)
     parser.add_argument("--population-size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the cores are for the physics
-    torch.manual_seed(0)
-    env = make_vec("PointMass-v0", arguments.population_size)
-    policy = MLPPolicy(env.single_observation_space, env.single_action_space, hidden_sizes=(16,))
-    optimizer = torch.optim.Adam(policy.parameters(), lr=0.03)
-    es = FlipoutES(policy, optimizer, population_size=arguments.population_size, sigma=0.1)
-    evaluator = VectorizedEvaluator(env)
-    for generation in range(arguments.generations):
-        first_seed = arguments.population_size * generation
-        evaluation = evaluator.evaluate(es.ask(), range(first_seed, first_seed + arguments.population_size))
-        es.tell(evaluation.fitness)
-        policy.normalizer.merge(evaluation.observations)
-        print(f"generation {generation + 1:3}: mean return {evaluation.fitness.mean():6.1f}")
+    train(arguments.generations, arguments.population_size, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A task of pixels: a ball falls, and a paddle in the lowest row is to be under it in the end.
+"""A pixel task: a ball falls, and a paddle in the lowest row has to be under it when it lands.
 
     es-train --config catch.yaml
 
-The observation is an image, uint8 [8, 8, 1], black but for the ball and the paddle. The reward comes when the
-ball is down: 1 if it is caught, less for every column that lies between, -1 if it is as far off as can be.
+The observation is an image, uint8 [8, 8, 1], black except for the ball and the paddle. The reward comes when
+the ball lands: 1 if it is caught, lower for each column in between, and -1 at the greatest distance.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 
 class Catch(gym.Env):
-    """The paddle moves left, stays, or moves right; it can always get there in time."""
+    """The paddle moves left, stays, or moves right; it can always reach the ball in time."""
 
     action_space = spaces.Discrete(3)
 

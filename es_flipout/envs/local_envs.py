@@ -1,0 +1,123 @@
+"""Gymnasium environments in this process, stepped one after the other, and the arrays that they write to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+MakeEnv = Callable[[], gym.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class EnvArrays:
+    """Inputs and outputs of N envs.
+
+    Attributes:
+        observations: of the observation space's shape and dtype, [N, ...].
+        actions: of the action space's shape and dtype, [N, ...].
+        rewards: float64 [N].
+        terminated: bool [N].
+        truncated: bool [N].
+    """
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+    @staticmethod
+    def shapes(
+        num_envs: int, observation_space: spaces.Box, action_space: gym.Space[Any]
+    ) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Returns shape and dtype of each array, in order."""
+        return [
+            ((num_envs, *observation_space.shape), np.dtype(observation_space.dtype)),
+            ((num_envs, *(action_space.shape or ())), np.dtype(action_space.dtype)),
+            ((num_envs,), np.dtype(np.float64)),
+            ((num_envs,), np.dtype(np.bool_)),
+            ((num_envs,), np.dtype(np.bool_)),
+        ]
+
+    @classmethod
+    def local(cls, num_envs: int, observation_space: spaces.Box, action_space: gym.Space[Any]) -> EnvArrays:
+        """Makes arrays in this process's memory."""
+        return cls(*(np.zeros(*each) for each in cls.shapes(num_envs, observation_space, action_space)))
+
+    def part(self, envs: slice) -> EnvArrays:
+        """Returns views of some envs' entries."""
+        return EnvArrays(
+            self.observations[envs],
+            self.actions[envs],
+            self.rewards[envs],
+            self.terminated[envs],
+            self.truncated[envs],
+        )
+
+
+class LocalEnvs:
+    """N envs in this process. One that raises is replaced at its next reset.
+
+    Attributes:
+        arrays: their inputs and outputs.
+    """
+
+    def __init__(self, make: MakeEnv, arrays: EnvArrays, first: gym.Env[Any, Any] | None = None) -> None:
+        """Makes the envs; `first` becomes env 0 if given."""
+        self.arrays = arrays
+        self._make = make
+        made = [] if first is None else [first]
+        missing = len(arrays.rewards) - len(made)
+        self._envs: list[gym.Env[Any, Any] | None] = [*made, *(make() for _ in range(missing))]
+
+    def reset(self, seeds: Mapping[int, int | None]) -> dict[int, str]:
+        """Resets envs, each with its seed, and writes observations; returns what went wrong, by env."""
+
+        def reset(i: int, env: gym.Env[Any, Any]) -> None:
+            self.arrays.observations[i], _ = env.reset(seed=seeds[i])
+
+        return self._for_each(seeds, reset)
+
+    def step(self, ids: Sequence[int]) -> dict[int, str]:
+        """Steps envs by their actions and writes the results; returns what went wrong, by env."""
+        arrays = self.arrays
+
+        def step(i: int, env: gym.Env[Any, Any]) -> None:
+            action = arrays.actions[i].copy()  # the environment may keep it
+            arrays.observations[i], arrays.rewards[i], arrays.terminated[i], arrays.truncated[i], _ = (
+                env.step(action)
+            )
+
+        return self._for_each(ids, step)
+
+    def close(self) -> None:
+        """Closes the envs."""
+        for env in self._envs:
+            if env is not None:
+                env.close()
+
+    def _for_each(self, ids: Iterable[int], call: Callable[[int, gym.Env[Any, Any]], None]) -> dict[int, str]:
+        failures: dict[int, str] = {}
+        for i in ids:
+            try:
+                env = self._envs[i]
+                if env is None:
+                    env = self._envs[i] = self._make()
+                call(i, env)
+            except Exception as error:  # a user's environment may raise anything
+                failures[i] = f"{type(error).__name__}: {error}"
+                self._discard(i)
+        return failures
+
+    def _discard(self, i: int) -> None:
+        env, self._envs[i] = self._envs[i], None
+        with contextlib.suppress(Exception):
+            if env is not None:
+                env.close()

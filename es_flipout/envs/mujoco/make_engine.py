@@ -1,0 +1,69 @@
+"""From a task and the name of an engine to the physics engine that runs it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from es_flipout.envs.engines.batch import BatchEngine
+from es_flipout.envs.engines.contract import PhysicsEngine
+from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
+from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.mujoco.task import MujocoTask
+
+ENGINES = ("batch", "mjdata_pool", "warp")
+"""Every physics engine, by name."""
+
+
+def cpu_engine(task: MujocoTask) -> Literal["batch", "mjdata_pool"]:
+    """Returns the fastest engine on the CPU that can run a task."""
+    return "mjdata_pool" if task.needs_contact_forces else "batch"
+
+
+def make_engine(
+    name: str,
+    task: MujocoTask,
+    num_envs: int,
+    fields: Sequence[str],
+    *,
+    device: torch.device,
+    threads: int | None,
+    kwargs: Mapping[str, Any],
+) -> PhysicsEngine:
+    """Makes an engine.
+
+    Args:
+        name: one of `ENGINES`.
+        task: the task, whose model it runs.
+        num_envs: number of envs N.
+        fields: names of the MjData fields to show.
+        device: device of engine "warp".
+        threads: physics threads of the other engines; one per available core if None.
+        kwargs: keyword arguments of `WarpEngine`.
+
+    Raises:
+        ValueError: if the engine cannot run the task, or a keyword argument is not valid.
+    """
+    parameters = inspect.signature(WarpEngine).parameters if name == "warp" else {}
+    allowed = {key: each for key, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
+    for key, value in kwargs.items():
+        if key not in allowed:
+            hint = f"allowed: {', '.join(allowed)}" if allowed else "only engine 'warp' has any"
+            raise ValueError(f"engine {name!r} has no keyword argument {key!r} ({hint})")
+        if isinstance(allowed[key].default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{key} of engine {name!r} must be true or false, got {value!r}")
+        elif type(value) is not int or value < 1:
+            raise ValueError(f"{key} of engine {name!r} must be an integer >= 1, got {value!r}")
+    if name == "warp":
+        return WarpEngine(task.model, num_envs, fields, device, **kwargs)
+    if name == "mjdata_pool":
+        return MjDataPoolEngine(task.model, num_envs, fields, threads)
+    if task.needs_contact_forces:
+        raise ValueError(
+            "engine 'batch' has no contact forces (cfrc_ext), which the task reads: use 'mjdata_pool'"
+        )
+    return BatchEngine(task.model, num_envs, fields, threads)

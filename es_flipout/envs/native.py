@@ -1,0 +1,175 @@
+"""The native MuJoCo tasks by id, here and in Gymnasium: those of this package and the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+
+from es_flipout.envs.mujoco import TASKS
+from es_flipout.envs.mujoco.make_engine import ENGINES, cpu_engine
+from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
+from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
+
+NAMESPACE = "es_flipout/"
+"""Gymnasium namespace of the native versions of its own tasks."""
+RENDERING_KEYWORDS = frozenset(
+    {"default_camera_config", "width", "height", "camera_id", "camera_name", "max_geom", "visual_options"}
+)
+"""Keyword arguments of Gymnasium's MuJoCo environments that do not touch physics, reward or observation."""
+
+_native: dict[str, tuple[Callable[..., MujocoTask], int | None]] = {}
+
+
+def register_task(
+    env_id: str, task: Callable[..., MujocoTask], *, max_episode_steps: int | None = None
+) -> None:
+    """Registers a MuJoCo task under an id, here and in Gymnasium.
+
+    Afterwards `make_vec(env_id, ...)`, `gymnasium.make(env_id)`, `gymnasium.make_vec(env_id, ...)` and the
+    `env.id` of a configuration know it. For a configuration or another process to find it, put the call into
+    a module and write the id as MODULE:ID.
+
+    Args:
+        env_id: an id in Gymnasium's form, such as Reach-v0.
+        task: the `MujocoTask` subclass; its keyword arguments are the environment's.
+        max_episode_steps: env steps after which an episode is truncated; None for no limit.
+    """
+    _native[env_id] = task, max_episode_steps
+    _register_in_gymnasium(env_id, task, max_episode_steps)
+
+
+def _register_in_gymnasium(env_id: str, task: Callable[..., MujocoTask], limit: int | None) -> None:
+    gym.register(
+        id=env_id,
+        entry_point=partial(_make_single, task),
+        vector_entry_point=partial(_make_native, env_id, task),
+        max_episode_steps=limit,
+    )
+
+
+def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
+    """Returns a function that makes native environments of a task.
+
+    Pickled by cloudpickle, it works in other processes too.
+
+    Args:
+        env_id: as for `make_vec`; the task must run natively (`runs_natively`).
+        **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`.
+
+    Returns:
+        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads and info; see
+        `make_vec`.
+    """
+    name = import_module_of(env_id)
+    task, limit = _native[_native_name(name)]
+    if kwargs.get("max_episode_steps") is None:
+        kwargs["max_episode_steps"] = limit
+    return partial(_make_native, name, task, **kwargs)
+
+
+def runs_natively(env_id: str, engine: str = "auto", wrappers: Sequence[str] = ()) -> bool:
+    """Returns whether `make_vec`, given the same arguments, makes a `MujocoVectorEnv`."""
+    known = _native_name(import_module_of(env_id)) in _native
+    return known and not wrappers and engine in ("auto", *ENGINES)
+
+
+def cpu_engine_of(env_id: str, **kwargs: Any) -> Literal["batch", "mjdata_pool"]:
+    """Returns the fastest engine on the CPU for a task that `runs_natively`, given its keyword arguments."""
+    name = _native_name(import_module_of(env_id))
+    kwargs.pop("max_episode_steps", None)
+    return cpu_engine(_make_task(name, _native[name][0], kwargs))
+
+
+def official_id(env_id: str) -> str:
+    """Returns the id of Gymnasium's own environment, given that or the id of its native version."""
+    name = env_id.removeprefix(NAMESPACE)
+    return name if name in TASKS else env_id
+
+
+def native_ids() -> list[str]:
+    """Returns the ids of all native tasks, sorted."""
+    return sorted(_native)
+
+
+def import_module_of(env_id: str) -> str:
+    """Imports the module of MODULE:ID, if there is one, and returns the ID.
+
+    Raises:
+        ValueError: if the module cannot be imported.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f"{env_id}: {error}") from error
+    return name
+
+
+def _native_name(name: str) -> str:
+    return name if name in _native else name.removeprefix(NAMESPACE)
+
+
+def _make_task(env_id: str, task: Callable[..., MujocoTask], kwargs: dict[str, Any]) -> MujocoTask:
+    allowed = list(inspect.signature(task).parameters)
+    for name in kwargs:
+        if name not in allowed:
+            raise ValueError(
+                f"{env_id} has no keyword argument {name!r}; allowed: {', '.join(allowed)}, max_episode_steps"
+            )
+    try:
+        return task(**kwargs)
+    except (OSError, TypeError, AttributeError) as error:
+        raise ValueError(f"{env_id}: {error}") from error
+
+
+def _make_native(
+    env_id: str,
+    task: Callable[..., MujocoTask],
+    num_envs: int,
+    *,
+    max_episode_steps: int | None = None,
+    device: torch.device | str = "cpu",
+    engine: Any = "auto",
+    engine_kwargs: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    info: bool = True,
+    **kwargs: Any,
+) -> MujocoVectorEnv:
+    limit = max_episode_steps
+    if limit is not None and (not isinstance(limit, int) or (limit != -1 and limit < 1)):
+        raise ValueError(f"max_episode_steps must be an integer >= 1, or -1 for no limit, got {limit}")
+    task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
+    return MujocoVectorEnv(
+        _make_task(env_id, task, task_kwargs),
+        num_envs,
+        max_episode_steps=None if limit == -1 else limit,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        engine_kwargs=engine_kwargs,
+        threads=threads,
+        info=info,
+    )
+
+
+def _make_single(
+    task: Callable[..., MujocoTask], *, render_mode: str | None = None, **kwargs: Any
+) -> MujocoSingleEnv:
+    view = {name: kwargs[name] for name in MujocoSingleEnv.VIEW_KEYWORDS if name in kwargs}
+    task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
+    return MujocoSingleEnv(task(**task_kwargs), render_mode=render_mode, **view)
+
+
+for _env_id, _task in TASKS.items():
+    _limit = gym.spec(_env_id).max_episode_steps
+    _native[_env_id] = _task, _limit
+    _register_in_gymnasium(NAMESPACE + _env_id, _task, _limit)
