@@ -15,7 +15,7 @@
 # DEVICE=cpu QUICK=1 rehearses all of it without a GPU, on a small task; what it leaves is called quick_*.
 #
 # Without `pip install -e '.[gpu]'` it needs on PYTHONPATH: mujoco, mujoco-core, mujoco-warp, warp-lang, gymnasium,
-# jsonargparse, docstring-parser, rich, tensorboard, matplotlib, pytest, pytest-timeout, hypothesis. Kernels that
+# jsonargparse, docstring-parser, rich, tensorboard, pytest, pytest-timeout, hypothesis. Kernels that
 # benchmarks/gpu/precompile_kernels.py has compiled into WARP_CACHE_PATH save minutes.
 set -uo pipefail
 call=${1:-}
@@ -83,26 +83,25 @@ first() {
   local forwards=(--population-size 16384 4096 1024 --width 256 --depth 2 --max-gib 12 --rounds 5 --seconds 0.05)
   local updates=(--max-gib 16 --rounds 3 --seconds 0.2)
   if [ -n "$QUICK" ]; then
-    forwards=(--quick --population-size 32 16 --width 8 --depth 1)
-    updates=(--quick --samples 80)
+    forwards=(--population-size 32 16 --width 8 --depth 1 --rounds 2 --seconds 0.02)
+    updates=(--hidden-sizes 32 --conv-scales 0.25 --samples 80 --rounds 2 --seconds 0.02)
   fi
   stage populations 50 "${tests[@]}" tests/test_gpu.py
-  es bench policy "${forwards[@]}" --device "$device" --out "$work"
-  stage forwards 55 "${command[@]}"
-  keep "$work/policy_${device%%:*}.json" forwards
-  es bench update "${updates[@]}" --workers 0 --device "$device" --out "$work"
-  stage update 55 "${command[@]}"
-  keep "$work/update_${device%%:*}.json" update
+  stage forwards 55 "$python" -m benchmarks.speed policy "${forwards[@]}" --device "$device" --json "$work/forwards.json"
+  keep "$work/forwards.json" forwards
+  stage update 55 "$python" -m benchmarks.speed update "${updates[@]}" --workers 0 --device "$device" \
+    --json "$work/update.json"
+  keep "$work/update.json" update
 }
 
 second() {
   local throughput=(--workers 1 "$(nproc)" --num-envs "${num_envs[@]}" --total 125)
-  local profile=(--num-slots 8192 --population-size 16384 --max-episode-steps 40 --rounds 1 --kernels 40)
+  local profile=(--num-envs 8192 --population-size 16384 --max-episode-steps 40 --rounds 1 --kernels 40)
   local episodes=64
   if [ -n "$QUICK" ]; then
     env_id=InvertedPendulum-v5
     throughput=(--workers 1 2 --num-envs 4 2 --members-per-env 2 --pool-population-size 8 --hidden-sizes 8 --seconds 0.1)
-    profile=(--num-slots 4 --population-size 8 --max-episode-steps 10 --rounds 1 --hidden-sizes 8)
+    profile=(--num-envs 4 --population-size 8 --max-episode-steps 10 --rounds 1 --hidden-sizes 8)
     train_args+=(--env.id "$env_id" --env.kwargs '{max_episode_steps: 20}' --es.population_size 16 --env.num_envs 8
       --generations 2 --evaluation.episodes 2)
     episodes=2
@@ -113,11 +112,11 @@ second() {
     tests/rollout/test_device.py::test_a_graph_replays_what_is_done_without_one \
     tests/envs/test_warp.py::test_recording_moves_nothing
   stage parity 105 "${tests[@]}" tests/envs/test_warp.py tests/rollout/test_device.py \
-    tests/evaluators/test_placement.py
+    tests/run/test_placement.py
   stage throughput 140 "$python" -m benchmarks.gpu.throughput --env "$env_id" "${throughput[@]}" --device "$device" \
     --json "$work/throughput.json"
   keep "$work/throughput.json" throughput
-  stage profile 40 "$python" -m scripts.profile_device --env "$env_id" "${profile[@]}" --device "$device" \
+  stage profile 40 "$python" -m benchmarks.speed device --env "$env_id" "${profile[@]}" --device "$device" \
     --json "$work/profile.json"
   keep "$work/profile.json" profile
   # The time that is left, minus what ending, summarizing, scoring and packing may take.
@@ -129,7 +128,7 @@ second() {
   stage summary 10 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.5 --device "$device" \
     --json "$work/train.json"
   keep "$work/train.json" train
-  stage scores 40 "$python" -m scripts.compare_engines "$work/log/run" --episodes "$episodes" --device "$device" \
+  stage scores 40 "$python" -m benchmarks.compare_engines "$work/log/run" --episodes "$episodes" --device "$device" \
     --json "$work/engines.json"
   keep "$work/engines.json" engines
 }

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from es_flipout import Config, Trainer
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.rollout import OfficialEvaluator
+from es_flipout.rollout import Scorer
+from es_flipout.run.build import official_maker
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import EnvConfig, ESConfig, EvaluationConfig, OptimizerConfig, PolicyConfig
 from es_flipout.run.terminal import Terminal
@@ -58,9 +59,9 @@ def main() -> None:
             trainer.train(run, [terminal])
             terminal.close()
             trainer.close()
-        judge = OfficialEvaluator(EnvConfig(judged_in), 20)
-        console.print(f"official score of the center: {judge.score(trainer.policy, seed=0).mean:,.0f}")
-        judge.close()
+        scorer = Scorer(official_maker(EnvConfig(judged_in)), 20)
+        console.print(f"score of the center: {scorer.score(trainer.policy, seed=0).mean_return:,.0f}")
+        scorer.close()
 
 
 if __name__ == "__main__":

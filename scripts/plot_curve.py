@@ -8,12 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
-
-from matplotlib import pyplot as plt
-
+from benchmarks import plots
 from es_flipout.run.checkpoint import RunDirectory
 
 
@@ -23,33 +18,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--title", default="")
     arguments = parser.parse_args()
-    figure, (by_steps, by_time) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    rows = []
     for run in arguments.runs:
         lines = RunDirectory.open(run).read_metrics()
-        scored = [line for line in lines if line["score"] is not None]
-        for axis, horizontal in (
-            (by_steps, lambda line: line["env_steps"] / 1e6),
-            (by_time, lambda line: line["timing"]["seconds"] / 60),
-        ):
-            (curve,) = axis.plot(
-                [horizontal(line) for line in scored],
-                [line["score"] for line in scored],
-                label=f"{run.name}: score",
-            )
-            axis.plot(
-                [horizontal(line) for line in lines],
-                [line["fitness_mean"] for line in lines],
-                color=curve.get_color(),
-                alpha=0.35,
-                label=f"{run.name}: mean fitness",
-            )
-    by_steps.set(xlabel="million env steps", ylabel="return", title=arguments.title)
-    by_time.set(xlabel="minutes")
-    handles, labels = by_steps.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
-    for axis in (by_steps, by_time):
-        axis.grid(alpha=0.3)
-    figure.savefig(arguments.out, dpi=120)
+        for line in lines:
+            places = {
+                "million live env steps": line["env_steps"] / 1e6,
+                "minutes": line["timing"]["seconds"] / 60,
+            }
+            for panel, x in places.items():
+                row = {"panel": panel, "x": x, "line": f"{run.name}: score"}
+                rows.append(row | {"style": plots.PALE, "value": line["fitness_mean"]})
+                if line["score"] is not None:
+                    rows.append(row | {"value": line["score"]})
+    title = f"{arguments.title} (pale: mean of the population)"
+    plots.draw(arguments.out, rows, rows, ylabel="return", title=title)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-
-from matplotlib import pyplot as plt
 from scipy import stats
 
-from es_flipout.bench.plots import SOURCE, fingerprint
-from scripts.benchmark_tables import RESULTS, ROOT, markdown, with_tables
+from benchmarks import plots
+from benchmarks.speed.tables import markdown
+from benchmarks.tables import RESULTS, ROOT, with_tables
 
 PAGE = ROOT / "docs" / "results.md"
 SUITES = ROOT / "scripts" / "suites"
@@ -86,28 +82,18 @@ def plot(documents: Sequence[Document], path: Path) -> None:
     by_task: dict[str, list[Document]] = {}
     for document in documents:
         by_task.setdefault(document["config"]["env"]["id"], []).append(document)
-    figure, grid = plt.subplots(
-        len(by_task), 2, figsize=(12, 3 * len(by_task)), squeeze=False, layout="constrained"
-    )
-    for (task, drawn), axes in zip(by_task.items(), grid, strict=True):
-        for axis, key, unit in zip(axes, ("env_steps", "seconds"), (1e6, 60), strict=True):
-            for index, document in enumerate(drawn):
-                lines = [run["curve"] for run in document["runs"]]
-                for number, line in enumerate(lines if len(drawn) == 1 else [mean_curve(lines)]):
-                    axis.plot(
-                        [value / unit for value in line[key]],
-                        line["score"],
-                        color=plt.get_cmap("tab20")(index),
-                        alpha=0.7,
-                        label=document["name"] if number == 0 else None,
-                    )
-            axis.grid(alpha=0.3)
-        axes[0].set(title=task, ylabel="score")
-        axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    grid[-1][0].set(xlabel="million env steps")
-    grid[-1][1].set(xlabel="minutes of training")
-    figure.savefig(path, dpi=100, metadata={SOURCE: fingerprint({"documents": documents})})
-    plt.close(figure)
+    rows = []
+    for task, drawn in by_task.items():
+        for key, unit, factor in (("env_steps", "million live env steps", 1e6), ("seconds", "minutes", 60)):
+            for document in drawn:
+                curves = [run["curve"] for run in document["runs"]]
+                for number, curve in enumerate(curves if len(drawn) == 1 else [mean_curve(curves)]):
+                    line = {"panel": f"{task}: {unit}", "line": document["name"], "run": number}
+                    rows += [
+                        {**line, "x": x / factor, "value": score}
+                        for x, score in zip(curve[key], curve["score"], strict=True)
+                    ]
+    plots.draw(path, rows, {"documents": documents}, ylabel="score of the center", columns=2)
 
 
 def mean_curve(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from es_flipout.bench.machine import describe_machine
 from es_flipout.cli.arguments import load_config
+from es_flipout.cli.results import describe_machine
 from es_flipout.run.checkpoint import RunDirectory
 
 

@@ -30,13 +30,13 @@ from typing import Any
 import torch
 import yaml
 
-from es_flipout.bench.report import document
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
+from es_flipout.cli.results import describe_machine
 from es_flipout.processes import available_cores
-from es_flipout.rollout import OfficialEvaluator
+from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint
-from es_flipout.run.build import make_policy
+from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
 from es_flipout.run.placement import place
@@ -82,7 +82,7 @@ def train_arguments(entry: Entry, seed: int, out: Path, threads: int) -> list[st
     begin = [*entry.arguments, f"--seed={seed}", f"--out={out}", *speed]
     if not (out / "config.yaml").exists():
         return begin
-    stored, wanted = load_config(out / "config.yaml"), place(parse_train(begin).config)[0]
+    stored, wanted = load_config(out / "config.yaml"), place(parse_train(begin).config, lambda line: None)
     if (differ := _first_difference(asdict(stored), asdict(wanted))) is not None:
         raise ValueError(f"{out} was begun with another {differ}; remove it, or choose another --out")
     return [f"--resume={out}", *speed]
@@ -128,19 +128,19 @@ def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(kept.read_text())
         if found["generation"] == state["generation"] and len(found["returns"]) == episodes:
             return found
-    with closing(OfficialEvaluator(config.env, episodes)) as judge:
-        policy = make_policy(config.policy, judge.env.observation_space, judge.env.action_space)
+    with closing(Scorer(official_maker(config.env), episodes)) as scorer:
+        policy = make_policy(config.policy, scorer.observation_space, scorer.action_space)
         checkpoint.load_policy(policy, state, run.last)
-        official = judge.score(policy, seed=SCORE_SEED)
+        played = scorer.score(policy, seed=SCORE_SEED)
     found = {
         "generation": state["generation"],
         "env_steps": state["env_steps"],
         "seconds": state["seconds"],
         "finished": config.progress(state["generation"], state["env_steps"]) >= 1,
-        "score": official.mean,
-        "score_std": official.std,
-        "failed": official.failed,
-        "returns": official.returns,
+        "score": played.mean_return,
+        "score_std": played.std_return,
+        "failed": len(played.faults),
+        "returns": played.returns.tolist(),
     }
     kept.write_text(json.dumps(found))
     return found
@@ -175,7 +175,7 @@ def summary(
             for seed, run in runs.items()
         ],
     }
-    return document(command, body)
+    return {"command": command, **body, "machine": describe_machine()}
 
 
 def export(run: RunDirectory, path: Path) -> None:

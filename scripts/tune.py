@@ -31,10 +31,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from es_flipout.bench.report import document
 from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.rollout import OfficialEvaluator
+from es_flipout.cli.results import describe_machine
+from es_flipout.rollout import Scorer
+from es_flipout.run.build import official_maker
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config
 from es_flipout.run.metrics import JsonLines
@@ -100,8 +101,8 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
         trial.set_user_attr("error", str(error))
         raise optuna.TrialPruned from error
     run = RunDirectory.create(config)
-    judge = OfficialEvaluator(config.env, config.evaluation.episodes)
-    with closing(judge), closing(trainer), closing(JsonLines(run.metrics)) as lines:
+    scorer = Scorer(official_maker(config.env), config.evaluation.episodes)
+    with closing(scorer), closing(trainer), closing(JsonLines(run.metrics)) as lines:
         for rung in RUNGS:
             target = arguments.env_steps * rung // RUNGS[-1]
             try:
@@ -109,7 +110,7 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
             except RunError as error:
                 trial.set_user_attr("error", str(error))
                 raise optuna.TrialPruned from error
-            trial.report(judge.score(trainer.policy, seed=SCORE_SEED).mean, rung)
+            trial.report(scorer.score(trainer.policy, seed=SCORE_SEED).mean_return, rung)
             trial.set_user_attr("env_steps", trainer.env_steps)
             trial.set_user_attr("seconds", trainer.seconds)
             if rung < RUNGS[-1] and trial.should_prune():
@@ -211,9 +212,9 @@ def main(words: Sequence[str] | None = None) -> None:
         print(each)
     if arguments.json:
         command = shlex.join(["python", "-m", "scripts.tune", *(words or sys.argv[1:])])
-        body = {"space": yaml.safe_load(arguments.space.read_text()), "trials": found}
+        body = {"command": command, "space": yaml.safe_load(arguments.space.read_text()), "trials": found}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(document(command, body), indent=2) + "\n")
+        arguments.json.write_text(json.dumps({**body, "machine": describe_machine()}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.speed.timing import Operation
+from benchmarks.speed.work import Work
 from es_flipout import Flipout, FlipoutES, Independent, LowRank
-from es_flipout.bench.timing import Operation
-from es_flipout.bench.work import Work
 from es_flipout.perturbations import Perturbation
 
 pytestmark = [

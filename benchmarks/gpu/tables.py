@@ -12,17 +12,16 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.throughput import ENV_STEPS, MEMBERS, MEMORY, PHYSICS, TRAINING
-from es_flipout.bench.report import Spread
-from es_flipout.bench.throughput import pool_name
-from es_flipout.cli.bench_display import number
-from scripts.benchmark_tables import PAGE, RESULTS, forward_table, markdown, span, update_table, with_tables
-from scripts.profile_device import PARTS
-from scripts.profile_loop import costs
+from benchmarks.compare_engines import RETURN, summary
+from benchmarks.speed import device
+from benchmarks.speed.tables import forward_table, markdown, profile_table, update_table
+from benchmarks.tables import PAGE, RESULTS, throughput_table, with_tables
+from es_flipout.cli.results import Results, number
+from es_flipout.cli.throughput import ENV_STEPS
 
 NOT_YET = "*Not measured yet: it needs a GPU.*"
 DOCUMENTS = ("forwards", "update", "throughput", "profile", "train", "engines")
@@ -79,79 +78,18 @@ def _heading(document: Document) -> str:
     return f"**{machine['gpu']}**, {machine['cores']} cores of {machine['processor']}; {packages}{command}"
 
 
-def forwards() -> str:
-    """Forwards of a population."""
-    return by_card("forwards", lambda document: forward_table(document["results"]))
+def of_results(name: str, table: Callable[[Results], str]) -> Callable[[], str]:
+    """Returns what makes a table of long tables for each card."""
 
+    def of_document(document: Document) -> str:
+        settings = dict(document)
+        return table(Results(settings, settings.pop("rows")))
 
-def update() -> str:
-    """Updates of the paper's networks."""
-    return by_card("update", lambda document: update_table(document["results"]))
-
-
-def throughput() -> str:
-    """Live env steps per second by number of envs, and the process pools beside them."""
-    return by_card("throughput", _throughput)
-
-
-def _throughput(document: Document) -> str:
-    rows: Sequence[Mapping[str, Any]] = document["rows"]
-
-    def values(contestant: str, metric: str, num_envs: int | None = None) -> list[float]:
-        """Of all rounds, those of one number of envs if it is given."""
-        return [
-            row["value"]
-            for row in rows
-            if (row["contestant"], row["metric"]) == (contestant, metric)
-            and num_envs in (None, row["num_envs"])
-        ]
-
-    def over(one: Sequence[float], other: Sequence[float]) -> Spread:
-        return Spread.of([x / y for x, y in zip(one, other, strict=True)])
-
-    lines = []
-    for name in dict.fromkeys(row["contestant"] for row in rows):
-        if name not in (TRAINING, PHYSICS):
-            rate, members = (Spread.of(values(name, metric)) for metric in (ENV_STEPS, MEMBERS))
-            lines.append([name, span(rate), number(members.median), "", "", "", ""])
-    for num_envs in sorted({row["num_envs"] for row in rows if row["metric"] == ENV_STEPS}):
-        rates, physics, one = (
-            values(name, ENV_STEPS, num_envs) for name in (TRAINING, PHYSICS, pool_name(1))
-        )
-        ratio = span(over(rates, physics), lambda value: f"{value:.2f}")
-        [memory] = values(TRAINING, MEMORY, num_envs)
-        lines.append(
-            [
-                f"{num_envs:,} envs, {TRAINING}",
-                span(Spread.of(rates)),
-                number(Spread.of(values(TRAINING, MEMBERS, num_envs)).median),
-                f"**{span(over(rates, one))}**",
-                number(Spread.of(physics).median),
-                ratio,
-                number(memory / 1e9),
-            ]
-        )
-    heads = ["", ENV_STEPS, MEMBERS, "equivalent cores", f"{PHYSICS}, {ENV_STEPS}", "ratio", "GPU memory, GB"]
-    return markdown(heads, lines)
-
-
-def profile() -> str:
-    """Where a generation's time goes."""
-    return by_card("profile", _profile)
-
-
-def _profile(document: Document) -> str:
-    found = costs(document["rounds"], PARTS)
-    rows = [[part, number(cost), f"{share:.1%}"] for part, (cost, share) in found.items()]
-    return markdown(["", "microseconds per env step", "share"], rows)
-
-
-def train() -> str:
-    """A training run by periods."""
-    return by_card("train", _train)
+    return lambda: by_card(name, of_document)
 
 
 def _train(document: Document) -> str:
+    """A training run by periods."""
     rows = []
     for each in document["milestones"]:
         score = each["last_score"]
@@ -165,27 +103,28 @@ def _train(document: Document) -> str:
                 f"{each['median_live_share']:.0%}",
             ]
         )
-    table = markdown(["", "generation", "env steps", "center score", ENV_STEPS, "live share"], rows)
+    table = markdown(["", "generation", "env steps", "score", ENV_STEPS, "live share"], rows)
     start = document["config"].get("init_from")
     return table if start is None else f"It begins with the policy of `{start}`.\n\n{table}"
 
 
-def engines() -> str:
+def _engines(results: Results) -> str:
     """The trained policy on both engines."""
-    return by_card("engines", _engines)
-
-
-def _engines(document: Document) -> str:
-    rows = [
-        [name, f"{each['mean']:,.1f} ± {each['standard_error']:.1f}", str(each["failed"])]
-        for name, each in document["engines"].items()
-    ]
-    episodes = len(next(iter(document["engines"].values()))["returns"])
+    rows = []
+    for engine in results.column("contestant"):
+        mean, error, failed = summary(results, engine)
+        rows.append([engine, f"{mean:,.1f} ± {error:.1f}", str(failed)])
+    episodes = len(results.by_round(rows[0][0], RETURN))
     return markdown(["", f"mean return of {episodes} episodes", "failed"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (throughput, forwards, update, profile, train, engines)
+    "throughput": of_results("throughput", throughput_table),
+    "forwards": of_results("forwards", forward_table),
+    "update": of_results("update", update_table),
+    "profile": of_results("profile", lambda results: profile_table(device.PARTS, results)),
+    "train": lambda: by_card("train", _train),
+    "engines": of_results("engines", _engines),
 }
 
 

@@ -34,7 +34,7 @@ class Job:
 
     Attributes:
         task: Gymnasium id.
-        population_size: members, each of which has one episode a generation.
+        population_size: members, each of which has one episode per generation.
         seconds: least duration of what is timed.
         seed: of whatever the library lets be seeded.
         overrides: settings that replace the contestant's best ones.
@@ -135,7 +135,7 @@ def main(measure: Callable[[Job], Measurement], packages: Sequence[str]) -> None
     }
     if args.result is None:
         rate, length = result["env_steps"] / result["seconds"], result["env_steps"] / result["episodes"]
-        print(f"{rate:,.0f} live env steps/s, {length:.1f} steps an episode")
+        print(f"{rate:,.0f} live env steps/s, {length:.1f} steps per episode")
         print(json.dumps(result))
     else:
         args.result.write_text(json.dumps(result))

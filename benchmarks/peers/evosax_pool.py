@@ -1,8 +1,8 @@
-"""evosax: Open_ES over `EpisodePool`, whose workers run the policies of their slots by a jitted vmap.
+"""evosax: Open_ES over `EpisodePool`, whose workers run the policies of their envs by a jitted vmap.
 
-Tried on a machine that was not quiet, CPU time of an env step with 8, 16 and 32 slots: 93, 84 and 88 us on
+Tried on a machine that was not quiet, CPU time of an env step with 8, 16 and 32 envs: 93, 84 and 88 us on
 HalfCheetah, 479, 508 and 452 us on Humanoid. The products written out as multiply and sum: slower, but for
-Humanoid with 32 slots. jax's asynchronous dispatch is off, since a worker can only wait for the answer; under
+Humanoid with 32 envs. jax's asynchronous dispatch is off, since a worker can only wait for the answer; under
 load no difference was seen.
 """
 
@@ -37,7 +37,7 @@ from benchmarks.peers.contestant import (
 from benchmarks.peers.policy import action_reach, initial_weights, layer_shapes, layer_slices
 from benchmarks.peers.pool import EpisodePool, Floats
 
-BEST = {"processes": cores(), "slots": 16}
+BEST = {"processes": cores(), "num_envs": 16}
 
 Layers = list[jax.Array]
 
@@ -54,13 +54,13 @@ def _act(layers: Layers, reach: jax.Array, mean: jax.Array, scale: jax.Array, x:
 
 @jax.jit
 def _act_all(layers: Layers, reach: jax.Array, mean: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
-    """Returns the actions of all slots, [slots, A]."""
+    """Returns the actions of all envs, [num_envs, A]."""
     return jax.vmap(_act, in_axes=(0, None, None, None, 0))(layers, reach, mean, scale, x)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _load(layers: Layers, slot: int, weights: Layers) -> Layers:
-    return [layer.at[slot].set(weight) for layer, weight in zip(layers, weights, strict=True)]
+def _load(layers: Layers, place: int, weights: Layers) -> Layers:
+    return [layer.at[place].set(weight) for layer, weight in zip(layers, weights, strict=True)]
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -69,17 +69,17 @@ def _move(layers: Layers, source: int, target: int) -> Layers:
 
 
 class JaxPolicies:
-    """Policies of a worker's slots, whose weights stay where jax has them."""
+    """Policies of a worker's envs, whose weights stay where jax has them."""
 
-    def __init__(self, observations: gym.Space[Any], actions: gym.Space[Any], slots: int) -> None:
+    def __init__(self, observations: gym.Space[Any], actions: gym.Space[Any], num_envs: int) -> None:
         self._shapes = layer_shapes(observations, actions)
         self._slices = layer_slices(self._shapes)
-        self._layers = [jnp.zeros((slots, *shape)) for shape in self._shapes]
+        self._layers = [jnp.zeros((num_envs, *shape)) for shape in self._shapes]
         self._reach = jnp.asarray(action_reach(actions))
 
-    def load(self, slot: int, weights: Floats) -> None:
+    def load(self, place: int, weights: Floats) -> None:
         parts = [weights[s].reshape(shape) for s, shape in zip(self._slices, self._shapes, strict=True)]
-        self._layers = _load(self._layers, slot, parts)
+        self._layers = _load(self._layers, place, parts)
 
     def move(self, source: int, target: int) -> None:
         self._layers = _move(self._layers, source, target)
@@ -88,7 +88,7 @@ class JaxPolicies:
         self._mean, self._scale = jnp.asarray(mean), jnp.asarray(scale)
 
     def act(self, observations: Floats, live: int) -> Floats:
-        # All slots, the idle ones too: another shape would be compiled anew.
+        # All envs, the idle ones too: another shape would be compiled anew.
         return np.asarray(_act_all(self._layers, self._reach, self._mean, self._scale, observations))
 
 

@@ -1,9 +1,9 @@
 """EvoX: OpenES in a StdWorkflow, over `EpisodePool`, whose workers run policies in batched products.
 
-Tried on HalfCheetah, population 64, on a machine that was not quiet, best figure of each: 8 slots 30,500 env
-steps/s, 16 slots 29,400, 32 slots 26,800, 16 slots and a third worker 28,900. On Humanoid the load hid the
-difference; 32 slots took 4 % less CPU time a step than 16, but leave no member to balance two workers with at
-a population of 64.
+Tried on HalfCheetah, population 64, on a machine that was not quiet, best figure of each: 8 envs 30,500 env
+steps/s, 16 envs 29,400, 32 envs 26,800, 16 envs and a third worker 28,900. On Humanoid the load hid the
+difference; 32 envs took 4 % less CPU time per step than 16, but leave no member to balance two workers
+with at a population of 64.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from benchmarks.peers.contestant import (
 from benchmarks.peers.policy import action_reach, initial_weights, layer_shapes, layer_slices
 from benchmarks.peers.pool import EpisodePool, Floats
 
-BEST = {"processes": cores(), "slots": 16}
+BEST = {"processes": cores(), "num_envs": 16}
 
 
 class TorchPolicies:
-    """Policies of a worker's slots, as batched matrix products of torch."""
+    """Policies of a worker's envs, as batched matrix products of torch."""
 
-    def __init__(self, observations: gym.Space[Any], actions: gym.Space[Any], slots: int) -> None:
+    def __init__(self, observations: gym.Space[Any], actions: gym.Space[Any], num_envs: int) -> None:
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
         shapes = layer_shapes(observations, actions)
         self._slices = layer_slices(shapes)
-        self._layers = [torch.zeros(slots, *shape) for shape in shapes]
+        self._layers = [torch.zeros(num_envs, *shape) for shape in shapes]
         self._reach = torch.from_numpy(action_reach(actions))
 
-    def load(self, slot: int, weights: Floats) -> None:
+    def load(self, place: int, weights: Floats) -> None:
         row = torch.from_numpy(weights)
         for layer, part in zip(self._layers, self._slices, strict=True):
-            layer[slot].view(-1).copy_(row[part])
+            layer[place].view(-1).copy_(row[part])
 
     def move(self, source: int, target: int) -> None:
         for layer in self._layers:

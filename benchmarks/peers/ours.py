@@ -19,7 +19,7 @@ from benchmarks.peers.contestant import (
     Measurement,
     main,
 )
-from es_flipout.bench.training import record_physics, training
+from benchmarks.speed.training import record_physics, training
 from es_flipout.run.config import (
     Config,
     EnvConfig,

@@ -31,23 +31,23 @@ Floats = NDArray[np.float32]
 
 
 class Policies(Protocol):
-    """The policies of one worker's slots, each with the weights of a member."""
+    """The policies of one worker's envs, each with the weights of a member."""
 
-    def load(self, slot: int, weights: Floats) -> None:
-        """Gives a slot the weights of another member, [D]."""
+    def load(self, place: int, weights: Floats) -> None:
+        """Gives an env the weights of another member, [D]."""
 
     def move(self, source: int, target: int) -> None:
-        """Gives slot `target` the weights of slot `source`."""
+        """Gives env `target` the weights of env `source`."""
 
     def normalize(self, mean: Floats, scale: Floats) -> None:
         """Observations are from now on (observation - mean) * scale, cut off at 10; both are [O]."""
 
     def act(self, observations: Floats, live: int) -> Floats:
-        """Returns actions of at least the first `live` slots for observations [slots, O] of all."""
+        """Returns actions of at least the first `live` envs for observations [num_envs, O] of all."""
 
 
 MakePolicies = Callable[[gym.Space[Any], gym.Space[Any], int], Policies]
-"""From observation space, action space and number of slots; workers get it, so it must be importable."""
+"""From observation space, action space and number of envs; workers get it, so it must be importable."""
 
 
 class Moments:
@@ -124,7 +124,7 @@ class EpisodePool:
         population_size: int,
         num_weights: int,
         processes: int,
-        slots: int,
+        num_envs: int,
         seed: int,
     ) -> None:
         """Starts the workers.
@@ -132,11 +132,11 @@ class EpisodePool:
         Args:
             task: Gymnasium id.
             max_episode_steps: env steps after which an episode is cut off.
-            make_policies: makes the policies of a worker's slots.
+            make_policies: makes the policies of a worker's envs.
             population_size: P.
             num_weights: D.
             processes: number of workers.
-            slots: environments of each worker.
+            num_envs: environments of each worker.
             seed: of the environments' start states.
         """
         context = multiprocessing.get_context("spawn")
@@ -152,10 +152,10 @@ class EpisodePool:
         env.close()
         self._connections: list[Connection] = []
         self._workers = []
-        slots = min(slots, -(-population_size // processes))
+        num_envs = min(num_envs, -(-population_size // processes))
         for index in range(processes):
             ours, theirs = context.Pipe()
-            seeds = range(seed + index * slots, seed + (index + 1) * slots)
+            seeds = range(seed + index * num_envs, seed + (index + 1) * num_envs)
             worker = context.Process(
                 target=_work,
                 args=(theirs, self._shared, population_size, task, max_episode_steps, make_policies, seeds),
@@ -253,40 +253,40 @@ def _run_generation(
 ) -> Moments:
     """Runs episodes until no member waits; returns the moments of the observations.
 
-    The first `live` slots are running. One that has nothing more to run trades places with the last of them.
+    The first `live` envs are running. One that has nothing more to run trades places with the last of them.
     """
     population, returns, lengths = shared.arrays(population_size)
     members: list[int] = []
     observations = np.zeros((len(envs), *envs[0].observation_space.shape), np.float32)
-    for slot, env in enumerate(envs):
+    for place, env in enumerate(envs):
         if (member := shared.claim()) >= population_size:
             break
         members.append(member)
-        policies.load(slot, population[member])
-        observations[slot] = env.reset()[0]
+        policies.load(place, population[member])
+        observations[place] = env.reset()[0]
     live = len(members)
     totals, counts = [0.0] * live, [0] * live
     moments = Moments(observations.shape[1])
     while live:
         moments.add(observations[:live])
         actions = policies.act(observations, live)
-        for slot in range(live - 1, -1, -1):  # backwards: whoever takes an ended slot has been stepped
-            observation, reward, terminated, _, _ = envs[slot].step(actions[slot])
-            totals[slot] += reward
-            counts[slot] += 1
-            if not terminated and counts[slot] < max_episode_steps:
-                observations[slot] = observation
+        for place in range(live - 1, -1, -1):  # backwards: whoever moves up has been stepped
+            observation, reward, terminated, _, _ = envs[place].step(actions[place])
+            totals[place] += reward
+            counts[place] += 1
+            if not terminated and counts[place] < max_episode_steps:
+                observations[place] = observation
                 continue
-            returns[members[slot]], lengths[members[slot]] = totals[slot], counts[slot]
+            returns[members[place]], lengths[members[place]] = totals[place], counts[place]
             if (member := shared.claim()) < population_size:
-                members[slot], totals[slot], counts[slot] = member, 0.0, 0
-                policies.load(slot, population[member])
-                observations[slot] = envs[slot].reset()[0]
+                members[place], totals[place], counts[place] = member, 0.0, 0
+                policies.load(place, population[member])
+                observations[place] = envs[place].reset()[0]
                 continue
             live -= 1
-            if slot < live:
-                envs[slot], envs[live] = envs[live], envs[slot]
-                members[slot], totals[slot], counts[slot] = members[live], totals[live], counts[live]
-                observations[slot] = observations[live]
-                policies.move(live, slot)
+            if place < live:
+                envs[place], envs[live] = envs[live], envs[place]
+                members[place], totals[place], counts[place] = members[live], totals[live], counts[live]
+                observations[place] = observations[live]
+                policies.move(live, place)
     return moments

@@ -25,8 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.peers.contestant import LEARNING_RATE, MAX_EPISODE_STEPS, SIGMA
-from es_flipout.bench.machine import describe_machine
+from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.throughput import ENV_STEPS
 
 TASKS = ["HalfCheetah-v5", "Humanoid-v5"]
 POPULATIONS = [64, 256]
@@ -66,10 +69,10 @@ VARIANTS = {
     "EvoTorch GymNE, subbatches of 4": Contestant("evotorch_gym", settings={"subbatch_size": 4}),
     "EvoTorch GymNE, distributed": Contestant("evotorch_gym", settings={"distributed": True}),
     "SB3-contrib ARS, 3 processes": Contestant("sb3_ars", settings={"processes": 3}),
-    "evosax Open_ES, 8 slots": Contestant("evosax_pool", settings={"slots": 8}),
-    "evosax Open_ES, 32 slots": Contestant("evosax_pool", settings={"slots": 32}),
-    "EvoX OpenES, 8 slots": Contestant("evox_pool", settings={"slots": 8}),
-    "EvoX OpenES, 32 slots": Contestant("evox_pool", settings={"slots": 32}),
+    "evosax Open_ES, 8 envs": Contestant("evosax_pool", settings={"num_envs": 8}),
+    "evosax Open_ES, 32 envs": Contestant("evosax_pool", settings={"num_envs": 32}),
+    "EvoX OpenES, 8 envs": Contestant("evox_pool", settings={"num_envs": 8}),
+    "EvoX OpenES, 32 envs": Contestant("evox_pool", settings={"num_envs": 32}),
     "EvoX OpenES, 3 processes": Contestant("evox_pool", settings={"processes": 3}),
 }
 """Other settings of the peers: with `--variants` they take part as well."""
@@ -85,59 +88,50 @@ TIMEOUT = 240.0
 """Seconds after which a measurement is given up."""
 ATTEMPTS = 2
 """How often a measurement is tried: on a busy machine ray does not always start."""
-Round = dict[str, dict[str, Any]]
-"""The result of each contestant, as `contestant.Measurement` has it; one that failed is missing."""
+MEASURED = ("env_steps", "episodes", "generations", "seconds")
+"""Attributes of `contestant.Measurement` that are metrics, beside ENV_STEPS."""
 
 
-def rates(rounds: Sequence[Round], name: str) -> list[float]:
-    """Returns the live env steps/s of a contestant, or of the raw physics, in each round that has it."""
-    return [rate for each in rounds if (rate := rate_of(each, name)) is not None]
+def add(results: Results, index: int, name: str, result: Mapping[str, Any], case: Mapping[str, Any]) -> None:
+    """Adds a measurement, and the raw physics if it was measured as well, to the results."""
+    figures = {metric: result[metric] for metric in MEASURED}
+    rate = {ENV_STEPS: result["env_steps"] / result["seconds"]}
+    results.add(index, name, {**rate, **figures}, **case)
+    if seconds := result["physics_seconds"]:
+        results.add(index, PHYSICS, {ENV_STEPS: result["env_steps"] / seconds, "seconds": seconds}, **case)
 
 
-def rate_of(round_: Round, name: str) -> float | None:
-    """Returns the live env steps/s of a contestant, or of the raw physics, in one round."""
-    result = round_.get(OURS if name == PHYSICS else name)
-    seconds = result and result["physics_seconds" if name == PHYSICS else "seconds"]
-    return result["env_steps"] / seconds if result and seconds else None
-
-
-def ratios(rounds: Sequence[Round], name: str, other: str) -> list[float]:
-    """Returns the rate of one over that of another, in each round that has both."""
-    pairs = [(rate_of(each, name), rate_of(each, other)) for each in rounds]
-    return [x / y for x, y in pairs if x is not None and y is not None]
-
-
-def fastest_peer(rounds: Sequence[Round], module: str | None = None) -> str | None:
+def fastest_peer(case: Results, module: str | None = None) -> str | None:
     """Returns the peer of the highest median rate, or the settings of one module; None if there is none."""
     medians = {
-        name: statistics.median(values)
+        name: case.spread(name, ENV_STEPS).median
         for name, contestant in EVERYBODY.items()
-        if contestant.is_peer and module in (None, contestant.module) and (values := rates(rounds, name))
+        if contestant.is_peer and module in (None, contestant.module) and case.by_round(name, ENV_STEPS)
     }
     return max(medians, key=lambda name: medians[name], default=None)
 
 
-def table(rounds: Sequence[Round]) -> str:
+def table(case: Results) -> str:
     """Returns the medians over rounds as a table, and how far ours is ahead of the fastest peer."""
-    heads = f"{'env steps/s':>12}{'least':>10}{'most':>10}{'/ physics':>11}{'ours / it':>11}{'length':>8}"
+    heads = f"{ENV_STEPS:>12}{'least':>10}{'most':>10}{'/ physics':>11}{'ours / it':>11}{'length':>8}"
     lines = [f"  {'':38}{heads}"]
     for name in (PHYSICS, *EVERYBODY):
-        values = rates(rounds, name)
-        if not values:
+        if not case.by_round(name, ENV_STEPS):
             continue
-        shares, leads = ratios(rounds, name, PHYSICS), ratios(rounds, OURS, name)
-        results = [each[key] for each in rounds if (key := OURS if name == PHYSICS else name) in each]
-        length = statistics.median(result["env_steps"] / result["episodes"] for result in results)
+        rate = case.spread(name, ENV_STEPS)
+        shares = case.ratios((name, ENV_STEPS), (PHYSICS, ENV_STEPS))
+        leads = case.ratios((OURS, ENV_STEPS), (name, ENV_STEPS))
+        played = OURS if name == PHYSICS else name
+        length = statistics.median(case.ratios((played, "env_steps"), (played, "episodes")))
         lines.append(
-            f"  {name:38}{statistics.median(values):12,.0f}{min(values):10,.0f}{max(values):10,.0f}"
+            f"  {name:38}{rate.median:12,.0f}{rate.lowest:10,.0f}{rate.highest:10,.0f}"
             f"{_median(shares):>11}{_median(leads):>11}{length:8.1f}"
         )
-    peer = fastest_peer(rounds)
-    if peer is not None:
-        for name, contestant in CONTESTANTS.items():
-            if not contestant.is_peer and (leads := ratios(rounds, name, peer)):
-                spread = f"{min(leads):.2f} to {max(leads):.2f}"
-                lines.append(f"  {name} / fastest peer ({peer}): {statistics.median(leads):.2f} ({spread})")
+    peer = fastest_peer(case)
+    for name, contestant in CONTESTANTS.items() if peer else ():
+        if not contestant.is_peer and (leads := case.ratios((name, ENV_STEPS), (peer, ENV_STEPS))):
+            spread = f"{min(leads):.2f} to {max(leads):.2f}"
+            lines.append(f"  {name} / fastest peer ({peer}): {statistics.median(leads):.2f} ({spread})")
     return "\n".join(lines)
 
 
@@ -182,28 +176,17 @@ def process_tree() -> Iterator[None]:
     """Kills what was started inside and still lives: processes of processes, orphaned or not."""
     adopt_orphans, libc = 36, ctypes.CDLL(None)  # PR_SET_CHILD_SUBREAPER
     libc.prctl(adopt_orphans, 1, 0, 0, 0)
-    before = descendants(os.getpid())
+    here = psutil.Process()
+    before = set(here.children(recursive=True))
     try:
         yield
     finally:
-        while children := descendants(os.getpid()) - before:
+        while children := set(here.children(recursive=True)) - before:
             for child in children:
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
             with suppress(ChildProcessError):
                 os.waitpid(-1, 0)
-
-
-def descendants(parent: int) -> set[int]:
-    """Returns the ids of the children of a process, of theirs, and so on."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found: set[int] = set()
-    while new := {child for child, of in parents.items() if of in {parent, *found}} - found:
-        found |= new
-    return found
 
 
 def _without_paths(arguments: Sequence[str]) -> list[str]:
@@ -228,17 +211,6 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
         yield from ((index, name) for name in (names if index % 2 == 0 else reversed(names)))
 
 
-def summary(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Returns what the table says, for the JSON."""
-    peer = fastest_peer(rounds)
-    names = [name for name in (PHYSICS, *EVERYBODY) if rates(rounds, name)]
-    return {
-        "env_steps_per_second": {name: statistics.median(rates(rounds, name)) for name in names},
-        "fastest_peer": peer,
-        "over_fastest_peer": {name: ratios(rounds, name, peer) for name in names} if peer else {},
-    }
-
-
 def main() -> None:
     """Measures, prints, and writes the JSON after each measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -255,26 +227,24 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     peers_python = str(arguments.peers_python.absolute())
-    document: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.peers.run", *_without_paths(sys.argv[1:])]),
-        "machine": describe_machine(),
-        "versions": {},
-        "max_episode_steps": MAX_EPISODE_STEPS,
-        "sigma": SIGMA,
-        "learning_rate": LEARNING_RATE,
-        "cases": [],
-    }
+    results = Results(
+        {
+            "command": shlex.join(["python", "-m", "benchmarks.peers.run", *_without_paths(sys.argv[1:])]),
+            "machine": describe_machine(),
+            "max_episode_steps": MAX_EPISODE_STEPS,
+            "sigma": SIGMA,
+            "learning_rate": LEARNING_RATE,
+            "versions": {},
+            "contestants": {},
+        }
+    )
     names = [*arguments.contestants, *(VARIANTS if arguments.variants else ())]
     failures = 0
     for task, population in itertools.product(arguments.tasks, arguments.populations):
-        rounds: list[Round] = []
-        case: dict[str, Any] = {"task": task, "population": population, "rounds": rounds}
-        document["cases"].append(case)
+        case = {"task": task, "population": population}
         for seed, name in turns(names, arguments.rounds):
-            if len(rounds) == seed:
-                rounds.append({})
             contestant = EVERYBODY[name]
-            options = {"task": task, "population": population, "seconds": arguments.seconds, "seed": seed}
+            options = {**case, "seconds": arguments.seconds, "seed": seed}
             label = f"{task} population {population} round {seed + 1} {name:38}"
             try:
                 result = attempt(contestant, peers_python if contestant.is_peer else sys.executable, options)
@@ -282,14 +252,14 @@ def main() -> None:
                 failures += 1
                 print(f"{label} failed: {error}", flush=True)
                 continue
-            document["versions"][name] = result.pop("versions")
-            rounds[seed][name] = {"seed": seed, **result}
-            rate, length = rate_of(rounds[seed], name), result["env_steps"] / result["episodes"]
-            print(f"{label}{rate:10,.0f} env steps/s, length {length:.1f}", flush=True)
-            case["summary"] = summary(rounds)
+            results.settings["versions"][name] = result["versions"]
+            results.settings["contestants"][name] = result["settings"]
+            add(results, seed, name, result, case)
+            rate, length = result["env_steps"] / result["seconds"], result["env_steps"] / result["episodes"]
+            print(f"{label}{rate:10,.0f} {ENV_STEPS}, length {length:.1f}", flush=True)
             if arguments.json:
-                arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-        print(f"\n{task}, population {population}\n{table(rounds)}\n", flush=True)
+                results.write(arguments.json)
+        print(f"\n{task}, population {population}\n{table(results.where(**case))}\n", flush=True)
     sys.exit(failures > 0)
 
 

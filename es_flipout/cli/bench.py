@@ -1,23 +1,44 @@
-"""es-bench: how fast this machine is, with the contestants side by side in one run."""
+"""es-bench: how fast this machine evaluates populations, with the contestants side by side in one run."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
+import os
+import re
 import shlex
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
 
-from es_flipout.bench.report import document
-from es_flipout.cli import bench_env, bench_policy, bench_throughput, bench_update
+import torch
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
 from es_flipout.cli.arguments import UsageError
-from es_flipout.cli.bench_common import Bench, make_folder, write
-from es_flipout.cli.bench_display import print_tables
-from es_flipout.cli.process import UsageParser, run_command
+from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
+from es_flipout.cli.results import Results, describe_machine, number
+from es_flipout.cli.throughput import (
+    ENV_STEPS,
+    MEMBERS,
+    MEMORY,
+    ONE_WORKER,
+    PHYSICS,
+    Contestant,
+    FirstGeneration,
+    contestants,
+)
+from es_flipout.processes import available_cores
+from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
 
-BENCHES: dict[str, Bench] = {
-    bench.name: bench
-    for bench in (bench_env.BENCH, bench_policy.BENCH, bench_update.BENCH, bench_throughput.BENCH)
-}
+QUICK = {"num_envs": 32, "population_size": 32, "rounds": 2, "seconds": 0.5}
+"""Defaults under --quick."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,35 +46,194 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command("es-bench", _bench, arguments)
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def _checked(
+    parse: Callable[[str], float], rule: str, holds: Callable[[float], bool]
+) -> Callable[[str], float]:
+    """Returns what parses a number that keeps a rule, and otherwise says the rule."""
+
+    def checked(text: str) -> float:
+        try:
+            value = parse(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and holds(value)):
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
+        return value
+
+    return checked
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be keys and values in YAML, got {text!r}")
+    return value
+
+
+def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
+    """Returns the parser of `es-bench`, and that of `es-bench throughput`."""
     parser = UsageParser(prog="es-bench", description=__doc__, allow_abbrev=False)
-    benches = parser.add_subparsers(dest="bench", required=True, metavar="BENCH")
-    own = {name: bench.add_to(benches) for name, bench in BENCHES.items()}
+    benches = parser.add_subparsers(required=True, metavar="BENCH")
+    about = "evaluation of populations: process pool by number of workers, vectorized, on a GPU"
+    bench = benches.add_parser("throughput", help=about, description=about, allow_abbrev=False)
+    positive = _checked(int, "an integer >= 1", lambda value: value >= 1)
+    seed = _checked(int, "an integer >= 0", lambda value: value >= 0)
+    amount = _checked(float, "a number > 0", lambda value: value > 0)
+
+    def option(name: str, text: str, **settings: Any) -> None:
+        if "default" in settings and settings["default"] not in ([], {}):
+            text += " (default: %(default)s)"
+        bench.add_argument(f"--{name}", help=text, **settings)
+
+    option("env", "any task that es-train takes", default="Humanoid-v5")
+    option("env-kwargs", "its keyword arguments, as YAML: '{frame_skip: 4}'", type=_mapping, default={})
+    option("num-envs", "envs stepped together", type=positive, default=256)
+    option("population-size", "members per generation (default: 4 x num-envs)", type=positive)
+    option("hidden-sizes", "of the MLP", type=positive, nargs="*", default=[64, 64])
+    workers = "sizes of the process pool (default: powers of two, and every core); 1 is always measured"
+    option("workers", workers, type=positive, nargs="+", metavar="N")
+    option("threads", "of the vectorized contestants (default: every core)", type=positive)
+    on_warp = "also measure engine warp, everything on one device, with N envs each"
+    option("warp-envs", on_warp, type=positive, nargs="+", metavar="N", default=[])
+    option("warp-members-per-env", "of those", type=positive, metavar="N", default=4)
+    option("warp-device", "device of those", default="cuda")
+    option("price-per-core-hour", "paid by contestants without a GPU, for the cores they use", type=amount)
+    machine = "paid by contestants with a GPU, and by all without a core price"
+    option("price-per-machine-hour", machine, type=amount)
+    option("rounds", "alternating rounds, each with every contestant once", type=positive, default=3)
+    option("seconds", "least duration of a measurement", type=amount, default=5.0)
+    option("seed", "of every draw", type=seed, default=0)
+    option("quick", "small sizes, done within a minute: other defaults", action="store_true")
+    option("out", "folder for the results as JSON", type=Path, metavar="DIR")
+    return parser, bench
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser, bench = _parser()
+    if parser.parse_args(arguments).quick:
+        bench.set_defaults(**QUICK)
     parsed = parser.parse_args(arguments)
-    if parsed.quick:
-        # Other defaults: what stands on the command line wins.
-        own[parsed.bench].set_defaults(**BENCHES[parsed.bench].quick)
-        parsed = parser.parse_args(arguments)
-    if parsed.rounds is not None and parsed.rounds < 1:
-        raise UsageError(f"--rounds must be >= 1, got {parsed.rounds}")
-    if not (parsed.seconds > 0 and math.isfinite(parsed.seconds)):
-        raise UsageError(f"--seconds must be > 0, got {parsed.seconds}")
-    if getattr(parsed, "threads", None) is not None and parsed.threads < 1:
-        raise UsageError(f"--threads must be >= 1, got {parsed.threads}")
-    if parsed.seed < 0:
-        raise UsageError(f"--seed must be >= 0, got {parsed.seed}")
+    parsed.population_size = parsed.population_size or 4 * parsed.num_envs
+    cores = available_cores()
+    parsed.threads = parsed.threads or cores
+    parsed.workers = parsed.workers or [*(2**power for power in range(cores.bit_length())), cores]
     return parsed
+
+
+def _contestants(parsed: argparse.Namespace) -> dict[str, Contestant]:
+    config = Config(
+        env=EnvConfig(parsed.env, parsed.env_kwargs, parsed.num_envs),
+        policy=PolicyConfig(hidden_sizes=parsed.hidden_sizes),
+        es=ESConfig(population_size=parsed.population_size),
+        seed=parsed.seed,
+        device="cpu",
+    )
+    return contestants(
+        config,
+        parsed.workers,
+        parsed.threads,
+        gpu="cuda" if torch.cuda.is_available() else None,
+        warp_envs=parsed.warp_envs,
+        warp_members_per_env=parsed.warp_members_per_env,
+        warp_device=parsed.warp_device,
+    )
 
 
 def _bench(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     if parsed.out is not None:
-        make_folder(parsed.out)  # before minutes of measuring
-    bench = BENCHES[parsed.bench]
-    report = bench.run(parsed)
-    print_tables(report.tables)
+        _make_writable(parsed.out)  # before minutes of measuring
+    silence_mujoco()
+    torch.set_num_threads(1)  # as es-train has it
+    results = Results({"command": shlex.join(["es-bench", *arguments])})
+    names = ("env", "env_kwargs", "num_envs", "population_size", "hidden_sizes", "seed", "seconds")
+    results.settings |= {name: getattr(parsed, name) for name in names}
+    prices = {"core": parsed.price_per_core_hour, "machine": parsed.price_per_machine_hour}
+    results.settings["price_per_hour"] = prices
+    try:
+        _measure(_contestants(parsed), results, parsed.rounds, parsed.seconds)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _print(table(results), f"{parsed.env}, {parsed.population_size} members, {parsed.num_envs} envs")
     if parsed.out is not None:
-        result = document(shlex.join(["es-bench", *arguments]), report.body, report.device)
-        for path in write(parsed.out, report.stem, result, bench.picture(result)):
-            print(path)
+        path = parsed.out / re.sub(r"[^\w.-]+", "-", f"throughput_{parsed.env}.json")
+        results.write(path)
+        print(path)
     return 0
+
+
+def _measure(entrants: Mapping[str, Contestant], results: Results, rounds: int, seconds: float) -> None:
+    """Measures all contestants in alternating rounds."""
+    results.settings["contestants"] = {name: each.settings for name, each in entrants.items()}
+    with ExitStack() as stack:
+        runs = {}
+        for name, each in entrants.items():
+            runs[name] = stack.enter_context(closing(FirstGeneration(each.config)))
+            results.add(0, name, runs[name].once)
+        turns, console = list(itertools.product(range(rounds), runs)), Console(stderr=True)
+        hidden = not console.is_terminal
+        for index, name in track(turns, "measuring", console=console, transient=True, disable=hidden):
+            results.add(index, name, runs[name].measure(seconds))
+    devices = [each.config.device for each in entrants.values()]
+    results.settings["machine"] = describe_machine(max(devices, key=lambda device: device != "cpu"))
+
+
+def table(results: Results) -> list[list[str]]:
+    """Returns heads, then rows: rates, scaling of the process pool, equivalent CPU cores of the others.
+
+    Efficiency is the rate of w workers over w times that of one, equivalent cores are the rate over that of
+    one worker, both within a round.
+    """
+    of_core, of_machine = (results.settings["price_per_hour"].get(name) for name in ("core", "machine"))
+    heads = ["", ENV_STEPS, MEMBERS, "efficiency or equivalent cores"]
+    heads += [PHYSICS, "of it", "GPU memory, GB"] if PHYSICS in results.column("metric") else []
+    heads += ["price of 10^9 steps"] if of_core or of_machine else []
+    rows = []
+    for name, contestant in results.settings["contestants"].items():
+        rate = results.spread(name, ENV_STEPS)
+        ratio = statistics.median(results.ratios((name, ENV_STEPS), (ONE_WORKER, ENV_STEPS)))
+        workers = contestant["workers"]
+        row = {
+            ENV_STEPS: str(rate),
+            MEMBERS: number(results.spread(name, MEMBERS).median),
+            heads[3]: f"{ratio / workers:.0%}" if workers else f"{number(ratio)} cores",
+        }
+        if results.by_round(name, PHYSICS):
+            row[PHYSICS] = number(results.spread(name, PHYSICS).median)
+            share = statistics.median(results.ratios((name, ENV_STEPS), (name, PHYSICS)))
+            row["of it"] = f"{share:.0%}"
+            row["GPU memory, GB"] = number(results.spread(name, MEMORY).median / 1e9)
+        by_core = contestant["device"] == "cpu" and of_core and of_core * contestant["cores"]
+        if price := by_core or of_machine:
+            row["price of 10^9 steps"] = number(price * 1e9 / rate.median / 3600)
+        rows.append([name, *(row.get(head, "") for head in heads[1:])])
+    return [heads, *rows]
+
+
+def _print(cells: Sequence[Sequence[str]], title: str) -> None:
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for index, head in enumerate(cells[0]):
+        shown.add_column(head, justify="right" if index else "left", no_wrap=index < 2)
+    for row in cells[1:]:
+        shown.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 140
+    console.print(shown)
+
+
+def _make_writable(folder: Path) -> None:
+    """Makes the folder.
+
+    Raises:
+        UsageError: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out: cannot make the folder {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--out: cannot write to {folder}")

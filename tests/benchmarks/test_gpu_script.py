@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import throughput
+from es_flipout.cli.results import Results
 from scripts.summarize_run import milestones
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def run(*arguments, **variables):
 
 
 def load(folder, name):
-    return json.loads((folder / f"quick_{name}.json").read_text())
+    return Results.read(folder / f"quick_{name}.json")
 
 
 @pytest.mark.slow
@@ -44,24 +45,16 @@ def test_both_calls_leave_eight_files(tmp_path):
         result = run(call, tmp_path)
         assert result.returncode == 0, result.stdout + result.stderr
     assert {path.name for path in tmp_path.iterdir()} == FIRST | SECOND
-    assert [point["population_size"] for point in load(tmp_path, "forwards")["results"]] == [32, 16]
-    assert not any("pool" in name for each in load(tmp_path, "update")["results"] for name in each["medians"])
-    rows = load(tmp_path, "throughput")["rows"]
-    assert {(row["num_envs"], row["contestant"]) for row in rows} == {
-        (num_envs, contestant)
-        for num_envs in (2, 4)
-        for contestant in (
-            "everything on the device",
-            "physics alone",
-            "process pool, 1 worker",
-            "process pool, 2 workers",
-        )
-    }
-    [seconds] = load(tmp_path, "profile")["rounds"]
-    assert all(value > 0 for value in seconds.values())
-    assert load(tmp_path, "train")["milestones"][-1]["generation"] == 2
-    assert load(tmp_path, "train")["config"]["env"]["engine"] == "warp"
-    assert set(load(tmp_path, "engines")["engines"]) == {"official environment", "engine warp"}
+    assert load(tmp_path, "forwards").column("population_size") == [32, 16]
+    assert load(tmp_path, "update").column("contestant") == ["flipout", "flipout, 1 base", "low rank 1"]
+    pools = ["process pool, 1 worker", "process pool, 2 workers"]
+    on_warp = [f"everything on the CPU, by mujoco_warp, {size} envs" for size in (4, 2)]
+    assert set(load(tmp_path, "throughput").column("contestant")) == {*pools, *on_warp}
+    assert all(row["value"] > 0 for row in load(tmp_path, "profile").rows)
+    train = json.loads((tmp_path / "quick_train.json").read_text())
+    assert train["milestones"][-1]["generation"] == 2
+    assert train["config"]["env"]["engine"] == "warp"
+    assert load(tmp_path, "engines").column("contestant") == ["official environment", "engine warp"]
     with tarfile.open(tmp_path / "logs_second.tgz") as logs:
         assert {"log/parity.txt", "log/run/checkpoints/last.pt", "log/stages.txt"} <= set(logs.getnames())
 
@@ -114,45 +107,26 @@ def test_a_mistake_is_told(arguments, message, rehearsal):
 
 
 def test_throughput_is_written_round_by_round_and_ends_in_time(tmp_path, capsys):
-    options = ["--env", "InvertedPendulum-v5", "--env-kwargs", '{"max_episode_steps": 20}', "--device", "cpu"]
-    sizes = [
-        "--num-envs",
-        "4",
-        "2",
-        "--members-per-env",
-        "2",
-        "--workers",
-        "1",
-        "--pool-population-size",
-        "4",
+    options = [
+        *("--env", "InvertedPendulum-v5", "--env-kwargs", '{"max_episode_steps": 20}', "--device", "cpu"),
+        *("--num-envs", "4", "2", "--members-per-env", "2", "--workers", "1", "--pool-population-size", "4"),
+        *("--hidden-sizes", "4", "--seconds", "0.01", "--total", "0.1", "--json", str(tmp_path / "it.json")),
     ]
-    short = [
-        "--hidden-sizes",
-        "4",
-        "--seconds",
-        "0.01",
-        "--total",
-        "0.1",
-        "--json",
-        str(tmp_path / "it.json"),
-    ]
-    throughput.main([*options, *sizes, *short])
+    throughput.main(options)
     assert "s are left, and this took" in capsys.readouterr().out
-    document = json.loads((tmp_path / "it.json").read_text())
-    assert document["command"].startswith("python -m benchmarks.gpu.throughput --env InvertedPendulum-v5")
-    rows = [(row["num_envs"], row["contestant"], row["metric"], row["round"]) for row in document["rows"]]
-    of_a_round = [
-        ("everything on the device", "env steps/s"),
-        ("everything on the device", "members/s"),
-        ("physics alone", "env steps/s"),
-        ("process pool, 1 worker", "env steps/s"),
-        ("process pool, 1 worker", "members/s"),
-    ]
-    assert rows == [
-        (4, "everything on the device", "GPU memory, bytes", 0),
-        *((4, *each, index) for index in (0, 1) for each in of_a_round),
-    ]
-    assert all(row["value"] > 0 for row in document["rows"] if row["metric"] != "GPU memory, bytes")
+    results = Results.read(tmp_path / "it.json")
+    assert results.settings["command"].startswith(
+        "python -m benchmarks.gpu.throughput --env InvertedPendulum"
+    )
+    pool, warp = "process pool, 1 worker", "everything on the CPU, by mujoco_warp, 4 envs"
+    assert list(results.settings["contestants"]) == [pool, warp]
+    rates = dict.fromkeys((pool, warp), ("env steps/s", "members/s"))
+    rates[warp] += ("physics alone, env steps/s",)
+    for name, metrics in rates.items():
+        for metric in metrics:
+            assert results.by_round(name, metric).keys() == {0, 1}
+            assert results.spread(name, metric).lowest > 0
+        assert results.by_round(name, "GPU memory, bytes") == {0: 0}
 
 
 def test_a_run_is_summarized_by_periods():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
 
 from benchmarks.gpu import tables
 from benchmarks.gpu.tables import DOCUMENTS, NOT_YET, TABLES, take
-from scripts.benchmark_tables import PAGE, RESULTS, with_tables
-from scripts.profile_device import PARTS
+from benchmarks.speed.device import PARTS
+from benchmarks.tables import PAGE, load, with_tables
+from es_flipout.cli.results import Results
+from es_flipout.cli.throughput import ENV_STEPS, MEMBERS, MEMORY, ONE_WORKER, PHYSICS
 
 H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
 
@@ -19,25 +22,21 @@ def machine(gpu):
     return {"gpu": gpu, "cores": 16, "processor": "Some Xeon", "torch": "2.11.0+cu130", "python": "3.12.3"}
 
 
-def throughput_rows(factor):
-    """Two rounds of 1,024 and 4,096 envs: training is 100 and 200 times a worker, 0.8 and 0.5 of physics."""
-    rows = []
-
-    def add(num_envs, contestant, metric, *values):
-        for index, value in enumerate(values):
-            row = {"num_envs": num_envs, "contestant": contestant, "metric": metric, "round": index}
-            rows.append({**row, "value": value})
-
-    for num_envs, lead, share in ((4096, 200, 0.5), (1024, 100, 0.8)):
-        one = 1000.0 * factor, 2000.0 * factor
-        training = [lead * each for each in one]
-        add(num_envs, "everything on the device", "GPU memory, bytes", 3_000_000_000)
-        add(num_envs, "everything on the device", "env steps/s", *training)
-        add(num_envs, "everything on the device", "members/s", *(each / 100 for each in training))
-        add(num_envs, "physics alone", "env steps/s", *(each / share for each in training))
-        add(num_envs, "process pool, 1 worker", "env steps/s", *one)
-        add(num_envs, "process pool, 1 worker", "members/s", *(each / 100 for each in one))
-    return rows
+def throughput(settings, factor):
+    """Two rounds each of 1,024 and 4,096 envs: 100 and 200 times a worker, and 0.8 of physics."""
+    sizes = {
+        f"everything on the GPU, {num_envs:,} envs": lead for num_envs, lead in ((1024, 100), (4096, 200))
+    }
+    results = Results({**settings, "price_per_hour": {}, "contestants": {}})
+    results.settings["contestants"][ONE_WORKER] = {"cores": 1, "workers": 1, "device": "cpu"}
+    for block, (name, lead) in enumerate(sizes.items()):
+        results.settings["contestants"][name] = {"cores": 1, "workers": None, "device": "cuda"}
+        results.add(2 * block, name, {MEMORY: 3_000_000_000})
+        for index, one in ((2 * block, 1000.0 * factor), (2 * block + 1, 2000.0 * factor)):
+            rate = lead * one
+            results.add(index, name, {ENV_STEPS: rate, MEMBERS: rate / 100, PHYSICS: rate / 0.8})
+            results.add(index, ONE_WORKER, {ENV_STEPS: one, MEMBERS: one / 100})
+    return results
 
 
 @pytest.fixture
@@ -57,17 +56,27 @@ def results(tmp_path, monkeypatch):
             "median_env_steps_per_second": 2e5,
             "median_live_share": 0.875,
         }
-        scores = {"mean": 1234.56, "standard_error": 7.0, "failed": 0, "returns": [1.0, 2.0]}
+        settings = {"machine": machine(gpu)}
+        profile = Results({**settings, "env": "Humanoid-v5", "num_envs": 8192})
+        profile.add(0, "all parts", {"env steps": 1_000_000})
+        engines = Results(settings)
+        for part in PARTS:
+            profile.add(0, part, {"s": 1.0})
+        for engine in ("official environment", "engine warp"):
+            for index, value in enumerate((1227.56, 1241.56, math.nan)):
+                engines.add(index, engine, {"return": value})
         documents = {
-            "forwards": {"results": json.loads((RESULTS / "policy_cpu.json").read_text())["results"]},
-            "update": {"results": json.loads((RESULTS / "update_cpu.json").read_text())["results"]},
-            "throughput": {"command": "python -m it", "rows": throughput_rows(factor)},
-            "profile": {"rounds": [dict.fromkeys(PARTS, 1.0) | {"env_steps": 1_000_000}]},
-            "train": {"milestones": [milestone], "config": {"init_from": "some/run"}},
-            "engines": {"engines": {"official environment": scores, "engine warp": scores}},
+            "forwards": load("policy_cpu"),
+            "update": load("update_cpu"),
+            "throughput": throughput({"command": "python -m it"}, factor),
+            "profile": profile,
+            "engines": engines,
         }
-        for name, document in documents.items():
-            (folder / f"{name}.json").write_text(json.dumps({**document, "machine": machine(gpu)}))
+        for name, results in documents.items():
+            results.settings |= settings
+            results.write(folder / f"{name}.json")
+        train = {"milestones": [milestone], "config": {"init_from": "some/run"}, **settings}
+        (folder / "train.json").write_text(json.dumps(train))
         return folder
 
     return leave
@@ -88,16 +97,16 @@ def test_tables_are_made_of_what_was_measured(results):
         assert text.startswith(f"**{H100}**, 16 cores of Some Xeon; torch 2.11.0+cu130")
     assert "`python -m it`" in texts["throughput"]
     assert rows_of(texts["throughput"]) == [
-        "| process pool, 1 worker | 1,500 (1,000 to 2,000) | 15.0 |  |  |  |  |",
-        "| 1,024 envs, everything on the device | 150,000 (100,000 to 200,000) | 1,500 "
-        "| **100 (100 to 100)** | 187,500 | 0.80 (0.80 to 0.80) | 3.00 |",
-        "| 4,096 envs, everything on the device | 300,000 (200,000 to 400,000) | 3,000 "
-        "| **200 (200 to 200)** | 600,000 | 0.50 (0.50 to 0.50) | 3.00 |",
+        "| process pool, 1 worker | 1,500 (1,000 to 2,000) | 15.0 | 100% |  |  |  |",
+        "| everything on the GPU, 1,024 envs | 150,000 (100,000 to 200,000) | 1,500 | 100 cores "
+        "| 187,500 | 80% | 3.00 |",
+        "| everything on the GPU, 4,096 envs | 300,000 (200,000 to 400,000) | 3,000 | 200 cores "
+        "| 375,000 | 80% | 3.00 |",
     ]
-    assert rows_of(texts["profile"])[0].endswith("| 1.00 | 16.7% |")
+    assert rows_of(texts["profile"])[0].endswith("| 1.00, 16.7% |")
     assert rows_of(texts["train"]) == ["| 0.5 min | 40 | 5,000,000 | 1,234 | 200,000 | 88% |"]
     assert "It begins with the policy of `some/run`." in texts["train"]
-    assert rows_of(texts["engines"])[0] == "| official environment | 1,234.6 ± 7.0 | 0 |"
+    assert rows_of(texts["engines"])[0] == "| official environment | 1,234.6 ± 7.0 | 1 |"
     assert len(rows_of(texts["forwards"])) == 9
     assert len(rows_of(texts["update"])) == 8
 
@@ -115,7 +124,7 @@ def test_cards_stand_apart(results):
 
 def test_a_rehearsal_is_no_result(results, tmp_path):
     folder = results(H100)
-    (folder / "update.json").write_text(json.dumps({"results": [], "machine": {"torch": "2.13.0"}}))
+    (folder / "update.json").write_text(json.dumps({"rows": [], "machine": {"torch": "2.13.0"}}))
     with pytest.raises(ValueError, match=r"update.json: it was measured without a GPU$"):
         take(folder, tables.RESULTS)
     assert not list(tables.RESULTS.iterdir())

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks.peers import contestant, run
 from benchmarks.peers.contestant import Job, time_generations
 from benchmarks.peers.pool import EpisodePool, Moments, Shared, _run_generation, make_envs
+from es_flipout.cli.results import Results
 
 TASK, LIMIT, POPULATION = "InvertedPendulum-v5", 8, 21
 # A member has one weight, the force that it pushes with: some fall early, others stand until the limit.
@@ -25,11 +27,11 @@ FORCES = np.resize(np.float32([[0.0], [3.0], [-3.0], [0.01]]), (POPULATION, 1))
 class ConstantForces:
     """Policies that look at nothing."""
 
-    def __init__(self, observations, actions, slots):
-        self.forces = np.zeros((slots, 1), np.float32)
+    def __init__(self, observations, actions, num_envs):
+        self.forces = np.zeros((num_envs, 1), np.float32)
 
-    def load(self, slot, weights):
-        self.forces[slot] = weights
+    def load(self, place, weights):
+        self.forces[place] = weights
 
     def move(self, source, target):
         self.forces[target] = self.forces[source]
@@ -67,30 +69,29 @@ def check(returns, lengths) -> None:
     np.testing.assert_array_equal(returns, lengths - pushes)
 
 
-@pytest.mark.parametrize("slots", [1, 4, POPULATION + 3])
-def test_each_member_has_one_episode_and_only_live_steps_are_taken(slots):
+@pytest.mark.parametrize("num_envs", [1, 4, POPULATION + 3])
+def test_each_member_has_one_episode_and_only_live_steps_are_taken(num_envs):
     shared = Shared(
         multiprocessing.RawArray(ctypes.c_float, FORCES.ravel()),
         multiprocessing.RawArray(ctypes.c_double, [np.nan] * POPULATION),
         multiprocessing.RawArray(ctypes.c_int64, POPULATION),
         multiprocessing.Value(ctypes.c_int64, 0),
     )
-    envs = [Watched(env) for env in make_envs(TASK, range(slots))]
-    policies = ConstantForces(envs[0].observation_space, envs[0].action_space, slots)
+    envs = [Watched(env) for env in make_envs(TASK, range(num_envs))]
+    policies = ConstantForces(envs[0].observation_space, envs[0].action_space, num_envs)
     moments = _run_generation(shared, POPULATION, LIMIT, envs, policies)
     _, returns, lengths = shared.arrays(POPULATION)
     check(returns, lengths)
     assert moments.count == lengths.sum() == sum(env.steps for env in envs)
 
 
-@pytest.mark.parametrize(("processes", "slots"), [(1, 4), (3, 2)])
-def test_the_pool_shares_a_population_out_and_gathers_its_moments(processes, slots):
+def test_the_pool_shares_a_population_out_and_gathers_its_moments():
     pool = EpisodePool(
         *(TASK, LIMIT, ConstantForces),
         population_size=POPULATION,
         num_weights=1,
-        processes=processes,
-        slots=slots,
+        processes=2,
+        num_envs=2,
         seed=0,
     )
     steps = 0
@@ -102,14 +103,14 @@ def test_the_pool_shares_a_population_out_and_gathers_its_moments(processes, slo
     assert pool.moments.count == steps
 
 
-def fails(observations, actions, slots):
+def fails(observations, actions, num_envs):
     raise ValueError("no such policy")
 
 
 def test_a_failing_worker_is_heard_of():
     with (
         EpisodePool(
-            TASK, LIMIT, fails, population_size=4, num_weights=1, processes=1, slots=2, seed=0
+            TASK, LIMIT, fails, population_size=4, num_weights=1, processes=1, num_envs=2, seed=0
         ) as pool,
         pytest.raises(RuntimeError, match="no such policy"),
     ):
@@ -147,38 +148,34 @@ def test_every_other_round_is_in_reverse_order():
 
 
 def test_settings_that_do_not_exist_are_refused():
-    job = Job(TASK, 4, 1.0, 0, {"slots": 3})
-    assert job.settings({"slots": 1, "processes": 2}) == {"slots": 3, "processes": 2}
-    with pytest.raises(ValueError, match="slots"):
+    job = Job(TASK, 4, 1.0, 0, {"num_envs": 3})
+    assert job.settings({"num_envs": 1, "processes": 2}) == {"num_envs": 3, "processes": 2}
+    with pytest.raises(ValueError, match="num_envs"):
         job.settings({"processes": 2})
 
 
-def result(rate: float, physics: float | None = None) -> dict[str, object]:
-    return {
-        "env_steps": 600,
-        "episodes": 20,
-        "seconds": 600 / rate,
-        "physics_seconds": physics and 600 / physics,
-    }
-
-
 def test_the_summary_is_of_medians_and_of_ratios_within_a_round():
-    rounds = [
-        {"ours": result(900, 1000), "EvoX OpenES": result(300), "SB3-contrib ARS": result(100)},
-        {"ours": result(400, 500), "EvoX OpenES": result(200), "SB3-contrib ARS": result(500)},
-        {"ours": result(800, 1600), "EvoX OpenES": result(200)},
-    ]
-    assert run.fastest_peer(rounds) == "SB3-contrib ARS"  # the median of two
-    del rounds[1]["SB3-contrib ARS"]
-    assert run.fastest_peer(rounds) == "EvoX OpenES"
-    assert run.fastest_peer(rounds, "sb3_ars") == "SB3-contrib ARS"
-    assert run.fastest_peer(rounds, "evosax_pool") is None
-    assert run.ratios(rounds, "ours", "EvoX OpenES") == pytest.approx([3.0, 2.0, 4.0])
-    assert run.rates(rounds, run.PHYSICS) == pytest.approx([1000, 500, 1600])
-    lines = {line.split("  ")[1].strip(): line.split() for line in run.table(rounds).splitlines()[1:]}
+    case = Results({})
+
+    def add(index: int, name: str, rate: float, physics: float | None = None) -> None:
+        counts = {"env_steps": 600, "episodes": 20, "generations": 1, "seconds": 600 / rate}
+        run.add(case, index, name, {**counts, "physics_seconds": physics and 600 / physics}, {})
+
+    for index, (rate, physics, peer) in enumerate([(900, 1000, 300), (400, 500, 200), (800, 1600, 200)]):
+        add(index, "ours", rate, physics)
+        add(index, "EvoX OpenES", peer)
+    add(0, "SB3-contrib ARS", 100)
+    assert run.fastest_peer(case) == "EvoX OpenES"
+    add(1, "SB3-contrib ARS", 500)
+    assert run.fastest_peer(case) == "SB3-contrib ARS"  # the median of two
+    assert run.fastest_peer(case, "evox_pool") == "EvoX OpenES"
+    assert run.fastest_peer(case, "evosax_pool") is None
+    case.rows = [row for row in case.rows if row["contestant"] != "SB3-contrib ARS"]
+    lines = {line.split("  ")[1].strip(): line.split() for line in run.table(case).splitlines()[1:]}
+    assert lines["raw physics"][2:] == ["1,000", "500", "1,600", "1.00", "0.80", "30.0"]
     assert lines["EvoX OpenES"][2:] == ["200", "200", "300", "0.30", "3.00", "30.0"]
     assert lines["ours"][1:] == ["800", "400", "900", "0.80", "1.00", "30.0"]
-    assert "ours / fastest peer (EvoX OpenES): 3.00 (2.00 to 4.00)" in run.table(rounds)
+    assert "ours / fastest peer (EvoX OpenES): 3.00 (2.00 to 4.00)" in run.table(case)
 
 
 def test_a_measurement_leaves_no_process_behind(tmp_path: Path):
@@ -187,7 +184,7 @@ def test_a_measurement_leaves_no_process_behind(tmp_path: Path):
         command = ["sh", "-c", f"setsid sleep 60 & echo $! > {tmp_path}/id"]
         subprocess.run(command, check=True)
         orphan = int((tmp_path / "id").read_text())
-        assert orphan in run.descendants(os.getpid())
+        assert orphan in {child.pid for child in psutil.Process().children(recursive=True)}
     with pytest.raises(ProcessLookupError):
         os.kill(orphan, 0)
     with suppress(ChildProcessError):

@@ -8,10 +8,10 @@ import shutil
 import pytest
 from PIL import Image
 
-from es_flipout.bench.plots import SOURCE, fingerprint
+from benchmarks.plots import SOURCE, fingerprint
+from benchmarks.tables import ROOT, with_tables
 from es_flipout.cli.arguments import load_config
 from es_flipout.run.checkpoint import RunDirectory
-from scripts.benchmark_tables import ROOT, with_tables
 from scripts.suite_report import PAGE, RUN, TABLES, documents_of, half_width, mean_curve, picture_of
 from scripts.train_suite import score
 

@@ -1,0 +1,61 @@
+"""Speed of the parts: python -m benchmarks.speed BENCH [OPTIONS] [--json FILE].
+
+Contestants take turns, one after the other within every round; a table is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from benchmarks.speed import device, env, loop, memory, policy, single_forward, tables, update
+from es_flipout.cli.process import silence_mujoco
+from es_flipout.cli.results import Results, describe_machine
+from es_flipout.processes import available_cores
+
+BENCHES: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (policy, memory, update, env, loop, device, single_forward)
+}
+"""By name; each has `add_options`, `measure` and the defaults of the common options."""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if words is None else words
+    parser = argparse.ArgumentParser(prog="benchmarks.speed", description=__doc__)
+    benches = parser.add_subparsers(dest="bench", required=True)
+    for name, bench in BENCHES.items():
+        about = str(bench.__doc__).partition("\n")[0]
+        own = benches.add_parser(name, help=about, description=about)
+        bench.add_options(own)
+        own.add_argument("--rounds", type=int, help="alternating rounds")
+        own.add_argument("--seconds", type=float, help="least duration of a measurement")
+        own.add_argument("--threads", type=int, help="of torch and the physics (default: every core, or one)")
+        own.add_argument("--seed", type=int, default=0, help="of every draw")
+        own.add_argument("--json", type=Path, metavar="FILE", help="file for the results")
+        own.set_defaults(**{"threads": available_cores(), **bench.DEFAULTS})
+    options = parser.parse_args(words)
+    bench = BENCHES[options.bench]
+    silence_mujoco()
+    torch.set_num_threads(options.threads)
+    command = shlex.join(["python", "-m", "benchmarks.speed", *words])
+    settings = {name: value for name, value in vars(options).items() if name not in ("bench", "json")}
+    results = Results({"command": command, **settings, "device": str(settings.get("device", "cpu"))})
+    try:
+        bench.measure(options, results)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        parser.error(str(error))
+    results.settings["machine"] = describe_machine(results.settings["device"])
+    print(tables.OF_BENCH[options.bench](results))
+    if options.json:
+        results.write(options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The tables of the benches, in Markdown: what a bench prints, and what docs/benchmarks.md shows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from benchmarks.speed import device, env, loop, memory, policy, single_forward, update
+from benchmarks.speed.timing import MATMUL, TRIAD
+from es_flipout.cli.results import Results, Spread, number
+from es_flipout.cli.throughput import ENV_STEPS
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table whose columns but the first are flush right."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def two_decimals(values: Sequence[float]) -> str:
+    """Returns the median, and in brackets what the values lie between."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*Spread.of(values))
+
+
+def update_table(results: Results) -> str:
+    """Returns the seconds of an update, with or without process pools, beside the paper's."""
+    names = results.column("contestant")
+    pools = [name for name in update.POOLS if name in names]
+    bases = f"flipout, N = {results.settings['members_per_base']}"
+    ratio_names = [f"{pool} / {update.FLIPOUT}" for pool in pools]
+    heads = ["", bases, *names[1:], *ratio_names, "FlipES *", "cpuES *", "ratio *"]
+    rows = []
+    for network, facts in results.settings["networks"].items():
+        own = results.where(network=network)
+        extrapolated = facts["pool_samples"] != results.settings["samples"]
+        row = [network]
+        for name in names:
+            mark = "~" if name in pools and extrapolated else ""
+            row.append(mark + number(own.spread(name, update.UPDATE).median))
+        for pool in pools:
+            row.append(median_ratio(own, (pool, update.UPDATE), (update.FLIPOUT, update.UPDATE)))
+        gpu, cores = facts["paper"].values() if facts["paper"] else (None, None)
+        row += [number(gpu), number(cores), number(cores / gpu)] if gpu and cores else ["-", "-", "-"]
+        rows.append(row)
+    return markdown(heads, rows)
+
+
+def median_ratio(results: Results, one: tuple[str, str], other: tuple[str, str]) -> str:
+    values = results.ratios(one, other)
+    return number(statistics.median(values)) if values else "-"
+
+
+def points(results: Results) -> dict[str, Results]:
+    """Returns the points of a sweep of `benchmarks.speed policy`, the base point first, by what they are."""
+    found = dict.fromkeys((row["policy"], row["population_size"]) for row in results.rows)
+    return {f"{name}, P = {size:,}": results.where(policy=name, population_size=size) for name, size in found}
+
+
+def forward_table(*sweeps: Results) -> str:
+    """Returns the time of an unperturbed forward, and of the others in units of it."""
+    others = [*policy.FAMILIES, policy.DENSE]
+    seconds = f"{policy.FORWARD}, s"
+    rows = []
+    for label, point in (each for sweep in sweeps for each in points(sweep).items()):
+        row = [label, number(1e3 * point.spread(policy.UNPERTURBED, seconds).median)]
+        row += [median_ratio(point, (name, seconds), (policy.UNPERTURBED, seconds)) for name in others]
+        rows.append([*row, median_ratio(point, (policy.DENSE, seconds), (others[0], seconds))])
+    heads = ["", f"{policy.UNPERTURBED}, ms", *others, f"{policy.DENSE} / {others[0]}"]
+    return markdown(heads, rows)
+
+
+def limits_table(sweep: Results) -> str:
+    """Returns the rates that the operations at the base point achieve, and their share of the limits."""
+    label, point = next(iter(points(sweep).items()))
+
+    def rates(name: str, operation: str, kind: str) -> list[float]:
+        (work,) = point.by_round(name, f"{operation}, {kind}").values()
+        return [work / seconds for seconds in point.by_round(name, f"{operation}, s").values()]
+
+    rows = []
+    for row in point.rows:
+        name, (operation, unit) = row["contestant"], row["metric"].split(", ")
+        if row["round"] or unit != "s":
+            continue
+        line = [f"{operation}: {name}", number(1e3 * point.spread(name, row["metric"]).median)]
+        for kind, limit in (("FLOP", MATMUL), ("bytes", TRIAD)):
+            own, best = rates(name, operation, kind), rates(limit, policy.LIMIT, kind)
+            share = statistics.median(x / y for x, y in zip(own, best, strict=True))
+            line += [number(statistics.median(own) / 1e9), f"{share:.0%}"]
+        rows.append(line)
+    return markdown([label, "ms", "GFLOP/s", "of the limit", "GB/s", "of the limit"], rows)
+
+
+def noise_table(*sweeps: Results) -> str:
+    """Returns the times of ask and gradient at the base points."""
+    columns = [(name, what) for what in (policy.ASK, policy.GRADIENT) for name in policy.FAMILIES]
+    rows = []
+    for sweep in sweeps:
+        label, point = next(iter(points(sweep).items()))
+        times = [[*point.by_round(name, f"{what}, s").values()] for name, what in columns]
+        rows.append([label, *(number(1e3 * statistics.median(each)) if each else "-" for each in times)])
+    return markdown(["", *(f"{what}, {name}, ms" for name, what in columns)], rows)
+
+
+def memory_table(results: Results) -> str:
+    """Returns seconds and memory of a generation's noise."""
+    rows = []
+    for name in results.column("contestant"):
+        peak = results.spread(name, memory.PEAK).median / 1e6
+        times = [number(results.spread(name, step).median) for step in memory.STEPS]
+        rows.append([name, *times, f"{peak:,.0f}"])
+    heads = f"{results.settings['policy']}, P = {results.settings['population_size']:,}"
+    return markdown([heads, *memory.STEPS, "memory, MB"], rows)
+
+
+def env_table(*documents: Results) -> str:
+    """Returns the rates of environments in units of others, a row per task."""
+    ratios = {
+        "native vector environment / its raw physics": (env.NATIVE, env.RAW_RANDOM),
+        "training loop / its raw physics": (env.LOOP, env.RAW_POLICY),
+        "training loop / raw physics under random actions": (env.LOOP, env.RAW_RANDOM),
+    }
+    best = "native vector environment / best of Gymnasium's"
+    rows = []
+    for each in documents:
+        row = [f"{each.settings['env']}, P = {each.settings['population_size']:,}"]
+        row += [two_decimals(each.ratios((x, ENV_STEPS), (y, ENV_STEPS))) for x, y in ratios.values()]
+        of_gymnasium = (env.SYNC, env.ASYNC, env.ASYNC_1, env.ASYNC_8)
+        by_contestant = [each.ratios((env.NATIVE, ENV_STEPS), (name, ENV_STEPS)) for name in of_gymnasium]
+        row.append(two_decimals([min(values) for values in zip(*by_contestant, strict=True)]))
+        row += [number(each.spread(name, ENV_STEPS).median) for name in (env.NATIVE, env.LOOP)]
+        rows.append(row)
+    return markdown(["", *ratios, best, "native, env steps/s", "loop, env steps/s"], rows)
+
+
+def profile_table(parts: Sequence[str], *documents: Results) -> str:
+    """Returns microseconds per live env step of each part and its share of all, a column per document."""
+
+    def cell(results: Results, part: str) -> str:
+        steps, metric = results.by_round(loop.WHOLE, loop.LIVE_STEPS), loop.SECONDS
+        every = [results.by_round(each, metric) for each in parts]
+        own = results.by_round(part, metric)
+        cost = statistics.median(1e6 * own[index] / steps[index] for index in steps)
+        share = statistics.median(own[index] / sum(each[index] for each in every) for index in steps)
+        return f"{number(cost)}, {share:.1%}"
+
+    rows = [[part, *(cell(results, part) for results in documents)] for part in parts]
+    settings = [each.settings for each in documents]
+    heads = [f"{each['env']}, {each.get('num_envs') or each['population_size']} envs" for each in settings]
+    return markdown(["", *heads], rows)
+
+
+def single_forward_table(results: Results) -> str:
+    """Returns microseconds of one policy on one observation."""
+    names, metric = (single_forward.TORCH, single_forward.WORKER), single_forward.FORWARD
+    rows = []
+    for label in results.column("case"):
+        case = results.where(case=label)
+        times = [number(1e6 * case.spread(name, metric).median) for name in names]
+        rows.append([label, *times, median_ratio(case, (names[0], metric), (names[1], metric))])
+    return markdown(["", "torch, us", "worker (NumPy), us", "ratio"], rows)
+
+
+OF_BENCH: dict[str, Callable[[Results], str]] = {
+    "policy": lambda results: "\n\n".join(
+        make(results) for make in (forward_table, noise_table, limits_table)
+    ),
+    "memory": memory_table,
+    "update": update_table,
+    "env": env_table,
+    "loop": lambda results: profile_table(loop.PARTS, results),
+    "device": lambda results: profile_table(device.PARTS, results),
+    "single_forward": single_forward_table,
+}
+"""What a bench of `benchmarks.speed` prints."""

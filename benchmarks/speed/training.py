@@ -1,0 +1,50 @@
+"""Whole generations of training, as es-train runs them, to be timed; and the physics of one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import mujoco
+
+from benchmarks.speed.replay import PhysicsCalls
+from es_flipout.envs import MujocoVectorEnv
+from es_flipout.rollout import HostPlayer
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.config import Config
+from es_flipout.run.metrics import JsonLines
+from es_flipout.run.tensorboard import TensorBoard
+from es_flipout.run.trainer import Trainer
+
+
+@contextmanager
+def training(config: Config) -> Iterator[tuple[Trainer, Callable[[], None]]]:
+    """Gives a trainer, with a run directory that is deleted in the end, and what trains one generation."""
+    with tempfile.TemporaryDirectory() as folder, closing(Trainer(config)) as trainer:
+        run = RunDirectory(Path(folder))
+        run.checkpoints.mkdir()
+        with closing(JsonLines(run.metrics)) as lines, closing(TensorBoard(run.path)) as board:
+            yield trainer, lambda: trainer.train(run, [lines, board], max_generations=1)
+
+
+def record_physics(config: Config) -> tuple[PhysicsCalls, mujoco.MjModel]:
+    """Notes what the second generation of a native task asks of the physics, run in this process alone.
+
+    Returns:
+        The calls, those of all envs in one batch, and the model.
+
+    Raises:
+        ValueError: if the task is not native.
+    """
+    with training(replace(config, threads=1)) as (trainer, train_one):
+        player = trainer.player
+        env = player.envs[0] if isinstance(player, HostPlayer) else None
+        if not isinstance(env, MujocoVectorEnv):
+            raise ValueError(f"{config.env.id} is no native task: there is no raw physics to compare with")
+        train_one()
+        calls = PhysicsCalls.record(env.engine)
+        train_one()
+        return calls, env.task.model

@@ -1,0 +1,64 @@
+"""Each bench of benchmarks.speed runs, with tiny sizes, prints its table and writes what it measured."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.speed import __main__ as speed
+from es_flipout.cli.results import Results
+
+SMALL = "--width 8 --depth 1 --population-size 16"
+EPISODES = "--env InvertedPendulum-v5 --max-episode-steps 20 --population-size 8"
+COMMANDS = {
+    "loop": (f"loop {EPISODES} --generations 1 --rounds 2", "physics"),
+    "update": (
+        "update --hidden-sizes 32 --conv-scales 0.05 --samples 16 --members-per-base 4 --workers 0 "
+        "--rounds 2 --seconds 0.001",
+        "ConvNet 5x5 2/3, 26",
+    ),
+    "policy": (f"policy {SMALL} --rounds 2 --seconds 0.001 --max-gib 1e-5", "dense / flipout"),
+    "memory": (f"memory {SMALL} --rounds 1", "independent"),
+    "env": (
+        "env --env InvertedPendulum-v5 --num-envs 8 --population-size 16 --hidden-sizes 4 --rounds 2 "
+        "--seconds 0.001",
+        "InvertedPendulum-v5, P = 16",
+    ),
+    "device": (f"device {EPISODES} --num-envs 4 --hidden-sizes 4 --device cpu --rounds 2", "between steps"),
+    "single_forward": ("single_forward --rounds 2 --seconds 0.001", "Humanoid-v5, MLP 256-256"),
+}
+EVERYDAY = ("loop", "update", "policy", "single_forward")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+)
+def test_a_bench_runs(name, capsys, tmp_path):
+    command, printed = COMMANDS[name]
+    speed.main([*command.split(), "--threads", "1", "--json", str(tmp_path / "it.json")])
+    assert printed in capsys.readouterr().out
+    results = Results.read(tmp_path / "it.json")
+    assert results.settings["command"].startswith(f"python -m benchmarks.speed {command}")
+    assert results.settings["machine"]["torch"] == torch.__version__
+    assert len(results.column("round")) == (1 if name == "memory" else 2)
+    least = (
+        0 if name in ("memory", "policy") else 1e-9
+    )  # no FLOPs in drawing noise, no growth of little memory
+    assert all(least <= row["value"] < math.inf for row in results.rows)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("policy --population-size 20", "--population-size must be a multiple of 16"),
+        ("policy --device abacus", "device 'abacus' is not available"),
+        ("update --samples 100 --members-per-base 40", "--samples must be a multiple of --members-per-base"),
+        ("env --env CartPole-v1 --num-envs 2 --population-size 4", "CartPole-v1 is no native task"),
+    ],
+)
+def test_a_mistake_is_told(command, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        speed.main([*command.split(), "--threads", "1"])
+    assert message in capsys.readouterr().err
