@@ -225,6 +225,7 @@ class Episodes:
         self.faults |= {int(rows[row]): fault for row, fault in played.faults.items()}
         self.spent_steps += played.spent_steps
         self.unplayed -= len(played)
+        self.observation_size = played.observation_size
         self._blocks |= played._blocks
         for block, parts in played._incomplete.items():
             self._incomplete.setdefault(block, {}).update(parts)
