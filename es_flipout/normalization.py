@@ -8,7 +8,6 @@ with counts a, b and delta = mean_b - mean_a,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,67 +77,6 @@ class RunningStatistics:
 
 def _variance(count: Tensor, m2: Tensor) -> Tensor:
     return torch.where(count > 1, m2 / count.clamp(min=1.0), torch.ones_like(m2))
-
-
-MERGED_TOGETHER = 64
-"""Episodes whose moments are merged in one go."""
-
-
-class EpisodeMoments:
-    """Merges the moments of episodes in the order of their index, whatever order they end in.
-
-    Sums of floats depend on their order. This way the moments of a generation do not depend on which
-    episode ran in which slot, nor on how many slots there were.
-    """
-
-    def __init__(self, size: int, num_episodes: int, device: torch.device | str = "cpu") -> None:
-        """Creates the moments of no episode.
-
-        Args:
-            size: number of features O.
-            num_episodes: how many episodes there will be.
-            device: where the moments are kept.
-        """
-        self.merged = RunningStatistics(size, device)
-        self._sizes = [
-            min(MERGED_TOGETHER, num_episodes - first) for first in range(0, num_episodes, MERGED_TOGETHER)
-        ]
-        self._pending: dict[int, dict[int, tuple[int, Tensor]]] = {}
-        self._next = 0
-
-    def add(self, episodes: Sequence[int], counts: Sequence[int], sums: Tensor) -> None:
-        """Takes the moments of finished episodes; those with a value that is not finite count nothing.
-
-        Args:
-            episodes: their indices, M of them, each given once.
-            counts: observations of each, M of them; 0 leaves an episode out.
-            sums: of each some point in the observations' midst, and the sum and the sum of squares of
-                their deviations from it, [3, M, O].
-        """
-        for episode, count, row in zip(episodes, counts, sums.unbind(dim=1), strict=True):
-            self._pending.setdefault(episode // MERGED_TOGETHER, {})[episode] = count, row
-        while self._next < len(self._sizes) and (
-            len(self._pending.get(self._next, ())) == self._sizes[self._next]
-        ):
-            rows = [row for _, row in sorted(self._pending.pop(self._next).items())]
-            self.merged.merge(
-                _pooled(torch.tensor([count for count, _ in rows]), torch.stack([row for _, row in rows], 1))
-            )
-            self._next += 1
-
-
-def _pooled(counts: Tensor, sums: Tensor) -> RunningStatistics:
-    """Returns the moments of all rows of several samples, given counts [M] and `sums` [3, M, O] as above."""
-    counts = torch.where(sums.isfinite().all(dim=2).all(dim=0), counts, 0)
-    points, deviations, squares = torch.where((counts > 0).unsqueeze(1), sums, 0.0)
-    weights = counts.to(sums).unsqueeze(1)
-    offsets = deviations / weights.clamp(min=1.0)
-    means, m2s = points + offsets, (squares - deviations * offsets).clamp(min=0.0)
-    pooled = RunningStatistics(sums.shape[2], sums.device)
-    pooled.count = weights.sum()
-    pooled.mean = (weights * means).sum(dim=0) / pooled.count.clamp(min=1.0)
-    pooled.m2 = (m2s + weights * (means - pooled.mean).square()).sum(dim=0)
-    return pooled
 
 
 class ObservationNormalizer(nn.Module):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from es_flipout.normalization import EpisodeMoments, ObservationNormalizer, RunningStatistics
+from es_flipout.normalization import ObservationNormalizer, RunningStatistics
 
 ROWS = torch.tensor([[1.0, 10.0], [2.0, 10.0], [6.0, 40.0]])
 # Means (3, 20); squared deviations 4 + 1 + 9 = 14 and 100 + 100 + 400 = 600.
@@ -120,92 +120,6 @@ class TestMoments:
         with pytest.raises(ValueError, match=r"mask must be bool \[3\]"):
             statistics.update(ROWS, torch.ones(shape, dtype=torch.bool))
         assert statistics.count == 0
-
-
-EPISODES = 150
-"""More than two of the groups that are merged in one go, and not a multiple of them."""
-
-
-class TestEpisodeMoments:
-    def episodes(self, offset: float = 0.0) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(1)
-        lengths = torch.randint(1, 9, (EPISODES,), generator=generator).tolist()
-        shifts = torch.randn(EPISODES, generator=generator, dtype=torch.float64)
-        return [
-            torch.randn(length, 3, generator=generator, dtype=torch.float64) + shift + offset
-            for length, shift in zip(lengths, shifts.tolist(), strict=True)
-        ]
-
-    def merged(self, episodes: list[Tensor], order: Tensor, together: int = 1) -> RunningStatistics:
-        """Adds the episodes in an order, `together` of them at a time."""
-        moments = EpisodeMoments(3, len(episodes))
-        for numbers in order.split(together):
-            rows = [episodes[number] for number in numbers.tolist()]
-            points = [each[:1].sum(dim=0) for each in rows]
-            deviations = [each - point for each, point in zip(rows, points, strict=True)]
-            sums = [
-                torch.stack(points),
-                torch.stack([each.sum(dim=0) for each in deviations]),
-                torch.stack([each.square().sum(dim=0) for each in deviations]),
-            ]
-            moments.add(numbers.tolist(), [len(each) for each in rows], torch.stack(sums))
-        return moments.merged
-
-    @pytest.mark.parametrize("offset", [0.0, -7.5, 3000.0])
-    def test_are_those_of_all_rows(self, offset: float) -> None:
-        episodes = self.episodes(offset)
-        assert_moments_of(self.merged(episodes, torch.arange(EPISODES)), torch.cat(episodes).numpy())
-
-    def test_do_not_depend_on_the_order_in_which_episodes_end(self) -> None:
-        episodes = self.episodes()
-        expected = self.merged(episodes, torch.arange(EPISODES))
-        orders = [torch.arange(EPISODES).flip(0)]
-        orders += [torch.randperm(EPISODES, generator=torch.Generator().manual_seed(s)) for s in range(5)]
-        for order in orders:
-            for together in (1, 7, EPISODES):
-                merged = self.merged(episodes, order, together)
-                assert torch.equal(merged.count, expected.count)
-                assert torch.equal(merged.mean, expected.mean)
-                assert torch.equal(merged.m2, expected.m2)
-
-    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-    def test_an_episode_that_is_not_finite_counts_nothing(self, bad: float) -> None:
-        episodes = self.episodes()
-        kept = [rows for number, rows in enumerate(episodes) if number not in (3, 70, 149)]
-        for number in (3, 70, 149):
-            episodes[number] = episodes[number].clone()
-            episodes[number][0, 1] = bad
-        assert_moments_of(self.merged(episodes, torch.arange(EPISODES), 10), torch.cat(kept).numpy())
-
-    def test_by_hand(self) -> None:
-        # 4, 5, 9 around 4: deviations 0, 1, 5. 20 alone. Mean 38 / 4, squares 122 + 400 - 38² / 4 = 161.
-        moments = EpisodeMoments(1, 2)
-        moments.add([1], [1], torch.tensor([[[20.0]], [[0.0]], [[0.0]]]).double())
-        moments.add([0], [3], torch.tensor([[[4.0]], [[6.0]], [[26.0]]]).double())
-        assert (moments.merged.count, moments.merged.mean, moments.merged.m2) == (4, 9.5, 161)
-
-    def test_an_overflow_of_the_squares_alone_counts_nothing(self) -> None:
-        moments = EpisodeMoments(1, 2)
-        sums = torch.tensor([[[1.0], [2.0]], [[0.0], [0.0]], [[torch.inf], [4.0]]])
-        moments.add([0, 1], [5, 2], sums.double())
-        assert (moments.merged.count, moments.merged.mean, moments.merged.m2) == (2, 2, 4)
-
-    def test_an_episode_with_a_count_of_zero_is_left_out(self) -> None:
-        moments = EpisodeMoments(1, 2)
-        sums = torch.tensor([[[7.0], [2.0]], [[3.0], [0.0]], [[9.0], [4.0]]])
-        moments.add([0, 1], [0, 2], sums.double())
-        assert (moments.merged.count, moments.merged.mean, moments.merged.m2) == (2, 2, 4)
-
-    def test_episodes_without_a_step_count_nothing(self) -> None:
-        episodes = self.episodes()
-        kept = [rows for number, rows in enumerate(episodes) if number % 4]
-        for number in range(0, EPISODES, 4):
-            episodes[number] = episodes[number][:0]
-        assert_moments_of(self.merged(episodes, torch.arange(EPISODES), 10), torch.cat(kept).numpy())
-
-    def test_are_empty_if_no_episode_had_a_step(self) -> None:
-        merged = self.merged([torch.empty(0, 3, dtype=torch.float64)] * 70, torch.arange(70), 9)
-        assert_equal(merged, RunningStatistics(3))
 
 
 class TestNormalizer:

@@ -1,8 +1,8 @@
 """The step loop of the device: act, judge, hand over, all in tensors.
 
-What `HostLoop` does for any environment, this does for `WarpEngine` without looking at a single value, so that
-it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N envs. Between two
-steps of the physics there is one call of `between_steps`, always the same operations on the same memory.
+What `HostLoop` does for any environment, this does for `WarpEngine` without looking at a single value, so
+that it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N envs. Between
+two steps of the physics there is one call of `between_steps`, always the same operations on the same memory.
 
 Episode e is the (e % E)-th of member e // E. With K bases the envs are K equal groups, each with the
 episodes of the members that share its base, so that every base meets the same rows in every step.

@@ -49,8 +49,8 @@ class Episodes:
         returns: sum of rewards, float64 [E]; NaN if it has failed or not ended.
         lengths: env steps, int64 [E].
         faults: why episodes failed, by row.
-        observation_size: features O of which moments are kept, set by the player; None if observations are not
-            vectors.
+        observation_size: features O of which moments are kept, set by the player; None if observations are
+            not vectors.
         spent_steps: env steps spent, whether an episode needed them or not.
         unplayed: how many episodes have not ended.
     """
@@ -225,6 +225,7 @@ class Episodes:
         self.faults |= {int(rows[row]): fault for row, fault in played.faults.items()}
         self.spent_steps += played.spent_steps
         self.unplayed -= len(played)
+        self.observation_size = played.observation_size
         self._blocks |= played._blocks
         for block, parts in played._incomplete.items():
             self._incomplete.setdefault(block, {}).update(parts)

@@ -1,4 +1,4 @@
-"""Plays episodes from the host, in any vector environment: one forward per step, each env with its own member.
+"""Plays episodes from the host, in any vector environment: each env has its own member, one forward for all.
 
 Given several environments, each runs on a thread of its own with its share of the episodes, and on a CUDA
 stream of its own: while one is in its physics, the policy runs for another. Which episode runs where depends

@@ -61,8 +61,8 @@ class Player(ABC):
             ValueError: if the population or the table is of a kind that the player cannot handle.
         """
 
-    def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:
-        """Is told the reset seeds of a table to come, and may prepare it beside the one that is played next.
+    def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:  # noqa: B027 - most players have no use for it
+        """Announces the reset seeds of a table to come, which the player may prepare beside the next one.
 
         If that table never comes, nothing is lost.
         """

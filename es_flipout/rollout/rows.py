@@ -1,4 +1,4 @@
-"""Policies side by side, as a step loop runs them: row n of a batch with the weights of member n of a selection."""
+"""Policies side by side, as a step loop runs them: row n of a batch with the weights of the n-th member."""
 
 from __future__ import annotations
 

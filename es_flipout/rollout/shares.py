@@ -1,8 +1,8 @@
 """Which episodes go to which worker next, and what happens to those of a worker that died.
 
 Blocks go out as workers become free, in shares that get smaller towards the end, so that all workers end at
-about the same time. Since a return depends on nothing but the member and the seed, who plays a block changes no
-result.
+about the same time. Since a return depends on nothing but the member and the seed, who plays a block changes
+no result.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Shares:
     def next(self, in_hand: Collection[Episodes], num_envs: int) -> Episodes | None:
         """Returns what a worker is to play next; None if nothing waits, or it has enough.
 
-        A worker gets as much as it plays at a time, and as long as every other one would still find as much, one
-        share in advance. Suspects it gets by themselves.
+        A worker gets as much as it plays at a time, and one share in advance as long as every other worker
+        would still find as much. It gets suspects by themselves.
 
         Args:
             in_hand: what it has been given and has not answered.

@@ -61,7 +61,7 @@ class DeskClosedError(EOFError):
 
 
 class Desk:
-    """The shares of one population, as a worker gets them, and where it puts them when they have been played."""
+    """Where a worker takes shares of one population's episodes, and puts those that have been played."""
 
     def __init__(self, connection: Connection, first: Work) -> None:
         self._connection = connection

@@ -1,7 +1,7 @@
 """Plays episodes in worker processes.
 
-A worker gets the center through memory that all share, and indices of members; it draws their noise again from
-its seed, plays their episodes, and sends back the rows of the table that it was given.
+A worker gets the center through shared memory, and rows of the table of episodes; it draws the members'
+noise again from its seed, plays the episodes, and sends the rows back.
 
 Python runs one thread at a time, and a step of a population is some hundred calls: one process would leave
 cores idle while it makes them. Workers, each with envs of its own, never wait for each other.
@@ -60,8 +60,8 @@ class WorkerPlayer(Player):
 
         Raises:
             PlayError: if a worker cannot start; the message says why.
-            ValueError: if the policy cannot be sent to processes (its state is not all tensors on the CPU, or it
-                cannot be pickled), or there is to be no worker.
+            ValueError: if the policy cannot be sent to processes (its state is not all tensors on the CPU, or
+                it cannot be pickled), or `num_workers` is less than 1.
         """
         if num_workers < 1:
             raise ValueError(f"num_workers must be >= 1, got {num_workers}")

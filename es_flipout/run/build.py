@@ -95,7 +95,7 @@ def make_probe(config: Config) -> TorchVectorEnv:
 
 
 def official_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
-    """Returns what makes the official Gymnasium environment; keyword arguments such as render_mode are added."""
+    """Returns what makes the official Gymnasium environment; it takes further keyword arguments."""
     return partial(make_env, official_id(config.id), config.wrappers, **config.kwargs)
 
 

@@ -13,6 +13,10 @@ from typing import Any, Protocol
 from torch import Tensor
 from typing_extensions import override
 
+from es_flipout.fitness import failed
+from es_flipout.rollout import Episodes
+from es_flipout.strategy import FlipoutES, Update
+
 
 @dataclass(frozen=True)
 class GenerationMetrics:
@@ -66,6 +70,51 @@ class GenerationMetrics:
     """Mean length of the episodes of the score, in env steps."""
     timing: Timing
     """Speed and duration."""
+
+    @classmethod
+    def of(
+        cls,
+        es: FlipoutES,
+        episodes: Episodes,
+        fitness: Tensor,
+        update: Update,
+        env_steps: int,
+        episode_limit: int | None,
+        timing: Timing,
+    ) -> GenerationMetrics:
+        """Returns the figures of a generation whose center has not been scored.
+
+        Args:
+            es: the strategy, which has been told the fitness.
+            episodes: of all members.
+            fitness: of all members, [P].
+            update: what `tell` returned.
+            env_steps: since the run began.
+            episode_limit: env steps after which an episode was cut off.
+            timing: how long it took.
+        """
+        bad = failed(fitness)
+        usable = fitness[~bad] if not bad.all() else fitness
+        return cls(
+            generation=es.generation,
+            env_steps=env_steps,
+            fitness_mean=float(usable.mean()),
+            fitness_best=float(usable.max()),
+            fitness_worst=float(usable.min()),
+            fitness_std=float(usable.std(correction=0)),
+            failed_members=int(bad.sum()),
+            failures=dict(sorted(episodes.failures.items(), key=lambda item: (-item[1], item[0]))),
+            episode_length=float(episodes.lengths.mean()),
+            episode_limit=episode_limit,
+            live_share=episodes.live_share,
+            sigma=es.sigma,
+            lr=es.optimizer.param_groups[0]["lr"],
+            **asdict(update),
+            score=None,
+            score_std=None,
+            score_episode_length=None,
+            timing=timing,
+        )
 
     def as_json(self) -> str:
         """Returns one line of JSON; numbers that are not finite become null."""

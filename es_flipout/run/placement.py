@@ -29,7 +29,7 @@ def place(config: Config, announce: Callable[[str], None]) -> Config:
     config, line = _placed(config)
     announce(line)
     if config.env.engine == "warp":
-        announce("mujoco_warp compiles the kernels that it has not compiled before; this may take minutes")
+        announce("mujoco_warp compiles its kernels on first use, which may take minutes")
     return config
 
 
@@ -37,13 +37,13 @@ def _placed(config: Config) -> tuple[Config, str]:
     obstacle = _obstacle(config)
     asked = f"device {config.device}, as configured"
     if config.device == "auto" and obstacle is not None:
-        config, asked = replace(config, device="cpu"), f"device cpu, picked because {obstacle}"
+        config, asked = replace(config, device="cpu"), f"device cpu, because {obstacle}"
     elif config.device == "auto":
         config, asked = replace(config, device="cuda"), f"device cuda ({torch.cuda.get_device_name()})"
     on_gpu = config.device.startswith("cuda")
     if config.env.engine == "warp" or (config.env.engine == "auto" and on_gpu and obstacle is None):
         config = replace(config, env=replace(config.env, engine="warp"))
-        return config, f"{asked}: policies and physics (mujoco_warp) there"
+        return config, f"{asked}: policies and physics (mujoco_warp) on it"
     if config.env.engine == "auto":  # room for contacts and constraints is for warp alone
         config = replace(config, env=replace(config.env, engine_kwargs={}))
     if on_gpu:
@@ -56,11 +56,11 @@ def _obstacle(config: Config) -> str | None:
     """Returns why a whole generation cannot run on a GPU; None if it can."""
     env = config.env
     if config.backend != "vectorized":
-        return f"backend {config.backend} runs there"
+        return f"backend {config.backend} runs on the CPU"
     if env.engine not in ("auto", "warp"):
-        return f"env.engine {env.engine} runs there"
+        return f"env.engine {env.engine} runs on the CPU"
     if not runs_natively(env.id, env.engine, env.wrappers):
-        return f"{env.id}{' in wrappers' if env.wrappers else ''} is no native task"
+        return f"{env.id}{' in wrappers' if env.wrappers else ''} is not a native task"
     if config.device == "auto" and not torch.cuda.is_available():
         return "torch sees no CUDA device"
     if find_spec("mujoco_warp") is None:

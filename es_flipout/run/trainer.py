@@ -13,21 +13,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from es_flipout.fitness import failed
 from es_flipout.processes import prepare_processes
-from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, reset_seeds
+from es_flipout.rollout import Episodes, PlayError, PlayStoppedError
 from es_flipout.run import checkpoint
 from es_flipout.run.build import (
-    block_size,
     make_background_scorer,
     make_optimizer,
     make_perturbation,
@@ -37,11 +31,13 @@ from es_flipout.run.build import (
 )
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config
+from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing, Unscored
 from es_flipout.run.placement import place
+from es_flipout.run.play_generation import play_generation
 from es_flipout.run.trial import check_device, first_observation, try_policy
 from es_flipout.seeding import torch_generator
-from es_flipout.strategy import FlipoutES, Update
+from es_flipout.strategy import FlipoutES
 
 
 class Trainer:
@@ -149,38 +145,44 @@ class Trainer:
             should_stop: asked several times a second.
             max_generations: how many generations this call runs at most.
         """
+        journal = Journal(self.config, run, reporters)
         last = self.es.generation + max_generations
         stopped = False
         try:
             while self.progress < 1.0 and self.es.generation < last and not (stopped := should_stop()):
                 self._is_last = self.es.generation + 1 >= last
-                self._run_generation(run, reporters, should_stop)
+                self._run_generation(journal, should_stop)
             if not stopped:
-                self._report_scored(run, reporters, should_stop)
+                self._report_scored(journal, should_stop)
         except PlayStoppedError:
             pass
         if self._saved_generation != self.es.generation:
-            self._save_last(run)
+            self._save_last(journal)
 
-    def _save_last(self, run: RunDirectory) -> None:
+    def _save_last(self, journal: Journal) -> None:
         waiting = {} if self._unscored is None else {"unscored": self._unscored.saved()}
-        checkpoint.save(run.last, {**self.state_dict(), **waiting})
+        journal.save_last({**self.state_dict(), **waiting})
         self._saved_generation = self.es.generation
 
-    def _run_generation(
-        self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
-    ) -> None:
+    def _run_generation(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
         started = time.perf_counter()
         self._apply_schedules()
         try:
-            episodes = self._play(should_stop)
+            episodes = play_generation(
+                self.config,
+                self.es,
+                self.player,
+                limit=self.episode_limit,
+                is_last=self._is_last,
+                should_stop=should_stop,
+            )
         except RunError:
             if self._unscored is not None:
-                self._report_scored(run, reporters, should_stop)
-                self._save_last(run)
+                self._report_scored(journal, should_stop)
+                self._save_last(journal)
             raise
         elapsed = time.perf_counter() - started
-        self._report_scored(run, reporters, should_stop)
+        self._report_scored(journal, should_stop)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness(self.config.rollout.alive_bonus)
@@ -192,7 +194,8 @@ class Trainer:
         self.env_steps += episodes.env_steps
         elapsed += time.perf_counter() - told
         self.seconds += time.perf_counter() - started
-        metrics = self._metrics(episodes, fitness, update, limit, elapsed)
+        timing = Timing(episodes.env_steps / elapsed, self.seconds)
+        metrics = GenerationMetrics.of(self.es, episodes, fitness, update, self.env_steps, limit, timing)
         histograms = {}
         if self._is_due(self.config.logging.histogram_interval):
             histograms = {"fitness": fitness, "episode_length": torch.from_numpy(episodes.lengths)}
@@ -200,15 +203,13 @@ class Trainer:
             # Its tensors stay as they are until the next update, which comes after the report.
             self._unscored = Unscored(metrics, histograms, self.state_dict())
         else:
-            self._report(run, reporters, metrics, histograms, self.state_dict())
+            journal.report(self.policy, metrics, histograms, self.state_dict())
         if self._is_due(self.config.logging.checkpoint_interval):
-            self._save_last(run)
+            self._save_last(journal)
         if self._unscored is not None:
             self.scorer.start(self.policy, self.config.evaluation.seed)
 
-    def _report_scored(
-        self, run: RunDirectory, reporters: Sequence[Reporter], should_stop: Callable[[], bool]
-    ) -> None:
+    def _report_scored(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
         """Reports the generation whose center is being scored, if there is one; waits for its score."""
         unscored = self._unscored
         if unscored is None:
@@ -224,70 +225,15 @@ class Trainer:
         if is_best:
             self.best_score = score
         state = {**unscored.state, "best_score": self.best_score}
-        self._report(run, reporters, metrics, unscored.histograms, state)
+        journal.report(self.policy, metrics, unscored.histograms, state)
         if is_best:
-            checkpoint.save(run.best, state)
-
-    def _report(
-        self,
-        run: RunDirectory,
-        reporters: Sequence[Reporter],
-        metrics: GenerationMetrics,
-        histograms: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-    ) -> None:
-        """Reports a generation that `state` is of, and keeps its checkpoint if it is time for one."""
-        if histograms:
-            parameters = self.policy.named_parameters()
-            histograms = {**histograms, **{f"parameters/{name}": each.detach() for name, each in parameters}}
-        progress = self.config.progress(metrics.generation, metrics.env_steps)
-        for reporter in reporters:
-            reporter.report(metrics, histograms, progress)
-        keep_interval = self.config.logging.keep_interval
-        if keep_interval and metrics.generation % keep_interval == 0:
-            checkpoint.save(run.kept(metrics.generation), state)
+            journal.save_best(state)
 
     def _apply_schedules(self) -> None:
         config = self.config
         self.es.sigma = config.es.sigma_schedule.value(config.es.sigma, self.progress)
         for group in self.es.optimizer.param_groups:
             group["lr"] = config.optimizer.lr_schedule.value(config.optimizer.lr, self.progress)
-
-    def _play(self, should_stop: Callable[[], bool]) -> Episodes:
-        """Plays a population, and further ones until the generation has its least number of env steps."""
-        tables: list[Episodes] = []
-        env_steps = 0
-        while not tables or env_steps < self.config.rollout.min_env_steps:
-            population = self.es.ask_more() if tables else self.es.ask()
-            if not tables and not self._is_last:
-                self.player.prefetch(self._reset_seeds(self.es.generation + 1, block=0))
-            episodes = Episodes.of_population(
-                self._reset_seeds(self.es.generation, block=len(tables)),
-                limit=self.episode_limit,
-                block_size=block_size(self.config),
-            )
-            try:
-                self.player.play(population, episodes, should_stop=should_stop)
-            except PlayError as error:
-                raise RunError(str(error)) from error
-            tables.append(episodes)
-            if episodes.env_steps == 0:
-                reason = next(iter(episodes.failures), "every episode was empty")
-                raise RunError(f"no episode of generation {self.es.generation + 1} could begin: {reason}")
-            env_steps += episodes.env_steps
-        return tables[0] if len(tables) == 1 else Episodes.concatenated(tables)
-
-    def _reset_seeds(self, generation: int, block: int) -> NDArray[np.int64]:
-        rollout, es = self.config.rollout, self.config.es
-        return reset_seeds(
-            es.population_size,
-            rollout.episodes,
-            seed=self.config.seed,
-            generation=generation,
-            block=block,
-            kind=rollout.reset_seeds,
-            pairs_share=es.antithetic and rollout.antithetic_pairs_share_seeds,
-        )
 
     def _next_limit(self, episodes: Episodes) -> int | None:
         if self.episode_limit is None:
@@ -297,37 +243,6 @@ class Trainer:
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and (self.es.generation % interval == 0 or self.progress >= 1.0)
-
-    def _metrics(
-        self,
-        episodes: Episodes,
-        fitness: Tensor,
-        update: Update,
-        episode_limit: int | None,
-        elapsed: float,
-    ) -> GenerationMetrics:
-        bad = failed(fitness)
-        fitness = fitness[~bad] if not bad.all() else fitness
-        return GenerationMetrics(
-            generation=self.es.generation,
-            env_steps=self.env_steps,
-            fitness_mean=float(fitness.mean()),
-            fitness_best=float(fitness.max()),
-            fitness_worst=float(fitness.min()),
-            fitness_std=float(fitness.std(correction=0)),
-            failed_members=int(bad.sum()),
-            failures=dict(sorted(episodes.failures.items(), key=lambda item: (-item[1], item[0]))),
-            episode_length=float(episodes.lengths.mean()),
-            episode_limit=episode_limit,
-            live_share=episodes.live_share,
-            sigma=self.es.sigma,
-            lr=self.es.optimizer.param_groups[0]["lr"],
-            **asdict(update),
-            score=None,
-            score_std=None,
-            score_episode_length=None,
-            timing=Timing(episodes.env_steps / elapsed, self.seconds),
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, besides the configuration."""
@@ -372,7 +287,7 @@ class Trainer:
     def _check_optimizer(self, state: Mapping[str, Any]) -> None:
         saved, configured = (set(each["param_groups"][0]) for each in (state, self.es.optimizer.state_dict()))
         if saved != configured:
-            raise ValueError("it is of another optimizer")
+            raise ValueError("the checkpoint was saved with a different optimizer")
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""

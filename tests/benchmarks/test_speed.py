@@ -55,7 +55,7 @@ def test_a_bench_runs(name, capsys, tmp_path):
         ("policy --population-size 20", "--population-size must be a multiple of 16"),
         ("policy --device abacus", "device 'abacus' is not available"),
         ("update --samples 100 --members-per-base 40", "--samples must be a multiple of --members-per-base"),
-        ("env --env CartPole-v1 --num-envs 2 --population-size 4", "CartPole-v1 is no native task"),
+        ("env --env CartPole-v1 --num-envs 2 --population-size 4", "CartPole-v1 is not a native task"),
     ],
 )
 def test_a_mistake_is_told(command, message, capsys):

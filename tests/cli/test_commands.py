@@ -202,7 +202,7 @@ def test_a_population_is_trained_on_warps_cpu_device_from_end_to_end(run, tmp_pa
     short = ["--env.kwargs.max_episode_steps", 20, "--evaluation.episodes", 2, "--out", tmp_path / "run"]
     result = run("train", "--engine", "warp", "--device", "cpu", *arguments, *short)
     assert result.status == 0
-    assert "device cpu, as configured: policies and physics (mujoco_warp) there" in result.stdout
+    assert "device cpu, as configured: policies and physics (mujoco_warp) on it" in result.stdout
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["env_steps"] for line in lines] == [160, 320]
     assert lines[-1]["score"] > 50  # officially, of 20 steps on its feet

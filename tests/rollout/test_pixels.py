@@ -101,7 +101,7 @@ def test_scorer_and_population_show_a_policy_the_same():
     scorer = Scorer(official_maker(EnvConfig(CATCH)), MEMBERS)
     score = scorer.score(population.policy, seed=0)
     scorer.close()
-    assert score.returns == [play(population.policy, seed) for seed in range(MEMBERS)]
+    assert score.returns.tolist() == [play(population.policy, seed) for seed in range(MEMBERS)]
     assert population.policy.seen == {torch.float32}
     selected = population.select(torch.zeros(MEMBERS, dtype=torch.int64))
     population.policy.seen.clear()
@@ -143,5 +143,5 @@ def test_the_cnn_is_scored_as_it_plays():
     scorer = Scorer(official_maker(EnvConfig(CATCH)), 6)
     score = scorer.score(policy, seed=0)
     scorer.close()
-    assert score.returns == [play(policy, seed) for seed in range(6)]
+    assert score.returns.tolist() == [play(policy, seed) for seed in range(6)]
     assert len(set(score.returns)) > 2

@@ -122,8 +122,8 @@ def test_the_scorer_keeps_a_state_for_each_episode():
     scorer = Scorer(official_maker(EnvConfig("PaysTheAction-v0")), 9)
     for _ in range(2):
         score = scorer.score(Counter(), seed=3)
-        assert score.lengths == [1 + seed % 7 for seed in range(3, 12)]
-        assert score.returns == list(map(counted, range(3, 12), score.lengths))
+        assert score.lengths.tolist() == [1 + seed % 7 for seed in range(3, 12)]
+        assert score.returns.tolist() == list(map(counted, range(3, 12), score.lengths))
     scorer.close()
 
 

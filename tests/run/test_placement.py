@@ -42,7 +42,7 @@ def test_everything_is_on_the_gpu_if_it_can_be(machine):
     machine(gpu=True, warp=True)
     device, engine, line = placed()
     assert (device, engine) == ("cuda", "warp")
-    assert line.startswith("device cuda (GPU X): policies and physics (mujoco_warp) there")
+    assert line.startswith("device cuda (GPU X): policies and physics (mujoco_warp) on it")
     assert placed("cuda")[:2] == ("cuda", "warp")
     assert placed("cuda:1")[:2] == ("cuda:1", "warp")
     assert placed(engine="warp")[:2] == ("cuda", "warp")
@@ -51,7 +51,7 @@ def test_everything_is_on_the_gpu_if_it_can_be(machine):
 def test_a_gpu_that_only_torch_can_use_is_told(machine):
     machine(gpu=True, warp=True, warp_gpus=0)
     reason = "Warp does not see this GPU: the driver is probably too old for this build of warp-lang"
-    assert placed() == ("cpu", "auto", f"device cpu, picked because {reason}")
+    assert placed() == ("cpu", "auto", f"device cpu, because {reason}")
     line = f"device cuda, as configured: policies on the GPU, environments on the CPU because {reason}"
     assert placed("cuda") == ("cuda", "auto", line)
 
@@ -63,7 +63,7 @@ def test_a_warp_that_does_not_start_is_told(machine, monkeypatch):
         raise RuntimeError("no such symbol\nin libcuda")
 
     monkeypatch.setattr(placement, "num_warp_gpus", fail)
-    assert placed() == ("cpu", "auto", "device cpu, picked because Warp does not start: no such symbol")
+    assert placed() == ("cpu", "auto", "device cpu, because Warp does not start: no such symbol")
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_a_warp_that_does_not_start_is_told(machine, monkeypatch):
         (False, True, {}, NO_GPU),
         (False, False, {}, NO_GPU),
         (True, False, {}, "mujoco-warp is not installed (pip install 'es-flipout[gpu]')"),
-        (True, True, {"env_id": "CartPole-v1"}, "CartPole-v1 is no native task"),
-        (True, True, {"wrappers": ["ClipAction"]}, "Humanoid-v5 in wrappers is no native task"),
-        (True, True, {"engine": "mjdata_pool"}, "env.engine mjdata_pool runs there"),
-        (True, True, {"backend": "process_pool"}, "backend process_pool runs there"),
+        (True, True, {"env_id": "CartPole-v1"}, "CartPole-v1 is not a native task"),
+        (True, True, {"wrappers": ["ClipAction"]}, "Humanoid-v5 in wrappers is not a native task"),
+        (True, True, {"engine": "mjdata_pool"}, "env.engine mjdata_pool runs on the CPU"),
+        (True, True, {"backend": "process_pool"}, "backend process_pool runs on the CPU"),
     ],
 )
 def test_auto_takes_the_cpu_and_says_why(machine, gpu, warp, wanted, reason):
     machine(gpu=gpu, warp=warp)
     engine = wanted.get("engine", "auto")
-    assert placed(**wanted) == ("cpu", engine, f"device cpu, picked because {reason}")
+    assert placed(**wanted) == ("cpu", engine, f"device cpu, because {reason}")
 
 
 @pytest.mark.gpu
@@ -98,11 +98,11 @@ def test_what_is_configured_is_done(machine):
     assert (device, engine) == ("cuda", "batch")
     assert line == (
         "device cuda, as configured: policies on the GPU, environments on the CPU because env.engine batch "
-        "runs there"
+        "runs on the CPU"
     )
     device, engine, line = placed("cuda", env_id="CartPole-v1")
     assert (device, engine) == ("cuda", "auto")
-    assert line.endswith("environments on the CPU because CartPole-v1 is no native task")
+    assert line.endswith("environments on the CPU because CartPole-v1 is not a native task")
     assert placed("mps")[:2] == ("mps", "auto")
 
 

@@ -26,10 +26,13 @@ from es_flipout.rollout import (
     WorkerPlayer,
 )
 from es_flipout.run import checkpoint
+from es_flipout.run import trainer as trainer_module
 from es_flipout.run.build import official_maker
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
+from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import JsonLines
+from es_flipout.run.play_generation import play_generation
 from es_flipout.run.trainer import Trainer
 
 
@@ -286,7 +289,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(config):
     run = RunDirectory.create(config)
     train(replace(config, generations=1), run)
     other = Trainer(replace(config, optimizer=replace(config.optimizer, name="SGD")))
-    with pytest.raises(RunError, match="does not fit the run's config: it is of another optimizer"):
+    with pytest.raises(RunError, match="the checkpoint was saved with a different optimizer"):
         other.restore(run)
     other.close()
 
@@ -490,7 +493,7 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
         with monkeypatch.context() as patch:
             patch.setattr(trainer.scorer, "result", stopped)
             trainer.train(parts, [reporter])  # until it waits for the score of generation 2
-        trainer._report_scored(parts, [reporter], lambda: False)
+        trainer._report_scored(Journal(config, parts, [reporter]), lambda: False)
         # Here it is killed.
     assert [line["generation"] for line in figures(parts)] == [1, 2]
     with closing(Trainer(config)) as trainer:
@@ -508,14 +511,13 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
 def test_a_generation_that_cannot_be_played_loses_no_score_before_it(config, monkeypatch):
     run = RunDirectory.create(config)
     with closing(Trainer(config)) as trainer, closing(JsonLines(run.metrics)) as reporter:
-        play = trainer._play
 
-        def fail_in_the_third(should_stop):
-            if trainer.es.generation == 2:
+        def fail_in_the_third(config, es, player, **options):
+            if es.generation == 2:
                 raise RunError("the physics is on strike")
-            return play(should_stop)
+            return play_generation(config, es, player, **options)
 
-        monkeypatch.setattr(trainer, "_play", fail_in_the_third)
+        monkeypatch.setattr(trainer_module, "play_generation", fail_in_the_third)
         with pytest.raises(RunError, match="on strike"):
             trainer.train(run, [reporter])
     assert [line["score"] is not None for line in figures(run)] == [False, True]
@@ -679,7 +681,7 @@ def test_a_fault_in_the_official_environment_does_not_end_the_run(config):
 def test_a_run_in_which_no_episode_can_begin_ends_with_the_reason(config):
     config = replace(config, env=replace(config.env, id="Closed-v0", kwargs={}))
     run = RunDirectory.create(config)
-    with pytest.raises(RunError, match="no episode of generation 1 could begin: RuntimeError: closed for"):
+    with pytest.raises(RunError, match="no episode of generation 1 could start: RuntimeError: closed for"):
         train(config, run)
 
 

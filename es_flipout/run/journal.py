@@ -1,0 +1,61 @@
+"""Where the generations of a run go: to reporters, and into checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from es_flipout.run import checkpoint
+from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.config import Config
+from es_flipout.run.metrics import GenerationMetrics, Reporter
+
+
+class Journal:
+    """Reports generations, and keeps their checkpoints."""
+
+    def __init__(self, config: Config, run: RunDirectory, reporters: Sequence[Reporter]) -> None:
+        """Opens nothing.
+
+        Args:
+            config: of the run.
+            run: where checkpoints go.
+            reporters: what gets the figures of each generation.
+        """
+        self._config, self._run, self._reporters = config, run, reporters
+
+    def report(
+        self,
+        policy: nn.Module,
+        metrics: GenerationMetrics,
+        histograms: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+    ) -> None:
+        """Reports a generation that `state` is of, and keeps its checkpoint if it is time for one.
+
+        Args:
+            policy: as the generation left it.
+            metrics: its figures.
+            histograms: values whose distribution is of interest, by name; those of the parameters are added,
+                if there are any.
+            state: of the run after it.
+        """
+        if histograms:
+            parameters = {f"parameters/{name}": each.detach() for name, each in policy.named_parameters()}
+            histograms = {**histograms, **parameters}
+        progress = self._config.progress(metrics.generation, metrics.env_steps)
+        for reporter in self._reporters:
+            reporter.report(metrics, histograms, progress)
+        interval = self._config.logging.keep_interval
+        if interval and metrics.generation % interval == 0:
+            checkpoint.save(self._run.kept(metrics.generation), state)
+
+    def save_last(self, state: Mapping[str, Any]) -> None:
+        """Writes the checkpoint that a resumed run continues from."""
+        checkpoint.save(self._run.last, state)
+
+    def save_best(self, state: Mapping[str, Any]) -> None:
+        """Writes the checkpoint of the highest score."""
+        checkpoint.save(self._run.best, state)

@@ -1,0 +1,71 @@
+"""Plays the episodes of one generation, as a configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_flipout.rollout import Episodes, Player, PlayError, reset_seeds
+from es_flipout.run.build import block_size
+from es_flipout.run.checkpoint import RunError
+from es_flipout.run.config import Config
+from es_flipout.strategy import FlipoutES
+
+
+def play_generation(
+    config: Config,
+    es: FlipoutES,
+    player: Player,
+    *,
+    limit: int | None,
+    is_last: bool,
+    should_stop: Callable[[], bool],
+) -> Episodes:
+    """Plays a population, and further ones until the generation has `rollout.min_env_steps`.
+
+    Args:
+        config: of the run.
+        es: the strategy, which is asked for the populations.
+        player: plays them.
+        limit: env steps after which an episode is cut off; None for the environment's own limit.
+        is_last: whether no other generation follows, for which the player could prepare.
+        should_stop: asked several times per second.
+
+    Raises:
+        PlayStoppedError: if `should_stop` said so.
+        RunError: if the player cannot do its work, or no episode could start.
+    """
+    tables: list[Episodes] = []
+    env_steps = 0
+    while not tables or env_steps < config.rollout.min_env_steps:
+        population = es.ask_more() if tables else es.ask()
+        if not tables and not is_last:
+            player.prefetch(seeds_of(config, es.generation + 1, block=0))
+        seeds = seeds_of(config, es.generation, block=len(tables))
+        episodes = Episodes.of_population(seeds, limit=limit, block_size=block_size(config))
+        try:
+            player.play(population, episodes, should_stop=should_stop)
+        except PlayError as error:
+            raise RunError(str(error)) from error
+        tables.append(episodes)
+        if episodes.env_steps == 0:
+            reason = next(iter(episodes.failures), "every episode was empty")
+            raise RunError(f"no episode of generation {es.generation + 1} could start: {reason}")
+        env_steps += episodes.env_steps
+    return tables[0] if len(tables) == 1 else Episodes.concatenated(tables)
+
+
+def seeds_of(config: Config, generation: int, block: int) -> NDArray[np.int64]:
+    """Returns the reset seeds of a generation's population, int64 [P, E]; see `reset_seeds`."""
+    rollout, es = config.rollout, config.es
+    return reset_seeds(
+        es.population_size,
+        rollout.episodes,
+        seed=config.seed,
+        generation=generation,
+        block=block,
+        kind=rollout.reset_seeds,
+        pairs_share=es.antithetic and rollout.antithetic_pairs_share_seeds,
+    )
