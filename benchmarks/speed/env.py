@@ -107,7 +107,7 @@ def _make_native(config: Config, num_envs: int) -> MujocoVectorEnv:
     )
     if not isinstance(env, MujocoVectorEnv):
         env.close()
-        raise ValueError(f"{config.env.id} is no native task: there is no raw physics to compare with")
+        raise ValueError(f"{config.env.id} is not a native task: it has no raw physics to compare with")
     return env
 
 

@@ -43,7 +43,7 @@ def record_physics(config: Config) -> tuple[PhysicsCalls, mujoco.MjModel]:
         player = trainer.player
         env = player.envs[0] if isinstance(player, HostPlayer) else None
         if not isinstance(env, MujocoVectorEnv):
-            raise ValueError(f"{config.env.id} is no native task: there is no raw physics to compare with")
+            raise ValueError(f"{config.env.id} is not a native task: it has no raw physics to compare with")
         train_one()
         calls = PhysicsCalls.record(env.engine)
         train_one()
