@@ -23,8 +23,8 @@ from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.population import Population
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.host_loop import HostLoop, observation_size
+from es_flipout.rollout.mlp_rows import member_rows
 from es_flipout.rollout.player import Player, PlayStoppedError, check_members, never
-from es_flipout.rollout.rows import member_rows
 
 
 class HostPlayer(Player):

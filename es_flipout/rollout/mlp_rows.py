@@ -10,14 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from es_flipout.perturbations import FlipoutRows, ParameterNoise
 from es_flipout.perturbations.padded_linear import padded_sizes
-from es_flipout.policies import MLPPolicy
+from es_flipout.policies import MLPPolicy, is_plain_mlp
 from es_flipout.population import Population
+from es_flipout.rollout.rows import Rows
 
 
-class MLPRows:
+def member_rows(population: Population) -> Rows:
+    """Returns the fastest way to run members of a population side by side; none is selected yet."""
+    policy = population.policy
+    if is_plain_mlp(policy) and population.noise.device.type == "cpu":
+        assert isinstance(policy, MLPPolicy)
+        return MLPRows(population, policy)
+    return population.select(torch.zeros(0, dtype=torch.int64))
+
+
+class MLPRows(Rows):
     """Members of an `MLPPolicy`, one a row; see `Rows`. Made for one generation."""
 
     def __init__(self, population: Population, policy: MLPPolicy) -> None:
@@ -31,8 +42,8 @@ class MLPRows:
             None if normalizer is None else (*normalizer.standardizer(dtype), normalizer.clip)
         )
 
+    @override
     def select(self, members: Tensor) -> None:
-        """See `Rows`."""
         self._noise = self._population.noise.rows(members, self._population.sigma)
         self._layers: list[_Layer] = []
         memory: Tensor | None = None
@@ -41,13 +52,13 @@ class MLPRows:
             self._layers.append(_Layer(linear, weight_noise, bias_noise, len(members), memory))
             memory = self._layers[-1].memory
 
+    @override
     def assign(self, rows: Tensor, members: Tensor) -> None:
-        """See `Rows`."""
         self._noise.assign(rows, members)
 
+    @override
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """See `Rows`."""
         (observations,) = inputs
         first = self._layers[0].inputs
         if self._standardizer is None:

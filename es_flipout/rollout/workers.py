@@ -26,8 +26,8 @@ from es_flipout.population import Population, trained_parameters
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.host_loop import HostLoop, observation_size
+from es_flipout.rollout.mlp_rows import member_rows
 from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, check_members, never
-from es_flipout.rollout.rows import member_rows
 from es_flipout.rollout.shares import Shares
 from es_flipout.rollout.worker_main import Desk, SharedTensors, Work, WorkerSide, serve
 

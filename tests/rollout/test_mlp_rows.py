@@ -8,8 +8,7 @@ import torch
 from gymnasium import spaces
 
 from es_flipout import Flipout, FlipoutES, Independent, LinearPolicy, LowRank, MLPPolicy
-from es_flipout.rollout.mlp_rows import MLPRows
-from es_flipout.rollout.rows import member_rows
+from es_flipout.rollout.mlp_rows import MLPRows, member_rows
 
 P = 24
 FAMILIES = [Flipout(), Flipout(num_bases=2), LowRank(2), Independent()]
