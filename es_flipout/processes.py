@@ -1,4 +1,4 @@
-"""Processes that work for this one: how they start, and that none outlives it."""
+"""Worker processes: how they start, and how they end with this process."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class ExplodingPendulum(InvertedPendulum):
         if fate < 2:
             qvel[:] = (1e12, np.nan)[fate]
         if fate == 2:
-            qpos[0] = 0.5  # marks the simulations that have no reward
+            qpos[0] = 0.5  # marks the envs that have no reward
         return qpos, qvel
 
     def reward(self, before, after, fields, actions):

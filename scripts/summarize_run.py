@@ -44,7 +44,7 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
                     "median_env_steps_per_second": statistics.median(
                         each["timing"]["env_steps_per_second"] for each in period
                     ),
-                    "median_live_share": statistics.median(each["live_share"] for each in period),
+                    "median_live_share": statistics.median(each["timing"]["live_share"] for each in period),
                 }
             )
             period = []

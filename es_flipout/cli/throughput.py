@@ -1,4 +1,4 @@
-"""How fast a population is evaluated in its environment: process pool, one batch, everything on a GPU.
+"""How fast a population is played in its environment: process pool, one batch, everything on a GPU.
 
 Each contestant is a `Trainer` on the same configuration, except for what does the work, and runs generation 0
 again and again: the same members from the same reset seeds. Whole generations count: ask, episodes,

@@ -30,7 +30,7 @@ class BackgroundScorer:
     """
 
     def __init__(self, make_scorer: Callable[[], Scorer], *, here: bool = False) -> None:
-        """Begins nothing before the first score.
+        """Starts no process before the first score.
 
         Args:
             make_scorer: makes what scores; pickled by cloudpickle.

@@ -14,19 +14,19 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from es_flipout.population import Population
 from es_flipout.processes import available_cores
+from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.shares import Shares
 from es_flipout.rollout.single_env import Rollout
-from es_flipout.rollout.worker_main import Desk
+from es_flipout.rollout.worker_main import Inbox, WorkerLoop
 from es_flipout.rollout.workers import WorkerPlayer
 
 
 class BaselinePlayer(WorkerPlayer):
-    """Plays episodes in worker processes, one member at a time in each.
-
-    A table's `block_size` is best the number of episodes per member.
-    """
+    """Plays episodes in worker processes, one member at a time in each."""
 
     def __init__(
         self, policy: nn.Module, make_rollout: Callable[[], Rollout], *, num_workers: int | None = None
@@ -41,14 +41,18 @@ class BaselinePlayer(WorkerPlayer):
 
         Raises:
             PlayError: as `WorkerPlayer` does.
-            ValueError: as well.
+            ValueError: as `WorkerPlayer` does.
         """
         count = available_cores() if num_workers is None else num_workers
         super().__init__(policy, partial(MembersInWorker, make_rollout), count)
 
+    @override
+    def _shares(self, episodes: Episodes) -> Shares:
+        return Shares(episodes, episodes.runs_of_members(), self.num_workers)
 
-class MembersInWorker:
-    """Plays one member after the other in a worker; see `WorkerSide`."""
+
+class MembersInWorker(WorkerLoop):
+    """Plays one member after the other in a worker."""
 
     num_envs = 1
 
@@ -57,10 +61,11 @@ class MembersInWorker:
         self.observation_size = self._rollout.observation_size
         self._member = _Member()
 
-    def play(self, population: Population, desk: Desk) -> None:
-        """Plays shares as they come in."""
+    @override
+    def play(self, population: Population, inbox: Inbox) -> None:
         self._member.follow(population)
-        while (share := desk.take(wait=True)) is not None:
+        while (share := inbox.take(wait=True)) is not None:
+            inbox.ask(0)
             share.observation_size = self.observation_size
             member = -1
             for row, wanted in enumerate(share.member.tolist()):
@@ -69,10 +74,11 @@ class MembersInWorker:
                 with torch.inference_mode():
                     self._rollout.play(policy, share, row)
             share.spent_steps = share.env_steps
-            desk.put(share)
+            inbox.put(share)
+            inbox.ask(1)
 
+    @override
     def close(self) -> None:
-        """Closes the rollout."""
         self._rollout.close()
 
 

@@ -3,8 +3,8 @@
 A step is two graphs, replayed one after the other on one stream: Warp's, of the physics, and torch's, of all
 that is between two steps (`DeviceLoop.between_steps`). They are two because each library records only what
 it allocates itself. The physics is recorded once; the rest once per generation, whose noise lies elsewhere in
-memory. After every step the host looks whether any episode is left; on a GPU it looks one step behind the one
-that it has handed over, so that the device never waits for it.
+memory. After every step the host checks whether any episode is left; on a GPU it looks one step behind the
+one that it has handed over, so that the device never waits for it.
 """
 
 from __future__ import annotations
@@ -76,10 +76,9 @@ class DevicePlayer(Player):
     ) -> Episodes:
         if not population.noise.is_stored or population.noise.device != self._engine.device:
             return self._host.play(population, episodes, should_stop=should_stop)
-        if episodes.num_members != population.size or len(episodes) % population.size:
+        if episodes.num_members != population.size:
             raise ValueError(
-                f"{len(episodes)} episodes of {episodes.num_members} members for a population of "
-                f"{population.size}: on engine 'warp' every member plays equally often"
+                f"episodes of {episodes.num_members} members for a population of {population.size}"
             )
         if self.env.num_envs % population.noise.num_bases:
             raise ValueError(

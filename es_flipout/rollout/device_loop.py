@@ -1,4 +1,4 @@
-"""The step loop of the device: act, judge, hand over, all in tensors.
+"""The step loop of the device: act, count, hand over, all in tensors.
 
 What `HostLoop` does for any environment, this does for `WarpEngine` without looking at a single value, so
 that it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N envs. Between
@@ -148,8 +148,8 @@ class DeviceLoop:
         self._observations = starts.observations.new_zeros(num_envs, size)
         self._located = starts.located.new_zeros(num_envs, *starts.located.shape[1:])
         # Sums of the deviations from this point, and of their squares: of the running episodes, and of all
-        # that have ended. It is in the observations' midst, lest a large constant drown them; a start that is
-        # not sound does not move it.
+        # that have ended. It is near the observations, so that a large constant costs no precision; a start
+        # that is not sound does not move it.
         self._point = starts.observations.double().nanmedian(dim=0).values.nan_to_num(0.0, 0.0, 0.0)
         self._sums, self._total = zeros(2, num_envs, size), zeros(2, size)
         self._count = zeros(dtype=torch.int64)
@@ -164,12 +164,12 @@ class DeviceLoop:
     @torch.no_grad()
     def between_steps(self) -> None:
         """Takes in what a step of the physics came to, and prepares the next."""
-        ended, faults = self._judge()
+        ended, faults = self._take_in()
         self._conclude(ended, faults)
         self._refill(ended)
         self._act()
 
-    def _judge(self) -> tuple[Tensor, Tensor]:
+    def _take_in(self) -> tuple[Tensor, Tensor]:
         """Counts the step; returns which episodes it ended, bool [N], and what went wrong, int32 [N]."""
         fields, task = self._engine.fields, self._task
         before, after = self._located, task.locate(fields)

@@ -1,15 +1,14 @@
 """The table of episodes: what to play, and what came of it.
 
-Whatever plays, takes rows of this table and gives them back filled:
+Every player takes rows of this table and fills them in:
 
     episodes = Episodes.of_population(reset_seeds)      # member and reset seed of each
     player.play(population, episodes)                   # returns, lengths, faults, moments of observations
     es.tell(episodes.fitness())
 
-A share of the work is `take`, its answer `put`, a retry `take` again. Episodes are cut into blocks of
-`block_size` consecutive ids, which depend on nobody who plays. Blocks are the unit of work, and moments are
-merged within each block and then block by block: sums of floats depend on their order, so this keeps every
-bit independent of the number of envs and of workers, and of which episode ended first.
+A share of the work is `take`, its answer `put`, a retry `take` again. Moments are merged within blocks of
+`block_size` consecutive ids, whoever plays them, and then block by block: sums of floats depend on their
+order, so this keeps every bit independent of the number of envs and workers, and of which episode ends first.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from es_flipout.rollout.moments import BlockMoments
 BLOCK_SIZE = 4
 """Episodes per block, unless a table says otherwise."""
 NOT_FINITE = "a reward or an observation is not finite"
-"""Fault of an episode whose return or observations are of no use."""
+"""Fault of an episode whose return or observations cannot be used."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -53,7 +52,6 @@ class Episodes:
         observation_size: features O of which moments are kept, set by the player; None if observations are
             not vectors.
         spent_steps: env steps spent, whether an episode needed them or not.
-        unplayed: how many episodes have not ended.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class Episodes:
         self.faults: dict[int, str] = {}
         self.observation_size: int | None = None
         self.spent_steps = 0
-        self.unplayed = len(member)
+        self._played = np.zeros(len(member), np.bool_)
         self._blocks: dict[int, BlockMoments] = {}
         self._incomplete: dict[int, dict[int, tuple[int, Floats]]] = {}  # count and sums, by block and id
 
@@ -131,7 +129,7 @@ class Episodes:
         whole.lengths = np.concatenate([each.lengths for each in tables])
         whole.observation_size = tables[0].observation_size
         whole.spent_steps = sum(each.spent_steps for each in tables)
-        whole.unplayed = sum(each.unplayed for each in tables)
+        whole._played = np.concatenate([each._played for each in tables])
         row = 0
         for index, each in enumerate(tables):
             whole.faults |= {row + at: fault for at, fault in each.faults.items()}
@@ -147,13 +145,28 @@ class Episodes:
 
     @property
     def num_members(self) -> int:
-        """Number of members P, of a table of a whole population."""
-        return int(self.member[-1]) + 1
+        """Number of members P.
+
+        Raises:
+            ValueError: if the table is not that of a whole population, members in order, all equally often.
+        """
+        count = int(self.member[-1]) + 1
+        if not np.array_equal(self.member, np.repeat(np.arange(count), len(self) // count)):
+            raise ValueError("the table is not that of a whole population, with as many episodes per member")
+        return count
+
+    @property
+    def unplayed(self) -> int:
+        """How many episodes have not ended."""
+        return int(len(self) - np.count_nonzero(self._played))
 
     def blocks(self) -> list[Ints]:
-        """Returns the rows of each block, of a whole table."""
-        bounds = range(self.block_size, len(self), self.block_size)
-        return np.split(np.arange(len(self)), list(bounds))
+        """Returns the rows of each block, or of what the table has of it."""
+        return np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.ids // self.block_size)) + 1)
+
+    def runs_of_members(self) -> list[Ints]:
+        """Returns the rows of each run of episodes of the same member."""
+        return np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.member)) + 1)
 
     def take(self, rows: Ints) -> Episodes:
         """Returns some rows as a table of their own, to be played."""
@@ -184,13 +197,15 @@ class Episodes:
             rows: which, int64 [M].
             returns: their returns, [M].
             lengths: their env steps, [M].
-            sums: for each, some point in the midst of its observations, and the sums of the deviations from
-                it and of their squares, [3, M, O]. None if observations are not vectors, or all have failed.
+            sums: for each, a reference point near its observations, and the sums of the deviations from it
+                and of their squares, [3, M, O]. None if no moments are kept, or all have failed.
             faults: why some of them failed, by index into `rows`.
 
         Raises:
-            ValueError: if moments are to be kept, and none are given for an episode that has not failed.
+            ValueError: if one has been written down before, or moments are to be kept and none are given for
+                an episode that has not failed.
         """
+        self._mark_played(rows)
         broken = ~np.isfinite(returns)
         broken[list(faults)] = True
         if sums is not None:
@@ -203,7 +218,6 @@ class Episodes:
         self.lengths[rows] = lengths
         for index in np.flatnonzero(broken).tolist():
             self.faults[int(rows[index])] = faults.get(index, NOT_FINITE)
-        self.unplayed -= len(rows)
         if sums is not None:
             counts = np.where(broken, 0, lengths).tolist()
             for row, count, each in zip(rows, counts, sums.swapaxes(0, 1), strict=True):
@@ -219,18 +233,30 @@ class Episodes:
         self.observation_size = len(moments.mean)
         self._blocks = {0: BlockMoments.of(moments)}
 
-    def put(self, played: Episodes) -> None:
-        """Writes down what came of rows that were taken; they may be parts of blocks."""
-        rows = played.ids
+    def put(self, rows: Ints, played: Episodes) -> None:
+        """Writes down what came of rows that were taken; they may be parts of blocks.
+
+        Args:
+            rows: which they are, int64 [M], as they were given to `take`.
+            played: their table, in which all have ended.
+
+        Raises:
+            ValueError: if one has been written down before.
+        """
+        self._mark_played(rows)
         self.returns[rows], self.lengths[rows] = played.returns, played.lengths
         self.faults |= {int(rows[row]): fault for row, fault in played.faults.items()}
         self.spent_steps += played.spent_steps
-        self.unplayed -= len(played)
         self.observation_size = played.observation_size
         self._blocks |= played._blocks
         for block, parts in played._incomplete.items():
             self._incomplete.setdefault(block, {}).update(parts)
         self._merge_complete(played._incomplete)
+
+    def _mark_played(self, rows: Ints) -> None:
+        if self._played[rows].any():
+            raise ValueError("an episode cannot end twice")
+        self._played[rows] = True
 
     def _merge_complete(self, blocks: Iterable[int]) -> None:
         """Merges the moments of those blocks of which every episode has ended."""

@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.policies import box
-from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.episodes import Episodes, Ints
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.rollout.rows import Rows
-
-Ints = NDArray[np.int64]
 
 
 def observation_size(env: TorchVectorEnv) -> int | None:
@@ -47,16 +44,18 @@ class HostLoop:
         rows: Rows,
         *,
         idle_share: float = 0.5,
+        keeps_moments: bool = True,
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """Takes what plays; nothing does yet.
+        """Sets up the loop without starting any episode.
 
         Args:
             env: whose envs they are.
-            policy: of whose members the episodes are, for its dtype and its initial state.
+            policy: whose members play, for its dtype and its initial state.
             rows: runs the members.
             idle_share: the policy is run for envs whose episode has ended, too, until they are this share of
                 those that act: that costs less than a new selection of members.
+            keeps_moments: whether the moments of vector observations are kept.
             lock: held while results are written down, if others write to the same tables.
         """
         self.env = env
@@ -65,7 +64,7 @@ class HostLoop:
         self._idle_share = idle_share
         self._lock = lock or contextlib.nullcontext()
         self._waiting: deque[tuple[Episodes, int]] = deque()
-        num_envs, size = env.num_envs, observation_size(env)
+        num_envs, size = env.num_envs, observation_size(env) if keeps_moments else None
         self._table: list[Episodes | None] = [None] * num_envs
         self._row = np.full(num_envs, -1, dtype=np.int64)  # of its table, for each env; -1 if that is free
         self._member = np.zeros(num_envs, dtype=np.int64)
@@ -107,9 +106,9 @@ class HostLoop:
         return bool(self._waiting) or self._num_live > 0
 
     @property
-    def lacks_episodes(self) -> bool:
-        """Whether envs are free, and no episode waits for them."""
-        return not self._waiting and self._num_live < self.env.num_envs
+    def num_lacking(self) -> int:
+        """How many envs are free for which no episode waits."""
+        return max(self.env.num_envs - self._num_live - len(self._waiting), 0)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from es_flipout.perturbations import FlipoutRows, ParameterNoise
 from es_flipout.perturbations.padded_linear import padded_sizes
-from es_flipout.policies import MLPPolicy, is_plain_mlp
+from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy, is_plain_mlp
 from es_flipout.population import Population
 from es_flipout.rollout.rows import Rows
 
@@ -26,6 +26,16 @@ def member_rows(population: Population) -> Rows:
         assert isinstance(policy, MLPPolicy)
         return MLPRows(population, policy)
     return population.select(torch.zeros(0, dtype=torch.int64))
+
+
+def rows_are_independent(policy: nn.Module) -> bool:
+    """Returns whether torch is known to round a row of a policy's forward alike in any company, on the CPU.
+
+    It does for networks of trained linear maps, whose products are padded; see `perturbations.padded_linear`.
+    """
+    trained = all(parameter.requires_grad for parameter in policy.parameters())
+    known = is_plain_mlp(policy) or type(policy) in (GRUPolicy, LSTMPolicy)
+    return known and trained
 
 
 class MLPRows(Rows):

@@ -21,7 +21,7 @@ class PlayError(RuntimeError):
 
 
 def never() -> bool:
-    """Returns that nobody asks to stop."""
+    """Never asks to stop."""
     return False
 
 
@@ -38,7 +38,8 @@ def check_members(population: Population, episodes: Episodes) -> None:
 class Player(ABC):
     """Plays episodes of the members of populations.
 
-    A return depends on nothing but the member and the reset seed: not on who plays it, nor beside whom.
+    A return depends on nothing but the member and the reset seed: not on which player plays it or what plays
+    beside it.
     """
 
     @abstractmethod

@@ -33,7 +33,7 @@ class Scorer:
         Args:
             make_env: makes one environment; pickled by cloudpickle if there are processes.
             episodes: episodes per score.
-            first: environment of the first episode, if it is a special one (that films, say).
+            first: environment of the first episode, if it differs, for example because it films.
             processes: how many processes the environments are shared out over; 0 for none but this one.
 
         Raises:
@@ -63,7 +63,7 @@ class Scorer:
         """
         count = self._episodes
         episodes = Episodes(np.zeros(count, np.int64), seed + np.arange(count))
-        loop = HostLoop(self._env, policy, CenterRows(policy), idle_share=0.0)
+        loop = HostLoop(self._env, policy, CenterRows(policy), idle_share=0.0, keeps_moments=False)
         loop.add(episodes)
         while loop.is_playing:
             if should_stop():

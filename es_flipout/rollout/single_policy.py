@@ -96,9 +96,6 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Array], Array]] = {
     SiLU: lambda x: x / (1 + np.exp(-x)),
 }
 
-_KNOWN_PARTS = (ObservationNormalizer, BoxActions, DiscreteActions, MultiDiscreteActions)
-
-
 def _numpy_head(head: BoxActions | DiscreteActions | MultiDiscreteActions) -> Act:
     if isinstance(head, DiscreteActions):
         start = head.start

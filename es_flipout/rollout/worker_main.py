@@ -41,7 +41,7 @@ class SharedTensors:
 
 @dataclass(frozen=True)
 class Work:
-    """A share of episodes, and whose they are.
+    """A share of episodes, and the population they belong to.
 
     Attributes:
         number: counts up whenever the center in shared memory, or the noise, has changed.
@@ -56,12 +56,12 @@ class Work:
     share: Episodes
 
 
-class DeskClosedError(EOFError):
+class InboxClosedError(EOFError):
     """Nobody is at the other end of the connection."""
 
 
-class Desk:
-    """Where a worker takes shares of one population's episodes, and puts those that have been played."""
+class Inbox:
+    """Where a worker finds shares of one population's episodes, and puts those that have been played."""
 
     def __init__(self, connection: Connection, first: Work) -> None:
         self._connection = connection
@@ -81,26 +81,37 @@ class Desk:
             try:
                 self._next = self._connection.recv()
             except (EOFError, OSError) as error:
-                raise DeskClosedError from error
+                raise InboxClosedError from error
         if self._next is None or self._next.number != self._number:
             return None
         share, self._next = self._next.share, None
         return share
 
+    def ask(self, room: int) -> None:
+        """Asks for another share.
+
+        Args:
+            room: envs that are free.
+        """
+        self._send((self._number, room))
+
     def put(self, played: Episodes) -> None:
         """Hands back a share of which all episodes have been played."""
+        self._send(played)
+
+    def _send(self, message: object) -> None:
         try:
-            self._connection.send(played)
+            self._connection.send(message)
         except OSError as error:
-            raise DeskClosedError from error
+            raise InboxClosedError from error
 
     def following(self) -> Work | None:
         """Returns the first work of another population; None if no more will come."""
         return self._next
 
 
-class WorkerSide(Protocol):
-    """Plays episodes in a worker.
+class WorkerLoop(Protocol):
+    """Plays episodes in a worker, for which it has a first share and asks for others.
 
     Attributes:
         observation_size: features of which moments are kept; None if observations are not vectors.
@@ -110,14 +121,14 @@ class WorkerSide(Protocol):
     observation_size: int | None
     num_envs: int
 
-    def play(self, population: Population, desk: Desk) -> None:
+    def play(self, population: Population, inbox: Inbox) -> None:
         """Plays shares of a population's episodes until there are no more."""
 
     def close(self) -> None:
         """Is called once, at the end."""
 
 
-def serve(connection: Connection, policy: bytes, make_side: bytes, center: SharedTensors) -> None:
+def serve(connection: Connection, policy: bytes, make_loop: bytes, center: SharedTensors) -> None:
     """Answers `Work` until it gets None.
 
     First it sends its observation size and number of envs. A string, at any time, says what went wrong.
@@ -125,26 +136,26 @@ def serve(connection: Connection, policy: bytes, make_side: bytes, center: Share
     use_one_thread()
     np.seterr(all="ignore")  # a member whose numbers overflow fails by itself
     try:
-        side: WorkerSide = cloudpickle.loads(make_side)()
+        loop: WorkerLoop = cloudpickle.loads(make_loop)()
         module: nn.Module = cloudpickle.loads(policy)
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
         return
     state = center.tensors()
-    with contextlib.closing(side):
-        connection.send((side.observation_size, side.num_envs))
+    with contextlib.closing(loop):
+        connection.send((loop.observation_size, loop.num_envs))
         work: Work | None = connection.recv()
         while work is not None:
             try:
                 module.load_state_dict(state)
                 origin: NoiseOrigin = cloudpickle.loads(work.origin)
                 population = Population(module, origin.draw(module), work.sigma, origin)
-                desk = Desk(connection, work)
-                side.play(population, desk)
-            except DeskClosedError:
+                inbox = Inbox(connection, work)
+                loop.play(population, inbox)
+            except InboxClosedError:
                 raise
             except Exception:
                 connection.send(traceback.format_exc())
                 work = connection.recv()
                 continue
-            work = desk.following()
+            work = inbox.following()

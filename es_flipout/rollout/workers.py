@@ -3,20 +3,20 @@
 A worker gets the center through shared memory, and rows of the table of episodes; it draws the members'
 noise again from its seed, plays the episodes, and sends the rows back.
 
-Python runs one thread at a time, and a step of a population is some hundred calls: one process would leave
-cores idle while it makes them. Workers, each with envs of its own, never wait for each other.
+One step of a population makes about a hundred calls, during which a single process would leave the other
+cores idle. Workers, each with envs of its own, never wait for each other.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import wait
 
 import cloudpickle  # type: ignore[import-untyped]
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -24,38 +24,46 @@ from typing_extensions import override
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.population import Population, trained_parameters
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
-from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.episodes import Episodes, Ints
 from es_flipout.rollout.host_loop import HostLoop, observation_size
-from es_flipout.rollout.mlp_rows import member_rows
+from es_flipout.rollout.mlp_rows import member_rows, rows_are_independent
 from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, check_members, never
 from es_flipout.rollout.shares import Shares
-from es_flipout.rollout.worker_main import Desk, SharedTensors, Work, WorkerSide, serve
+from es_flipout.rollout.worker_main import Inbox, SharedTensors, Work, WorkerLoop, serve
 
 MAX_DEATHS_IN_A_ROW = 5
-"""How many workers may die for each that there is, with no episode played in between, before we give up."""
+"""Consecutive deaths allowed per worker before the player gives up."""
 POLL_SECONDS = 0.1
 """How long a request to stop may go unnoticed while nothing else happens."""
 
 
 @dataclass
 class _Seat:
-    """A worker, and what it has been given to do."""
+    """A worker, and what it has been given to do.
+
+    Attributes:
+        num_envs: episodes that it plays at a time; 0 until it has said that it is ready.
+        room: envs that it has said are free, minus what it has been given since.
+        shares: rows of the table and the share made of them, not answered yet.
+    """
 
     worker: Worker
-    num_envs: int = 0  # 0 until it has said that it is ready
-    shares: deque[Episodes] = field(default_factory=deque)
+    num_envs: int = 0
+    room: int = 0
+    is_asking: bool = True
+    shares: list[tuple[Ints, Episodes]] = field(default_factory=list)
 
 
 class WorkerPlayer(Player):
     """Plays episodes of one policy's populations in worker processes, which live until `close`."""
 
-    def __init__(self, policy: nn.Module, make_side: Callable[[], WorkerSide], num_workers: int) -> None:
+    def __init__(self, policy: nn.Module, make_loop: Callable[[], WorkerLoop], num_workers: int) -> None:
         """Starts the workers.
 
         Args:
             policy: the policy whose populations are to be played, on the CPU. Workers get a copy; of later
                 changes they see those of parameters and buffers.
-            make_side: called once in every worker; pickled by cloudpickle.
+            make_loop: called once in every worker; pickled by cloudpickle.
             num_workers: how many processes.
 
         Raises:
@@ -72,18 +80,20 @@ class WorkerPlayer(Player):
         self._center = shared.tensors()
         self._trained = list(trained_parameters(policy))
         try:
-            self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_side), shared
+            self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_loop), shared
         except Exception as error:  # whatever a user's class may raise
             raise ValueError(
                 f"worker processes need a policy that can be pickled: {type(error).__name__}: {error}"
             ) from error
         self._number = 0
-        self._deaths_in_a_row = 0
+        self._deaths_in_a_row, self._has_played = 0, False
+        self._policy = policy
         self._observation_size: int | None = None
         self._seats: list[_Seat] = []
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
-            self._seats = [self._start() for _ in range(num_workers)]
+            for _ in range(num_workers):
+                self._seats.append(self._start())
             for seat in self._seats:
                 try:
                     self._greet(seat, seat.worker.receive())
@@ -104,7 +114,7 @@ class WorkerPlayer(Player):
 
         Raises:
             PlayError: as the constructor does.
-            ValueError: as well.
+            ValueError: as the constructor does.
         """
         return cls(policy, partial(EnvsInWorker, make_env), num_workers)
 
@@ -121,18 +131,16 @@ class WorkerPlayer(Player):
             raise ValueError("the player is closed")
         check_members(population, episodes)
         episodes.observation_size = self._observation_size
-        shares = Shares(episodes, len(self._seats))
+        shares = self._shares(episodes)
         origin = self._announce(population)
         try:
             self._revive()
-            while not shares.done:
+            while episodes.unplayed:
                 if should_stop():
                     raise PlayStoppedError
-                for seat in self._seats:
-                    while seat.num_envs and (share := shares.next(seat.shares, seat.num_envs)) is not None:
-                        seat.shares.append(share)
-                        seat.worker.send(Work(self._number, origin, population.sigma, share))
-                self._receive(shares, should_stop)
+                for worker in range(len(self._seats)):
+                    self._hand_out(worker, episodes, shares, origin, population.sigma)
+                self._receive(episodes, shares, should_stop)
         except BaseException:
             # What is under way is of no use any more, and may be long; `_revive` replaces the workers.
             for seat in self._seats:
@@ -140,6 +148,34 @@ class WorkerPlayer(Player):
                     seat.worker.kill()
             raise
         return episodes
+
+    def _shares(self, episodes: Episodes) -> Shares:
+        """Returns how the rows of a table are handed out.
+
+        If torch may round a row of this policy's forward differently in other company, it must not depend on
+        who is free when: every worker gets its part at once, always the same.
+        """
+        count = len(self._seats)
+        if rows_are_independent(self._policy):
+            return Shares(episodes, episodes.blocks(), count)
+        return Shares(episodes, np.array_split(np.arange(len(episodes)), count), count, is_dealt=True)
+
+    def _hand_out(self, worker: int, episodes: Episodes, shares: Shares, origin: bytes, sigma: float) -> None:
+        """Gives a worker what it asks for, as far as there is anything."""
+        seat = self._seats[worker]
+        while seat.num_envs and seat.is_asking:
+            if any(shares.is_suspect(rows) for rows, _ in seat.shares):
+                return
+            rows = shares.next(worker, seat.room, seat.num_envs, is_idle=not seat.shares)
+            if rows is None:
+                return
+            if not len(rows):  # more workers than episodes
+                continue
+            share = episodes.take(rows)
+            seat.shares.append((rows, share))
+            seat.room = max(seat.room - len(rows), 0)
+            seat.is_asking = seat.room > 0
+            seat.worker.send(Work(self._number, origin, sigma, share))
 
     def _announce(self, population: Population) -> bytes:
         """Writes the center to the shared memory, and returns what the noise of its members follows from."""
@@ -155,6 +191,8 @@ class WorkerPlayer(Player):
         for name, value in self._center.items():
             value.copy_(state[name])
         self._number += 1
+        for seat in self._seats:
+            seat.room, seat.is_asking = seat.num_envs, True
         origin: bytes = cloudpickle.dumps(population.origin)
         return origin
 
@@ -167,6 +205,7 @@ class WorkerPlayer(Player):
             raise _play_error(message)
         assert isinstance(message, tuple)
         self._observation_size, seat.num_envs = message
+        seat.room = seat.num_envs
 
     def _revive(self) -> None:
         """Replaces workers that died, or were killed, since the last call of `play`."""
@@ -174,10 +213,10 @@ class WorkerPlayer(Player):
             if seat.shares or not seat.worker.process.is_alive():
                 end_workers([seat.worker])
                 self._seats[index] = self._start()
-        self._deaths_in_a_row = 0
+        self._deaths_in_a_row, self._has_played = 0, False
 
-    def _receive(self, shares: Shares, should_stop: Callable[[], bool]) -> None:
-        """Waits for messages of workers, and sees to them.
+    def _receive(self, episodes: Episodes, shares: Shares, should_stop: Callable[[], bool]) -> None:
+        """Waits for messages of workers, and handles them.
 
         Raises:
             PlayStoppedError: if a worker has died, and this process was asked to stop, perhaps by the same
@@ -194,26 +233,31 @@ class WorkerPlayer(Player):
                     raise PlayStoppedError from None
                 self._seats[index] = self._replace(seat, shares, str(error))
                 continue
-            if not isinstance(message, Episodes):
+            if isinstance(message, Episodes):
+                self._put(seat, message, episodes)
+            elif seat.num_envs == 0 or isinstance(message, str):
                 self._greet(seat, message)
-                continue
-            seat.shares = deque(each for each in seat.shares if each.ids[0] != message.ids[0])
-            shares.put(message)
-            self._deaths_in_a_row = 0
+            elif message[0] == self._number:  # not of an earlier population
+                seat.room, seat.is_asking = message[1], True
+
+    def _put(self, seat: _Seat, played: Episodes, episodes: Episodes) -> None:
+        """Writes down what came of a share."""
+        for index, (rows, share) in enumerate(seat.shares):
+            if share.ids[0] == played.ids[0]:
+                episodes.put(rows, played)
+                del seat.shares[index]
+                break
+        self._has_played, self._deaths_in_a_row = True, 0
 
     def _replace(self, seat: _Seat, shares: Shares, reason: str) -> _Seat:
-        """Starts another worker for one that died; what that had in hand waits again."""
+        """Starts another worker for one that died; its unfinished shares are queued again."""
         end_workers([seat.worker])
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW * len(self._seats):
             raise PlayError(f"{self._deaths_in_a_row} times in a row {reason}")
-        playing = 0
-        for share in seat.shares:
-            if playing and playing + len(share) > seat.num_envs:  # it had not begun with this one
-                shares.give_back(share)
-            else:
-                shares.lose(share, reason)
-            playing += len(share)
+        for rows, _ in seat.shares:
+            if shares.lose(rows, reason) and self._has_played:  # it is known who is to blame
+                self._deaths_in_a_row = 0
         return self._start()
 
     @override
@@ -226,39 +270,46 @@ class WorkerPlayer(Player):
         self._seats = []
 
 
-class EnvsInWorker:
-    """Plays episodes side by side, in the envs of a worker; see `WorkerSide`."""
+class EnvsInWorker(WorkerLoop):
+    """Plays episodes side by side, in the envs of a worker."""
 
     def __init__(self, make_env: Callable[[], TorchVectorEnv]) -> None:
+        """Makes the environment."""
         self._env = make_env()
         self.num_envs = self._env.num_envs
         self.observation_size = observation_size(self._env)
 
-    def play(self, population: Population, desk: Desk) -> None:
-        """Keeps the envs busy as long as shares come in."""
+    @override
+    def play(self, population: Population, inbox: Inbox) -> None:
         loop = HostLoop(self._env, population.policy, member_rows(population))
         shares: list[Episodes] = []
-        steps = 0
+        reported, has_asked = 0, False
         while True:
-            while loop.lacks_episodes:
-                share = desk.take(wait=not loop.is_playing)
+            while room := loop.num_lacking:
+                share = inbox.take(wait=False)
                 if share is None:
-                    break
+                    if not has_asked:
+                        inbox.ask(room)
+                        has_asked = True
+                    if loop.is_playing:
+                        break
+                    share = inbox.take(wait=True)
+                    if share is None:
+                        return
+                has_asked = False
                 share.observation_size = self.observation_size
                 shares.append(share)
                 loop.add(share)
-            if not loop.is_playing:
-                return
             loop.step()
-            if not all(share.unplayed for share in shares):
+            if any(not share.unplayed for share in shares):
                 for share in [each for each in shares if not each.unplayed]:
-                    # What was spent since the last answer; steps on behalf of nobody are in there, too.
-                    share.spent_steps, steps = loop.spent_steps - steps, loop.spent_steps
+                    # Of all steps since the last answer; envs that had nothing to do are in there, too.
+                    share.spent_steps, reported = loop.spent_steps - reported, loop.spent_steps
                     shares.remove(share)
-                    desk.put(share)
+                    inbox.put(share)
 
+    @override
     def close(self) -> None:
-        """Closes the environment."""
         self._env.close()
 
 

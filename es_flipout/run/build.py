@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import fields
@@ -114,12 +113,9 @@ def make_background_scorer(config: Config) -> BackgroundScorer:
     return BackgroundScorer(make_scorer, here=processes > 0)
 
 
-def block_size(config: Config) -> int:
-    """Returns how many episodes form a block: the unit of work, and of merging moments."""
-    return config.rollout.episodes if config.backend == "process_pool" else BLOCK_SIZE
-
-
-def make_player(config: Config, policy: nn.Module) -> Player:
+def make_player(
+    config: Config, policy: nn.Module, announce: Callable[[str], None] = lambda line: None
+) -> Player:
     """Makes what plays the episodes of populations.
 
     Native tasks are shared out over processes, one per core, with `MIN_ENVS` envs or more in each. On engine
@@ -130,6 +126,7 @@ def make_player(config: Config, policy: nn.Module) -> Player:
     Args:
         config: with its devices decided.
         policy: the policy whose populations are to be played.
+        announce: is told if the policy cannot be sent to worker processes.
 
     Raises:
         ValueError: if environments cannot be made, or workers cannot start.
@@ -171,10 +168,11 @@ def make_player(config: Config, policy: nn.Module) -> Player:
             return HostPlayer(*envs)
         if parts > 1:
             size = math.ceil(num_envs / parts / BLOCK_SIZE) * BLOCK_SIZE
-            with contextlib.suppress(ValueError, PlayError):  # of a policy that no process can be sent
-                return WorkerPlayer.of_envs(
-                    policy, partial(make_native, size, threads=threads // parts), parts
-                )
+            make_envs = partial(make_native, size, threads=threads // parts)
+            try:
+                return WorkerPlayer.of_envs(policy, make_envs, parts)
+            except (ValueError, PlayError) as error:
+                announce(f"all envs are in this process, which is slower: {error}")
         return HostPlayer(make_native(num_envs, threads=threads))
     except PlayError as error:
         raise ValueError(f"{env.id}: {error}") from error

@@ -62,7 +62,7 @@ class Config:
     max_env_steps: int | None = None
     """Live env steps to train for (the generation that reaches it is finished); null for no limit."""
     backend: Backend = "vectorized"
-    """How a population is evaluated: vectorized (all members in one forward, in env.num_envs envs) or
+    """How a population is played: vectorized (all members in one forward, in env.num_envs envs) or
     process_pool (CPU-parallel evolution strategies: `threads` processes, each with one official Gymnasium
     environment and one member at a time)."""
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""Where the generations of a run go: to reporters, and into checkpoints."""
+"""Reports the generations of a run, and saves its checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Journal:
     """Reports generations, and keeps their checkpoints."""
 
     def __init__(self, config: Config, run: RunDirectory, reporters: Sequence[Reporter]) -> None:
-        """Opens nothing.
+        """Takes where they go.
 
         Args:
             config: of the run.

@@ -42,8 +42,6 @@ class GenerationMetrics:
     """Mean env steps per episode."""
     episode_limit: int | None
     """Adaptive limit on the length of an episode, in env steps; None without one."""
-    live_share: float
-    """Live env steps over env steps spent, which include those of envs without an episode."""
     sigma: float
     """Standard deviation of the perturbation."""
     lr: float
@@ -106,7 +104,6 @@ class GenerationMetrics:
             failures=dict(sorted(episodes.failures.items(), key=lambda item: (-item[1], item[0]))),
             episode_length=float(episodes.lengths.mean()),
             episode_limit=episode_limit,
-            live_share=episodes.live_share,
             sigma=es.sigma,
             lr=es.optimizer.param_groups[0]["lr"],
             **asdict(update),
@@ -139,6 +136,9 @@ class Timing:
     same cores meanwhile."""
     seconds: float
     """Seconds of training since the run began, without interruptions and the wait for the last score."""
+    live_share: float
+    """Share of the env steps computed that advanced an episode. Workers take episodes as they become free, so
+    it varies a little."""
 
 
 @dataclass(frozen=True)

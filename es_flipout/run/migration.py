@@ -54,7 +54,10 @@ def migrate_config(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def migrate_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the metrics of a generation, as read from a line of metrics.jsonl, with renamed fields."""
-    return {METRICS.get(name, name): value for name, value in figures.items()}
+    renamed = {METRICS.get(name, name): value for name, value in figures.items()}
+    if "live_share" in renamed:  # which was not counted among the timing
+        renamed["timing"] = {**renamed["timing"], "live_share": renamed.pop("live_share")}
+    return renamed
 
 
 def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def place(config: Config, announce: Callable[[str], None]) -> Config:
 
     Args:
         config: of the run.
-        announce: is told what was picked, and why, in one line; and in another if there is a long wait.
+        announce: receives a line that says what was chosen and why, and another one if there is a long wait.
 
     Returns:
         The configuration with both decided.

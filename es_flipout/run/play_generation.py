@@ -1,4 +1,4 @@
-"""Plays the episodes of one generation, as a configuration says."""
+"""Plays the episodes of one generation, as configured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_flipout.rollout import Episodes, Player, PlayError, reset_seeds
-from es_flipout.run.build import block_size
 from es_flipout.run.checkpoint import RunError
 from es_flipout.run.config import Config
 from es_flipout.strategy import FlipoutES
@@ -44,7 +43,7 @@ def play_generation(
         if not tables and not is_last:
             player.prefetch(seeds_of(config, es.generation + 1, block=0))
         seeds = seeds_of(config, es.generation, block=len(tables))
-        episodes = Episodes.of_population(seeds, limit=limit, block_size=block_size(config))
+        episodes = Episodes.of_population(seeds, limit=limit)
         try:
             player.play(population, episodes, should_stop=should_stop)
         except PlayError as error:

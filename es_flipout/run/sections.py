@@ -171,7 +171,7 @@ class RolloutConfig:
     """Whether, with fresh seeds, both members of an antithetic pair start from the same states."""
     min_env_steps: int = 0
     """Minimum number of live env steps per generation. While a generation has fewer, another population_size
-    members are drawn and evaluated; all of them contribute to one update."""
+    members are drawn and played; all of them contribute to one update."""
     episode_limit: EpisodeLimitConfig = field(default_factory=EpisodeLimitConfig)
     """An adaptive limit on the length of training episodes."""
     alive_bonus: float = 0.0

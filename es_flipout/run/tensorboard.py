@@ -23,7 +23,6 @@ TENSORBOARD_TAGS = {
     "failed_members": "fitness/failed_members",
     "episode_length": "rollout/episode_length",
     "episode_limit": "rollout/episode_limit",
-    "live_share": "rollout/live_share",
     "sigma": "es/sigma",
     "lr": "es/lr",
     "gradient_norm": "es/gradient_norm",

@@ -1,10 +1,10 @@
-"""The generation loop: ask, evaluate, tell, score, report, save.
+"""The generation loop: ask, play, tell, score, report, save.
 
 A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
 a run that is interrupted anywhere continues as if it had not been.
 
 The center is scored beside the next generation. Until its score is there, a generation is saved but not
-reported: its figures wait in the checkpoint. They are reported when the next generation has been evaluated,
+reported: its figures wait in the checkpoint. They are reported when the next generation has been played,
 before that makes its update.
 """
 
@@ -97,7 +97,7 @@ class Trainer:
         env.close()
         if config.evaluation.interval:
             prepare_processes()
-        self.player = make_player(config, self.policy)
+        self.player = make_player(config, self.policy, announce)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
@@ -194,7 +194,7 @@ class Trainer:
         self.env_steps += episodes.env_steps
         elapsed += time.perf_counter() - told
         self.seconds += time.perf_counter() - started
-        timing = Timing(episodes.env_steps / elapsed, self.seconds)
+        timing = Timing(episodes.env_steps / elapsed, self.seconds, episodes.live_share)
         metrics = GenerationMetrics.of(self.es, episodes, fitness, update, self.env_steps, limit, timing)
         histograms = {}
         if self._is_due(self.config.logging.histogram_interval):

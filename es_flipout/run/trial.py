@@ -1,4 +1,4 @@
-"""What shows before a run begins: whether the device, the environment and the policy work at all."""
+"""Checks before a run starts: whether the device, the environment and the policy work at all."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def try_policy(es: FlipoutES, env: TorchVectorEnv, observations: Tensor) -> None
     Args:
         es: the strategy over the policy.
         env: the environment.
-        observations: one of it, [1, ...].
+        observations: one of its observations, [1, ...].
 
     Raises:
         ValueError: if the policy raises, or does not return an action of the environment's.

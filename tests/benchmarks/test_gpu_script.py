@@ -131,12 +131,11 @@ def test_throughput_is_written_round_by_round_and_ends_in_time(tmp_path, capsys)
 
 def test_a_run_is_summarized_by_periods():
     def line(generation, minutes, score=None):
-        timing = {"seconds": 60 * minutes, "env_steps_per_second": 100.0 * generation}
+        timing = {"seconds": 60 * minutes, "env_steps_per_second": 100.0 * generation, "live_share": 0.5}
         return {
             "generation": generation,
             "env_steps": 10 * generation,
             "score": score,
-            "live_share": 0.5,
             "timing": timing,
         }
 

@@ -383,7 +383,7 @@ def test_a_process_pool_trains_as_the_vectorized_backend_does(run, tiny_config):
     assert len(pool) == len(vectorized) == 6
     scored = [[line["score"] is not None for line in lines] for lines in (pool, vectorized)]
     assert scored == [[False, True] * 3] * 2
-    assert all(line["live_share"] == 1.0 for line in pool)
+    assert all(line["timing"]["live_share"] == 1.0 for line in pool)
     # The first generation is the same but for rounding, and pays a whole number for each episode.
     for name in ("env_steps", "fitness_mean", "fitness_best", "episode_length", "tied_fraction"):
         assert pool[0][name] == pytest.approx(vectorized[0][name]), name

@@ -16,11 +16,10 @@ from pathlib import Path
 import cloudpickle
 import gymnasium as gym
 import numpy as np
-import playing
 import pytest
 import torch
 from gymnasium import spaces
-from playing import Played
+from playing import Played, rollout
 from torch import nn
 
 from es_flipout import FlipoutES
@@ -35,9 +34,6 @@ from es_flipout.rollout import (
     PlayError,
     PlayStoppedError,
 )
-
-rollout = partial(playing.rollout, block_size=1)
-"""Work is handed out episode by episode."""
 
 # Other processes cannot import this module, so its classes travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -410,7 +406,7 @@ DIED = "the worker process died (exit code -9)"
     ("members", "attempts"),
     [
         pytest.param(6, 3, id="one-by-one"),
-        pytest.param(40, 7, id="shares"),  # with 4 others, again, with 2, with 1, and alone
+        pytest.param(40, 6, id="shares"),  # in a share, again, in halves, and alone
     ],
 )
 def test_a_member_that_kills_its_process_fails_alone(make_pool, tmp_path, members, attempts):
@@ -422,11 +418,11 @@ def test_a_member_that_kills_its_process_fails_alone(make_pool, tmp_path, member
     def make(*deadly):
         return lambda: Mortal(gym.make("InvertedPendulum-v5", **PENDULUM), deaths, deadly)
 
-    expected = rollout(make_pool(policy, make()), population, seeds, block_size=2)
+    expected = rollout(make_pool(policy, make()), population, seeds)
     before = workers()
     pool = make_pool(policy, make(5))  # the second episode of member 2
     for _ in range(2):
-        result = rollout(pool, population, seeds, block_size=2)
+        result = rollout(pool, population, seeds)
         others = [member for member in range(members) if member != 2]
         assert result.fitness.isnan().nonzero().flatten().tolist() == [2]
         assert torch.equal(result.returns[others], expected.returns[others])
@@ -791,7 +787,7 @@ if __name__ == "__main__":
     policy = LinearPolicy(Endless.observation_space, Endless.action_space)
     pool = BaselinePlayer(policy, lambda: GymnasiumRollout(Endless), num_workers=2)
     population, parent = FlipoutES(policy, population_size=4, sigma=0.1).ask(), os.getppid()
-    episodes = Episodes.of_population(range(4), block_size=1)
+    episodes = Episodes.of_population(range(4))
     pool.play(population, episodes, should_stop=lambda: os.getppid() != parent)
 """
 

@@ -96,7 +96,7 @@ def test_neither_shares_nor_the_order_of_ends_change_a_bit(schedule, block_size)
         for first in range(0, len(order), together):
             record(share, np.array(order[first : first + together]), seen)
         assert share.unplayed == 0
-        table.put(pickle.loads(pickle.dumps(share)))
+        table.put(ids, pickle.loads(pickle.dumps(share)))
     assert_same(table, expected)
 
 

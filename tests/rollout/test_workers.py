@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import closing
 from functools import partial
 
+import cloudpickle
+import numpy as np
 import pytest
 import torch
 from playing import rollout
 from torch import nn
 
 from es_flipout import Flipout, FlipoutES, GRUPolicy, Independent, LowRank, MLPPolicy, make_vec
+from es_flipout.envs import make_env as make_env_official
 from es_flipout.envs.native import native_maker
-from es_flipout.rollout import HostPlayer, WorkerPlayer, reset_seeds
+from es_flipout.rollout import (
+    BaselinePlayer,
+    Episodes,
+    GymnasiumRollout,
+    HostPlayer,
+    WorkerPlayer,
+    reset_seeds,
+)
 from es_flipout.run.build import make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig
 
@@ -30,11 +41,15 @@ def assert_same(one, other):
     assert one.failures == other.failures
 
 
-def setting(env_id: str, policy_class=MLPPolicy, family=Flipout()):  # noqa: B008 - it is frozen
+# Other processes cannot import this module, so its functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def setting(env_id: str, policy_class=MLPPolicy, family=Flipout(), members=MEMBERS):  # noqa: B008 - it is frozen
     env = make_vec(env_id, 5, info=False, **LIMIT)
     torch.manual_seed(0)
     policy = policy_class(env.single_observation_space, env.single_action_space)
-    es = FlipoutES(policy, population_size=MEMBERS, sigma=0.1, perturbation=family)
+    es = FlipoutES(policy, population_size=members, sigma=0.1, perturbation=family)
     return env, policy, es
 
 
@@ -82,6 +97,69 @@ def test_a_process_that_is_killed_changes_nothing(monkeypatch):
         assert not victims
         assert all(seat.worker.process.is_alive() for seat in player._seats)
         assert_same(rollout(player, population, seeds), expected)
+
+
+DIED = "the worker process died (exit code -9)"
+
+
+def make_deadly(num_envs, deadly, deaths):
+    """Makes Hoppers, of which the episodes of some reset seeds kill their process in the third step."""
+    env = native_maker("Hopper-v5", **LIMIT)(num_envs, info=False, threads=1)
+    reset, step, playing = env.reset, env.step, {}
+
+    def noting_reset(*, seed=None, options=None):
+        for index in np.flatnonzero(options["reset_mask"]).tolist():
+            playing[index] = (seed[index], 0)
+        return reset(seed=seed, options=options)
+
+    def deadly_step(actions):
+        for index, (seed, steps) in playing.items():
+            playing[index] = seed, steps + 1
+            if seed in deadly and steps == 2:
+                with deaths.open("a") as file:
+                    file.write(f"{seed}\n")
+                os.kill(os.getpid(), signal.SIGKILL)
+        return step(actions)
+
+    env.reset, env.step = noting_reset, deadly_step
+    return env
+
+
+@pytest.mark.parametrize(("envs", "deadly"), [(4, {40}), (16, {5, 6, 40})])
+def test_members_that_kill_their_workers_are_found_among_many(tmp_path, envs, deadly):
+    env, policy, es = setting("Hopper-v5", members=64)
+    population, deaths = es.ask(), tmp_path / "deaths"
+    expected = HostPlayer(env).play(population, Episodes.of_population(range(64)))
+    make = partial(make_deadly, envs, deadly, deaths)
+    with closing(WorkerPlayer.of_envs(policy, make, 2)) as player:
+        found = player.play(population, Episodes.of_population(range(64)))
+    assert found.faults == dict.fromkeys(sorted(deadly), DIED)
+    others = [row for row in range(64) if row not in deadly]
+    np.testing.assert_array_equal(found.returns[others], expected.returns[others])
+    assert len(deaths.read_text().split()) <= 12 * len(deadly)
+
+
+@pytest.mark.parametrize("kind", ["host", "workers", "baseline"])
+def test_any_rows_of_a_table_may_be_played_by_anybody(kind):
+    env, policy, es = setting("Hopper-v5")
+    population = es.ask()
+    whole = Episodes.of_population(reset_seeds(MEMBERS, 2), limit=20)
+    expected = HostPlayer(env).play(population, whole.take(np.arange(24)))
+    rows = np.array([21, 3, 2, 8, 9, 0, 17, 16, 5])
+    make_env = partial(make_env_official, "Hopper-v5", disable_env_checker=True, **LIMIT)
+    player = {
+        "host": lambda: HostPlayer(make_vec("Hopper-v5", 2, info=False, **LIMIT)),
+        "workers": lambda: workers("Hopper-v5", policy, envs=2, count=2),
+        "baseline": lambda: BaselinePlayer(policy, partial(GymnasiumRollout, make_env), num_workers=2),
+    }[kind]()
+    with closing(player):
+        part = player.play(population, whole.take(rows))
+    assert part.unplayed == 0
+    np.testing.assert_allclose(part.returns, expected.returns[rows], rtol=1e-4)
+    assert part.lengths.tolist() == expected.lengths[rows].tolist()
+    whole.put(rows, part)
+    assert whole.unplayed == 24 - len(rows)
+    np.testing.assert_array_equal(whole.returns[rows], part.returns)
 
 
 class HasALock(MLPPolicy):

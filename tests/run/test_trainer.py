@@ -176,7 +176,7 @@ def test_env_steps_count_live_steps_and_fitness_is_the_return(config):
     for line, before, after in zip(figures(run), steps[:-1], steps[1:], strict=True):
         assert after - before == pytest.approx(line["episode_length"] * population)
         assert line["episode_length"] - 1 <= line["fitness_mean"] <= line["episode_length"]
-        assert 0 < line["live_share"] <= 1
+    assert all(0 < line["timing"]["live_share"] <= 1 for line in run.read_metrics())
 
 
 def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
@@ -602,16 +602,52 @@ def test_the_next_generations_states_are_drawn_beside_this_one_on_a_device(confi
     assert np.array_equal(prefetched[:2], played[1:])
 
 
+class Attentive(torch.nn.Module):
+    """A policy whose rows torch rounds differently in other company."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        self.encoder = torch.nn.Linear(1, 8)
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.decoder = torch.nn.Linear(8, action_space.shape[0])
+
+    def forward(self, observations):
+        tokens = self.encoder(observations.unsqueeze(2))
+        mixed, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        return self.decoder(mixed.mean(dim=1))
+
+
+@pytest.mark.parametrize("kind", ["mlp", f"{__name__}:Attentive"])
+def test_a_run_on_worker_processes_repeats_and_resumes_to_the_last_bit(config, kind):
+    config = replace(
+        config,
+        env=replace(config.env, id="Hopper-v5", num_envs=32, kwargs={"max_episode_steps": 60}),
+        es=replace(config.es, population_size=80),
+        policy=replace(config.policy, kind=kind),
+        threads=2,
+        generations=4,
+    )
+    runs = [RunDirectory.create(replace(config, out=out)) for out in ("first", "again", "parts")]
+    with closing(Trainer(config)) as trainer:
+        assert isinstance(trainer.player, WorkerPlayer)
+    for run, stops in zip(runs, ((None,), (None,), (2, None)), strict=True):
+        for stop_after in stops:
+            train(config, run, stop_after)
+    for run in runs[1:]:
+        assert figures(run) == figures(runs[0])
+        assert_same_state(checkpoint.load(run.last), checkpoint.load(runs[0].last))
+
+
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "HalfCheetah-v5"])
 def test_neither_envs_nor_threads_change_the_parameters(config, env_id):
     config = replace(config, es=replace(config.es, population_size=40), generations=3)
     lines, states = [], []
-    for slots, threads in ((40, 1), (40, 2), (7, 1), (33, 2), (1, 1)):
-        env = replace(config.env, id=env_id, kwargs={"max_episode_steps": 12}, num_envs=slots)
-        run = RunDirectory.create(replace(config, out=f"slots{slots}threads{threads}"))
+    for num_envs, threads in ((40, 1), (40, 2), (7, 1), (33, 2), (1, 1)):
+        env = replace(config.env, id=env_id, kwargs={"max_episode_steps": 12}, num_envs=num_envs)
+        run = RunDirectory.create(replace(config, out=f"envs{num_envs}threads{threads}"))
         train(replace(config, env=env, threads=threads), run)
         states.append(checkpoint.load(run.last))
-        lines.append([{**line, "live_share": None} for line in figures(run)])
+        lines.append(figures(run))
     for state, line in zip(states, lines, strict=True):
         assert_same_state(state, states[0])
         assert line == lines[0]
