@@ -18,7 +18,7 @@ from es_flipout.rollout.episodes import Episodes, Ints
 MAX_DEATHS = 3
 """Workers that may die while playing only one member's episodes, before these count as failed."""
 SHARES_PER_WORKER = 4
-"""A share holds what waits, divided by this many shares for every worker."""
+"""A share in advance holds what waits, divided by this many shares for every worker."""
 MAX_EPISODES_AHEAD = 1024
 """How large a share sent in advance may be: it must fit into a pipe that nobody reads yet."""
 
@@ -68,11 +68,11 @@ class Shares:
         return self._suspects.popleft() if self._suspects and is_idle else None
 
     def _num_units(self, room: int, num_envs: int) -> int:
-        waiting = len(self._units)
-        share = max(math.ceil(waiting / (SHARES_PER_WORKER * self._num_workers)), 1)
-        if waiting * self._unit_size > self._num_workers * num_envs:  # others find enough
-            return min(share, max(MAX_EPISODES_AHEAD // self._unit_size, 1))
-        return min(share, math.ceil(room / self._unit_size))
+        fitting, waiting = math.ceil(room / self._unit_size), len(self._units)
+        if waiting * self._unit_size <= self._num_workers * num_envs:
+            return fitting
+        share = math.ceil(waiting / (SHARES_PER_WORKER * self._num_workers))
+        return max(min(share, MAX_EPISODES_AHEAD // self._unit_size), fitting)
 
     def is_suspect(self, rows: Ints) -> bool:
         """Returns whether a worker has died with some of these rows."""

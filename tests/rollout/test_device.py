@@ -1,4 +1,4 @@
-"""DevicePlayer: what the host finds slot by slot, and what a CUDA graph needs of every operation."""
+"""DevicePlayer: what the host finds env by env, and what a CUDA graph needs of every operation."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ SHORT = {
 """Time limits: episodes end at different times, by both flags."""
 
 
-def make_env(env_id, device, slots=ENVS, engine="warp", **kwargs):
+def make_env(env_id, device, num_envs=ENVS, engine="warp", **kwargs):
     env = make_vec(
-        env_id, slots, engine=engine, device=device, info=False, max_episode_steps=SHORT[env_id], **kwargs
+        env_id, num_envs, engine=engine, device=device, info=False, max_episode_steps=SHORT[env_id], **kwargs
     )
     env.task_id = env_id
     return env
@@ -104,7 +104,7 @@ def test_it_finds_what_the_host_finds(device, env_id, family):
     env = make_env(env_id, device)
     population, seeds = make_population(env, family), make_seeds()
     expected = rollout(HostPlayer(env), population, seeds)
-    assert len(expected.lengths.unique()) > 2  # slots were refilled at different times
+    assert len(expected.lengths.unique()) > 2  # envs were refilled at different times
     found = rollout(DevicePlayer(env), population, seeds)
     if device == "cpu":
         assert_agree(found, expected)
@@ -122,7 +122,7 @@ def test_independent_noise_is_played_by_the_host(device):
 
 
 @pytest.mark.parametrize(("num_envs", "num_bases", "made"), [(8, 3, 6), (2, 3, 3), (8, 1, 8)])
-def test_a_configuration_gets_slots_that_suit_its_bases(num_envs, num_bases, made):
+def test_a_configuration_gets_envs_that_suit_its_bases(num_envs, num_bases, made):
     config = Config(
         env=EnvConfig("InvertedPendulum-v5", num_envs=num_envs, engine="warp"),
         es=ESConfig(population_size=12, num_bases=num_bases),
@@ -153,16 +153,16 @@ def test_a_generation_ends_with_its_last_episode(device):
     assert found.spent_steps == MEMBERS * (int(found.lengths.max()) + steps_under_way)
 
 
-def test_slots_without_an_episode_stand_at_a_start_and_get_no_control(device):
+def test_envs_without_an_episode_stand_at_a_start_and_get_no_control(device):
     env, loop = make_loop(device=device)
     starts = loop._starts.qpos
     qpos, waited = env.engine._views["qpos"], 0
     while loop.live.any():
         env.engine.advance(env.task.frame_skip)
         loop.between_steps()
-        for slot in (~loop.live).nonzero().flatten().tolist():
-            assert (qpos[slot] == starts).all(dim=1).any()
-            assert not env.engine.ctrl[slot].any()
+        for index in (~loop.live).nonzero().flatten().tolist():
+            assert (qpos[index] == starts).all(dim=1).any()
+            assert not env.engine.ctrl[index].any()
             waited += 1
     assert waited > 2 * ENVS  # some waited for many steps
 
@@ -192,10 +192,10 @@ def test_several_episodes_a_member_and_a_limit(device, limit):
 
 
 @pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(1)], ids=str)
-def test_a_return_depends_neither_on_the_slots_nor_on_the_company(family):
+def test_a_return_depends_neither_on_the_envs_nor_on_the_company(family):
     results = []
-    for slots in (4, 6, 20):
-        env = make_env("Humanoid-v5", "cpu", slots)
+    for num_envs in (4, 6, 20):
+        env = make_env("Humanoid-v5", "cpu", num_envs)
         results.append(rollout(DevicePlayer(env), make_population(env, family), make_seeds()))
     for other in results[1:]:
         assert torch.equal(results[0].returns, other.returns)
@@ -251,7 +251,7 @@ def test_the_same_start_is_computed_once():
     torch.testing.assert_close(starts.observations[1], observation, rtol=0, atol=1e-6)
 
 
-def test_more_starts_than_slots(device):
+def test_more_starts_than_envs(device):
     env = make_env("Humanoid-v5", device, 4)
     seeds = np.arange(10).reshape(5, 2)
     starts = starts_of(env, seeds)
@@ -354,7 +354,7 @@ def test_a_stopped_evaluation_leaves_nothing_behind(device):
     assert_agree(rollout(player, population, seeds), expected)
 
 
-def test_slots_must_suit_the_bases(device):
+def test_envs_must_suit_the_bases(device):
     env = make_env("InvertedPendulum-v5", device, 3)
     with pytest.raises(ValueError, match="3 envs cannot be shared out among 2 bases"):
         rollout(DevicePlayer(env), make_population(env, Flipout(2)), make_seeds())
@@ -385,9 +385,9 @@ def test_a_graph_replays_what_is_done_without_one(family, policy_class):
         assert_agree(rollout(player, population, seeds), step_by_step)
     # The paper's arrangement: policies on the GPU, physics on the cores, in float64.
     options = {"episode_limit": short("cuda")}
-    tiles = [make_env("InvertedPendulum-v5", "cuda", 3, engine="batch") for _ in range(2)]
+    sizes = [make_env("InvertedPendulum-v5", "cuda", 3, engine="batch") for _ in range(2)]
     expected = rollout(player, population, seeds, **options)
-    assert_agree(rollout(HostPlayer(*tiles), population, seeds, **options), expected, 1e-2)
+    assert_agree(rollout(HostPlayer(*sizes), population, seeds, **options), expected, 1e-2)
 
 
 class Looks(MLPPolicy):

@@ -41,8 +41,8 @@ SEEDS = [900, 17, 350, 2, 111, 64, 5, 808, 23, 42, 707, 1]
 """Reset seeds of the members, in no order, so that a mix-up cannot go unseen."""
 
 
-def native(env_id, slots, *, threads=2, dtype=torch.float64):
-    env = make_vec(env_id, slots, dtype=dtype, threads=threads, **TASKS[env_id])
+def native(env_id, num_envs, *, threads=2, dtype=torch.float64):
+    env = make_vec(env_id, num_envs, dtype=dtype, threads=threads, **TASKS[env_id])
     step = env.step
     env.step = lambda actions: step(actions.to(torch.float32))
     return env
@@ -101,9 +101,9 @@ def assert_same(one: Played, other: Played) -> None:
 
 
 @ON_EACH_TASK
-@pytest.mark.parametrize("slots", [4, 16], ids=["fewer-slots", "more-slots"])
-def test_a_member_scores_what_it_scores_alone_in_the_official_environment(env_id, slots):
-    env = native(env_id, slots)
+@pytest.mark.parametrize("num_envs", [4, 16], ids=["fewer-envs", "more-envs"])
+def test_a_member_scores_what_it_scores_alone_in_the_official_environment(env_id, num_envs):
+    env = native(env_id, num_envs)
     population = population_for(env)
     expected = official_episodes(env_id, population)
     result = rollout(HostPlayer(env), population, SEEDS)
@@ -112,7 +112,7 @@ def test_a_member_scores_what_it_scores_alone_in_the_official_environment(env_id
     assert result.lengths.tolist() == [[length] for _, length, _ in expected]
     assert result.returns.shape == (MEMBERS, 1)
     if env_id != "HalfCheetah-v5":
-        assert len(result.lengths.unique()) > 2  # slots were refilled at different times
+        assert len(result.lengths.unique()) > 2  # envs were refilled at different times
 
 
 @ON_EACH_TASK
@@ -129,7 +129,7 @@ def test_observation_statistics_are_of_exactly_what_members_acted_on(env_id):
 def test_a_simulation_that_blows_up_spoils_its_own_fitness_alone():
     calls = itertools.count(1)
 
-    def show_nan_to_slot_2_after_the_third_step(observations, *rest):
+    def show_nan_to_env_2_after_the_third_step(observations, *rest):
         if next(calls) == 3:
             observations[2] = torch.nan
         return observations, *rest
@@ -137,7 +137,7 @@ def test_a_simulation_that_blows_up_spoils_its_own_fitness_alone():
     env = native("HalfCheetah-v5", MEMBERS)
     population = population_for(env)
     plain = rollout(HostPlayer(env), population, SEEDS)
-    result = rollout(HostPlayer(altered(env, show_nan_to_slot_2_after_the_third_step)), population, SEEDS)
+    result = rollout(HostPlayer(altered(env, show_nan_to_env_2_after_the_third_step)), population, SEEDS)
     others = [member for member in range(MEMBERS) if member != 2]
     assert result.fitness[2].isnan()
     assert result.failures.total() == 1
@@ -147,32 +147,32 @@ def test_a_simulation_that_blows_up_spoils_its_own_fitness_alone():
     assert result.observations.count == plain.observations.count - plain.lengths[2]
 
 
-@pytest.mark.parametrize("slots", [4, 16])
-def test_reward_after_the_end_of_an_episode_never_counts(slots):
+@pytest.mark.parametrize("num_envs", [4, 16])
+def test_reward_after_the_end_of_an_episode_never_counts(num_envs):
     def add_a_bonus_on_every_row(observations, rewards, *rest):
         return observations, rewards + 1.0, *rest
 
-    env = native("Humanoid-v5", slots)
+    env = native("Humanoid-v5", num_envs)
     population = population_for(env)
     plain = rollout(HostPlayer(env), population, SEEDS)
     result = rollout(HostPlayer(altered(env, add_a_bonus_on_every_row)), population, SEEDS)
     assert len(result.lengths.unique()) > 2
-    # One bonus for each step of the member's own episode, none for its slot's idle time.
+    # One bonus for each step of the member's own episode, none for its env's idle time.
     torch.testing.assert_close(result.returns, plain.returns + result.lengths, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
-    ("members", "slots", "spent_steps"),
+    ("members", "num_envs", "spent_steps"),
     [
-        # Upright for 3 steps each. Members 0 1 | 2 3 | 4 -: three rounds of 3 steps in 2 slots.
+        # Upright for 3 steps each. Members 0 1 | 2 3 | 4 -: three rounds of 3 steps in 2 envs.
         pytest.param(5, 2, 18, id="last-round-half-empty"),
         pytest.param(4, 2, 12, id="always-full"),
-        # Two of five slots never get a member.
-        pytest.param(3, 5, 15, id="more-slots-than-members"),
+        # Two of five envs never get a member.
+        pytest.param(3, 5, 15, id="more-envs-than-members"),
     ],
 )
-def test_counts_live_steps_and_idle_slots(members, slots, spent_steps):
-    env = make_vec("InvertedPendulum-v5", slots, threads=1, max_episode_steps=3)
+def test_counts_live_steps_and_idle_envs(members, num_envs, spent_steps):
+    env = make_vec("InvertedPendulum-v5", num_envs, threads=1, max_episode_steps=3)
     population = population_for(env, members, sigma=0.01, family=Flipout(), antithetic=False)
     result = rollout(HostPlayer(env), population, SEEDS[:members])
     assert result.lengths.tolist() == [[3]] * members
@@ -222,8 +222,8 @@ class Setting:
     members: int
     episodes: int = 1
 
-    def played(self, family, *tiles, threads=1, dtype=torch.float32, concurrent=True):
-        envs = [make_vec(self.env_id, size, threads=threads, dtype=dtype, **self.kwargs) for size in tiles]
+    def played(self, family, *sizes, threads=1, dtype=torch.float32, concurrent=True):
+        envs = [make_vec(self.env_id, size, threads=threads, dtype=dtype, **self.kwargs) for size in sizes]
         population = population_for(envs[0], self.members, family=family)
         rng = np.random.default_rng(0)
         # A policy that has seen observations: their moments are part of what must be equal.
@@ -251,30 +251,30 @@ FAMILIES = pytest.mark.parametrize(
 
 @FAMILIES
 @pytest.mark.parametrize("setting", [HOPPER, PENDULUM], ids=lambda setting: setting.env_id)
-def test_slots_and_threads_change_no_bit(setting, family):
+def test_envs_and_threads_change_no_bit(setting, family):
     expected = setting.played(family, 16)
     assert len(expected.lengths.unique()) > 5
     assert expected.observations.count == expected.env_steps == expected.lengths.sum()
-    for tiles in ((64,), (setting.members * setting.episodes,), (40, 24), (7, 9)):
+    for sizes in ((64,), (setting.members * setting.episodes,), (40, 24), (7, 9)):
         for threads in (1, 2):
-            assert_same(setting.played(family, *tiles, threads=threads), expected)
-    for tiles in ((3,), (4, 1, 2)):
-        assert_same(setting.played(family, *tiles), expected)
+            assert_same(setting.played(family, *sizes, threads=threads), expected)
+    for sizes in ((3,), (4, 1, 2)):
+        assert_same(setting.played(family, *sizes), expected)
     assert_same(setting.played(family, 7, 20, concurrent=False), expected)
 
 
 @FAMILIES
-def test_slots_and_threads_change_no_bit_of_a_wide_observation(family):
+def test_envs_and_threads_change_no_bit_of_a_wide_observation(family):
     expected = HUMANOID.played(family, 16)
     assert len(expected.lengths.unique()) > 3
-    for tiles in ((32,), (13, 6)):
-        assert_same(HUMANOID.played(family, *tiles, threads=2), expected)
+    for sizes in ((32,), (13, 6)):
+        assert_same(HUMANOID.played(family, *sizes, threads=2), expected)
 
 
 def test_nor_in_float64():
     expected = HOPPER.played(Flipout(num_bases=4), 16, dtype=torch.float64)
-    for tiles in ((3,), (80,), (40, 24)):
-        assert_same(HOPPER.played(Flipout(num_bases=4), *tiles, threads=2, dtype=torch.float64), expected)
+    for sizes in ((3,), (80,), (40, 24)):
+        assert_same(HOPPER.played(Flipout(num_bases=4), *sizes, threads=2, dtype=torch.float64), expected)
 
 
 def test_several_episodes_of_a_member_are_what_each_is_alone():
@@ -291,8 +291,8 @@ def test_several_episodes_of_a_member_are_what_each_is_alone():
     assert result.observations.count == sum(each.observations.count for each in singles)
 
 
-@pytest.mark.parametrize("tiles", [(5,), (3, 4)], ids=str)
-def test_a_stop_is_obeyed_before_the_next_step_and_leaves_the_environments_usable(tiles):
+@pytest.mark.parametrize("sizes", [(5,), (3, 4)], ids=str)
+def test_a_stop_is_obeyed_before_the_next_step_and_leaves_the_environments_usable(sizes):
     taken = []
 
     def count(*result):
@@ -300,13 +300,13 @@ def test_a_stop_is_obeyed_before_the_next_step_and_leaves_the_environments_usabl
         return result
 
     population = population_for(native("InvertedPendulum-v5", 1))
-    player = HostPlayer(*(altered(native("InvertedPendulum-v5", size), count) for size in tiles))
+    player = HostPlayer(*(altered(native("InvertedPendulum-v5", size), count) for size in sizes))
     with pytest.raises(PlayStoppedError):
         rollout(player, population, SEEDS, should_stop=lambda: len(taken) >= 4)
-    assert 4 <= len(taken) < 4 + len(tiles)  # a tile may have been in its step
+    assert 4 <= len(taken) < 4 + len(sizes)  # a loop may have been in its step
     fresh = HostPlayer(native("InvertedPendulum-v5", 5))
     assert_same(rollout(player, population, SEEDS), rollout(fresh, population, SEEDS))
-    # Fewer members than slots: what the stopped evaluation left in the others is not stepped on.
+    # Fewer members than envs: what the stopped evaluation left in the others is not stepped on.
     with pytest.raises(PlayStoppedError):
         rollout(player, population, SEEDS, should_stop=lambda: len(taken) % 3 == 2)
     few = population_for(native("InvertedPendulum-v5", 1), 2, family=Flipout())
@@ -437,10 +437,10 @@ class ScriptedVectorEnv(TorchVectorEnv):
         return torch.from_numpy(observations)
 
 
-def play(scripts: Sequence[Script | int], *tiles: int, seeds=None, starts=None, **options):
+def play(scripts: Sequence[Script | int], *sizes: int, seeds=None, starts=None, **options):
     """Plays scripts, a member each; the seed of the n-th is n unless `seeds` [P, E] says otherwise."""
     seeds = [[seed] for seed in range(len(scripts))] if seeds is None else seeds
-    envs = [ScriptedVectorEnv(size, dict(enumerate(scripts)), starts) for size in tiles]
+    envs = [ScriptedVectorEnv(size, dict(enumerate(scripts)), starts) for size in sizes]
     population = population_for(envs[0], len(seeds), family=Flipout(), antithetic=False)
     result = rollout(HostPlayer(*envs), population, seeds, should_stop=at_most(5000), **options)
     played = sorted(itertools.chain.from_iterable(env.played for env in envs))
@@ -460,8 +460,8 @@ def assert_saw(result: Played, lengths: Mapping[int, int]) -> None:
     np.testing.assert_allclose(result.observations.variance.numpy(), rows.var(axis=0), rtol=1e-12)
 
 
-def test_a_slot_takes_the_next_episode_at_once():
-    # Slot A plays 0 0 0 4 4, slot B plays 1 2 3 3 -: five steps of two slots, one of the ten idle.
+def test_an_env_takes_the_next_episode_at_once():
+    # Env A plays 0 0 0 4 4, env B plays 1 2 3 3 -: five steps of two envs, one of the ten idle.
     lengths = [3, 1, 1, 2, 2]
     result = play(lengths, 2)
     assert result.lengths.flatten().tolist() == lengths
@@ -470,10 +470,10 @@ def test_a_slot_takes_the_next_episode_at_once():
     assert_saw(result, dict(enumerate(lengths)))
 
 
-@pytest.mark.parametrize("tiles", [(1,), (3,), (40,), (2, 5), (4, 1, 1)], ids=str)
-def test_every_step_of_every_episode_counts_once(tiles):
+@pytest.mark.parametrize("sizes", [(1,), (3,), (40,), (2, 5), (4, 1, 1)], ids=str)
+def test_every_step_of_every_episode_counts_once(sizes):
     lengths = np.random.default_rng(0).integers(1, 9, 24).tolist()
-    result = play(lengths, *tiles)
+    result = play(lengths, *sizes)
     assert result.lengths.flatten().tolist() == lengths
     assert result.returns.flatten().tolist() == [scripted_return(*each) for each in enumerate(lengths)]
     assert result.env_steps == sum(lengths)
@@ -481,7 +481,7 @@ def test_every_step_of_every_episode_counts_once(tiles):
     assert_saw(result, dict(enumerate(lengths)))
 
 
-def test_no_slot_is_idle_while_an_episode_waits():
+def test_no_env_is_idle_while_an_episode_waits():
     # Only at the very end: while the longest of the last four (8 steps at most) is played out.
     lengths = np.random.default_rng(1).integers(1, 9, 200).tolist()
     result = play(lengths, 4)
@@ -499,10 +499,10 @@ def test_episodes_of_members_stand_in_their_rows():
     assert result.fitness.tolist() == [(4001 + 3) / 2, (12010 + 3006) / 2, (10003 + 2001) / 2]
 
 
-@pytest.mark.parametrize("tiles", [(2,), (9,), (1, 3)], ids=str)
-def test_an_episode_limit_cuts_off_what_is_longer(tiles):
+@pytest.mark.parametrize("sizes", [(2,), (9,), (1, 3)], ids=str)
+def test_an_episode_limit_cuts_off_what_is_longer(sizes):
     lengths = [3, 1, 7, 4, 5, 9]
-    result = play(lengths, *tiles, episode_limit=4)
+    result = play(lengths, *sizes, episode_limit=4)
     cut = [min(length, 4) for length in lengths]
     assert result.lengths.flatten().tolist() == cut
     assert result.returns.flatten().tolist() == [scripted_return(*each) for each in enumerate(cut)]
@@ -520,8 +520,8 @@ def test_an_episode_limit_is_of_one_evaluation():
     assert_same(rollout(player, population, SEEDS), whole)
 
 
-@pytest.mark.parametrize("tiles", [(1,), (2,), (3,), (20,), (2, 3)], ids=str)
-def test_a_fault_costs_its_own_episode_alone(tiles):
+@pytest.mark.parametrize("sizes", [(1,), (2,), (3,), (20,), (2, 3)], ids=str)
+def test_a_fault_costs_its_own_episode_alone(sizes):
     scripts: list[Script | int] = [3, 2, 4, 1, 3, 5, 2, 3, 2, 4, 1, 2]
     scripts[0] = Script(3, fails_at=0)
     scripts[2] = Script(4, fails_at=2)
@@ -530,7 +530,7 @@ def test_a_fault_costs_its_own_episode_alone(tiles):
     scripts[7] = Script(3, bad_reward_at=3, bad_reward=-np.inf)
     scripts[10] = Script(4, fails_at=4)
     scripts[11] = Script(2, nan_observation_at=2)  # its last, on which nobody acts
-    result = play(scripts, *tiles)
+    result = play(scripts, *sizes)
     good = {seed: script for seed, script in enumerate(scripts) if isinstance(script, int)} | {11: 2}
     returns = [scripted_return(seed, good[seed]) if seed in good else np.nan for seed in range(12)]
     np.testing.assert_array_equal(result.returns.flatten().numpy(), returns)
@@ -577,10 +577,10 @@ def test_rows_that_cannot_start_at_once_are_asked_for_again():
     assert (result.spent_steps, result.env_steps) == (8, 6)
 
 
-@pytest.mark.parametrize("tiles", [(1,), (3,), (20,), (2, 3)], ids=str)
-def test_a_slow_start_and_a_fault_together(tiles):
+@pytest.mark.parametrize("sizes", [(1,), (3,), (20,), (2, 3)], ids=str)
+def test_a_slow_start_and_a_fault_together(sizes):
     scripts = [2, Script(3, fails_at=0), 1, Script(4, fails_at=1), 3, Script(2, fails_at=0), 2, 5]
-    result = play(scripts, *tiles, starts=1)
+    result = play(scripts, *sizes, starts=1)
     good = {seed: script for seed, script in enumerate(scripts) if isinstance(script, int)}
     returns = [scripted_return(seed, good[seed]) if seed in good else np.nan for seed in range(8)]
     np.testing.assert_array_equal(result.returns.flatten().numpy(), returns)
@@ -607,14 +607,14 @@ class FarAway(ScriptedVectorEnv):
         return super()._observe() + 1e9
 
 
-def test_an_error_in_one_tile_stops_the_others_and_is_what_is_told():
+def test_an_error_in_one_environment_stops_the_others_and_is_what_is_told():
     def broken(*result):
-        raise KeyError("tile")
+        raise KeyError("lost")
 
     endless, lame = ScriptedVectorEnv(2, dict.fromkeys(range(4), 10**9)), ScriptedVectorEnv(2, {0: 1, 2: 1})
     player = HostPlayer(endless, altered(lame, broken))
     population = population_for(endless, 4, family=Flipout(), antithetic=False)
-    with pytest.raises(KeyError, match="tile"):
+    with pytest.raises(KeyError, match="lost"):
         rollout(player, population, [1, 0, 3, 2], should_stop=at_most(100_000))
     assert 0 <= endless.live_steps < 100_000
 
@@ -674,8 +674,8 @@ class CountingEnv(gym.Env):
         return np.array([self.time, self.length], np.float32)
 
 
-def counting(slots: int, mode: AutoresetMode) -> SyncVectorEnv:
-    return SyncVectorEnv([CountingEnv] * slots, autoreset_mode=mode)
+def counting(num_envs: int, mode: AutoresetMode) -> SyncVectorEnv:
+    return SyncVectorEnv([CountingEnv] * num_envs, autoreset_mode=mode)
 
 
 def assert_whole_episodes(result: Played) -> None:
@@ -690,9 +690,9 @@ def assert_whole_episodes(result: Played) -> None:
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
-@pytest.mark.parametrize("tiles", [(1,), (3,), (4,), (MEMBERS,), (20,), (2, 5)], ids=str)
-def test_environments_of_any_autoreset_mode_give_whole_episodes(tiles, mode):
-    envs = [counting(size, mode) for size in tiles]
+@pytest.mark.parametrize("sizes", [(1,), (3,), (4,), (MEMBERS,), (20,), (2, 5)], ids=str)
+def test_environments_of_any_autoreset_mode_give_whole_episodes(sizes, mode):
+    envs = [counting(size, mode) for size in sizes]
     player = HostPlayer(*envs)
     population = population_for(envs[0])
     for _ in range(2):  # the second time the environments are under way
@@ -712,14 +712,14 @@ def test_they_are_usable_after_a_stop(stop_at, mode):
     player = HostPlayer(env)
     with pytest.raises(PlayStoppedError):
         rollout(player, population_for(env), SEEDS, should_stop=at_most(stop_at))
-    # More slots than episodes, then fewer.
+    # More envs than episodes, then fewer.
     few = population_for(env, 2, family=Flipout())
     assert_whole_episodes(rollout(player, few, [7, 8], should_stop=at_most(500)))
     assert_whole_episodes(rollout(player, population_for(env), SEEDS, should_stop=at_most(500)))
 
 
 def test_self_resetting_environments_waste_no_more_than_their_resets():
-    # One slot, so that nothing waits: every step but those of NEXT_STEP's own resets is somebody's.
+    # One env, so that nothing waits: every step but those of NEXT_STEP's own resets is somebody's.
     for mode, wasted in ((AutoresetMode.SAME_STEP, 0), (AutoresetMode.NEXT_STEP, MEMBERS)):
         env = counting(1, mode)
         result = rollout(HostPlayer(env), population_for(env), SEEDS, should_stop=at_most(500))

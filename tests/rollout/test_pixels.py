@@ -71,11 +71,11 @@ def assert_as_alone(returns: Tensor, population: Population) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "slots"), [("auto", 1), ("auto", 3), ("gymnasium", MEMBERS), ("gymnasium_processes", 4)]
+    ("engine", "num_envs"), [("auto", 1), ("auto", 3), ("gymnasium", MEMBERS), ("gymnasium_processes", 4)]
 )
-def test_members_play_as_they_do_alone(engine, slots):
+def test_members_play_as_they_do_alone(engine, num_envs):
     population = populate()
-    env = make_vec(CATCH, slots, engine=engine, threads=2)
+    env = make_vec(CATCH, num_envs, engine=engine, threads=2)
     result = rollout(HostPlayer(env), population, range(MEMBERS))
     env.close()
     assert_as_alone(result.returns, population)

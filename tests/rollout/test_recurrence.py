@@ -101,10 +101,10 @@ def counted(seed: int, length: int) -> float:
     return length * seed + length * (length + 1) / 2
 
 
-@pytest.mark.parametrize("tiles", [(1,), (3,), (20,), (2, 3)], ids=str)
-def test_the_state_starts_anew_with_every_episode(tiles):
+@pytest.mark.parametrize("sizes", [(1,), (3,), (20,), (2, 3)], ids=str)
+def test_the_state_starts_anew_with_every_episode(sizes):
     seeds = np.random.default_rng(0).integers(0, 100, (MEMBERS, 2))
-    envs = [make_vec("PaysTheAction-v0", slots) for slots in tiles]
+    envs = [make_vec("PaysTheAction-v0", size) for size in sizes]
     result = rollout(HostPlayer(*envs), populate(Counter()), seeds.tolist())
     lengths = 1 + seeds % 7
     assert result.lengths.tolist() == lengths.tolist()
@@ -145,13 +145,13 @@ POLICIES = {"elman": Elman, "vmap": OneByOne, "gru": gated(GRUPolicy), "lstm": g
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("env_id", TASKS)
-def test_slots_and_tiles_change_no_bit(env_id, policy):
+def test_envs_and_sizes_change_no_bit(env_id, policy):
     kwargs = TASKS[env_id]
     population = recurrent_population(env_id, POLICIES[policy], **kwargs)
     seeds = np.random.default_rng(1).integers(0, 1000, (MEMBERS, 2)).tolist()
     results = [
-        rollout(HostPlayer(*(make_vec(env_id, slots, **kwargs) for slots in tiles)), population, seeds)
-        for tiles in ((MEMBERS,), (1,), (3,), (2 * MEMBERS,), (4, 3))
+        rollout(HostPlayer(*(make_vec(env_id, size, **kwargs) for size in sizes)), population, seeds)
+        for sizes in ((MEMBERS,), (1,), (3,), (2 * MEMBERS,), (4, 3))
     ]
     assert len(results[0].lengths.unique()) > 3
     for result in results[1:]:
@@ -194,13 +194,13 @@ def test_episodes_of_a_score_are_what_each_is_alone():
 
 
 class TestRecurrentState:
-    def test_only_the_slots_that_act_move_on(self) -> None:
-        slots = RecurrentState(Counter(), 4)
+    def test_only_the_envs_that_act_move_on(self) -> None:
+        states = RecurrentState(Counter(), 4)
         policy = Counter()
-        assert slots.act(policy, torch.zeros(4, 1), slice(None)).tolist() == [[1], [1], [1], [1]]
-        assert slots.act(policy, torch.zeros(2, 1), torch.tensor([1, 3])).tolist() == [[2], [2]]
-        slots.reset(torch.tensor([3, 0]))
-        assert slots.act(policy, torch.zeros(4, 1), slice(None)).tolist() == [[1], [3], [2], [1]]
+        assert states.act(policy, torch.zeros(4, 1), slice(None)).tolist() == [[1], [1], [1], [1]]
+        assert states.act(policy, torch.zeros(2, 1), torch.tensor([1, 3])).tolist() == [[2], [2]]
+        states.reset(torch.tensor([3, 0]))
+        assert states.act(policy, torch.zeros(4, 1), slice(None)).tolist() == [[1], [3], [2], [1]]
 
     def test_a_state_may_be_overwritten_and_shared(self) -> None:
         class InPlace(nn.Module):
@@ -213,11 +213,11 @@ class TestRecurrentState:
 
         policy = InPlace()
         for count in (1, 2):
-            slots = RecurrentState(policy, count)
+            states = RecurrentState(policy, count)
             for _ in range(2):
-                assert slots.act(policy, torch.zeros(count, 1), slice(None)).tolist() == [[1]] * count
-                slots.reset(torch.arange(count))
-                assert [leaf.flatten().tolist() for leaf in slots._state] == [[0.0] * count, [5.0] * count]
+                assert states.act(policy, torch.zeros(count, 1), slice(None)).tolist() == [[1]] * count
+                states.reset(torch.arange(count))
+                assert [leaf.flatten().tolist() for leaf in states._state] == [[0.0] * count, [5.0] * count]
 
     @pytest.mark.parametrize(
         ("state", "message"),
@@ -247,6 +247,6 @@ class TestRecurrentState:
         ids=["structure", "dtype", "shape", "none", "number"],
     )
     def test_a_returned_state_of_another_kind_is_refused(self, change) -> None:
-        slots = RecurrentState(Counter(), 3)
+        states = RecurrentState(Counter(), 3)
         with pytest.raises(ValueError, match="must return a state like the one that it was given"):
-            slots.act(lambda observations, state: (state, change(state)), torch.zeros(3, 1), slice(None))
+            states.act(lambda observations, state: (state, change(state)), torch.zeros(3, 1), slice(None))

@@ -110,12 +110,12 @@ def test_a_stopped_and_resumed_run_of_it_is_bit_identical(optimizer):
     assert_same_policy(whole, parts)
 
 
-def test_nor_do_slots_change_its_parameters():
+def test_nor_do_envs_change_its_parameters():
     config = recall(generations=2)
     config = replace(config, es=replace(config.es, population_size=16))
     folders = [
-        run(replace(config, env=replace(config.env, num_envs=slots), out=f"slots{slots}"))[0]
-        for slots in (1, 7, 64)
+        run(replace(config, env=replace(config.env, num_envs=num_envs), out=f"envs{num_envs}"))[0]
+        for num_envs in (1, 7, 64)
     ]
     for folder in folders[1:]:
         assert_same_policy(folders[0], folder)
