@@ -16,7 +16,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import BoxActions, DiscreteActions, MLPPolicy, MultiDiscreteActions, is_plain_mlp
 from es_flipout.policies.activations import ELU, SiLU
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
@@ -95,6 +94,7 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Array], Array]] = {
     ELU: lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1),
     SiLU: lambda x: x / (1 + np.exp(-x)),
 }
+
 
 def _numpy_head(head: BoxActions | DiscreteActions | MultiDiscreteActions) -> Act:
     if isinstance(head, DiscreteActions):

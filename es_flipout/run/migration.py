@@ -56,7 +56,7 @@ def migrate_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the metrics of a generation, as read from a line of metrics.jsonl, with renamed fields."""
     renamed = {METRICS.get(name, name): value for name, value in figures.items()}
     if "live_share" in renamed:  # which was not counted among the timing
-        renamed["timing"] = {**renamed["timing"], "live_share": renamed.pop("live_share")}
+        renamed["timing"] = {**renamed.get("timing", {}), "live_share": renamed.pop("live_share")}
     return renamed
 
 

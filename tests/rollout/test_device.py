@@ -362,7 +362,7 @@ def test_envs_must_suit_the_bases(device):
 
 def test_seeds_must_suit_the_members(device):
     env = make_env("InvertedPendulum-v5", device)
-    with pytest.raises(ValueError, match="3 episodes of 3 members for a population of 16"):
+    with pytest.raises(ValueError, match="episodes of 3 members for a population of 16"):
         rollout(DevicePlayer(env), make_population(env), [1, 2, 3])
 
 

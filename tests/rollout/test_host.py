@@ -235,7 +235,7 @@ class Setting:
         return rollout(HostPlayer(*envs, concurrent=concurrent), population, seeds)
 
 
-HOPPER = Setting("Hopper-v5", {"max_episode_steps": 60}, members=80)
+HOPPER = Setting("Hopper-v5", {"max_episode_steps": 60}, members=64)
 PENDULUM = Setting("InvertedPendulum-v5", {"max_episode_steps": 30}, members=32, episodes=3)
 HUMANOID = Setting(
     "Humanoid-v5",
@@ -255,10 +255,10 @@ def test_envs_and_threads_change_no_bit(setting, family):
     expected = setting.played(family, 16)
     assert len(expected.lengths.unique()) > 5
     assert expected.observations.count == expected.env_steps == expected.lengths.sum()
-    for sizes in ((64,), (setting.members * setting.episodes,), (40, 24), (7, 9)):
+    for sizes in ((64,), (7, 9)):
         for threads in (1, 2):
             assert_same(setting.played(family, *sizes, threads=threads), expected)
-    for sizes in ((3,), (4, 1, 2)):
+    for sizes in ((setting.members * setting.episodes,), (40, 24), (3,), (4, 1, 2)):
         assert_same(setting.played(family, *sizes), expected)
     assert_same(setting.played(family, 7, 20, concurrent=False), expected)
 

@@ -29,12 +29,16 @@ OLD_METRICS = [json.loads(line) for line in (OLD_RUN / "metrics.jsonl").read_tex
 
 
 def renamed(figures: dict) -> dict:
-    names = {
-        "centre_score": "score",
-        "centre_score_std": "score_std",
-        "centre_episode_length": "score_episode_length",
-    }
-    return {names.get(name, name): value for name, value in figures.items()}
+    """Returns old figures under their new names."""
+    figures = dict(figures)
+    figures["timing"] = {**figures["timing"], "live_share": figures.pop("live_share")}
+    for old, new in (
+        ("score", "score"),
+        ("score_std", "score_std"),
+        ("episode_length", "score_episode_length"),
+    ):
+        figures[new] = figures.pop(f"centre_{old}")
+    return figures
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def test_an_old_run_is_resumed_and_reaches_its_budget(old_run):
     assert [line["generation"] for line in found] == [1, 2, 3, 4, 5]
     assert found[:2] == [renamed(line) for line in OLD_METRICS]
     waiting = torch.load(OLD_RUN / "checkpoints" / "last.pt", weights_only=True)["unscored"]["metrics"]
-    kept = {name: value for name, value in waiting.items() if not name.startswith("centre")}
+    kept = {name: value for name, value in renamed(waiting).items() if not name.startswith("score")}
     assert {name: found[2][name] for name in kept} == kept
     assert all(line["score"] is not None and "centre_score" not in line for line in found)
     assert torch.load(old_run.last, weights_only=True)["format"] == checkpoint.FORMAT

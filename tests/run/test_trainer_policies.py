@@ -191,6 +191,7 @@ def test_recurrent_cells_learn_to_recall(kind):
     assert trainer.best_score > 0.9
 
 
+@pytest.mark.slow
 def test_the_cnn_learns_to_catch():
     _, trainer = run(catch("cnn", out="run", generations=40))
     assert trainer.best_score > 0.5

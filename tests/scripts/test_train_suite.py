@@ -48,6 +48,7 @@ def results(tmp_path, name):
     return json.loads((tmp_path / "results" / f"train_{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_seed_of_every_configuration_is_trained_and_scored(train, tmp_path, capsys):
     train("--seeds", 3, 4, "--jobs", 2, "--pretrained", tmp_path / "pretrained", "--plot", tmp_path / "p.png")
     short, other = results(tmp_path, "short"), results(tmp_path, "other")
@@ -70,6 +71,7 @@ def test_every_seed_of_every_configuration_is_trained_and_scored(train, tmp_path
     assert f"return  mean {run['score']:.1f} " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_once_and_not_continued_with_another_configuration(suite, train, tmp_path, capsys):
     train("--seeds", 0, "--only", "short")
     run = tmp_path / "runs" / "short" / "seed0"

@@ -34,6 +34,7 @@ def search(tiny_config, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_search_stops_the_worse_trials_early_and_goes_on_where_it_was(search):
     first = search(3)["trials"]
     assert sorted(trial["trial"] for trial in first) == [0, 1, 2]
