@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -13,10 +13,14 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.population import NoiseOrigin, Population
 from es_flipout.processes import SharedMemory, use_one_thread
 from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.host_loop import HostLoop, observation_size
+from es_flipout.rollout.mlp_rows import member_rows
 
 
 class SharedTensors:
@@ -126,6 +130,49 @@ class WorkerLoop(Protocol):
 
     def close(self) -> None:
         """Is called once, at the end."""
+
+
+class EnvsInWorker(WorkerLoop):
+    """Plays episodes side by side, in the envs of a worker."""
+
+    def __init__(self, make_env: Callable[[], TorchVectorEnv]) -> None:
+        """Makes the environment."""
+        self._env = make_env()
+        self.num_envs = self._env.num_envs
+        self.observation_size = observation_size(self._env)
+
+    @override
+    def play(self, population: Population, inbox: Inbox) -> None:
+        loop = HostLoop(self._env, population.policy, member_rows(population))
+        shares: list[Episodes] = []
+        reported, has_asked = 0, False
+        while True:
+            while room := loop.num_lacking:
+                share = inbox.take(wait=False)
+                if share is None:
+                    if not has_asked:
+                        inbox.ask(room)
+                        has_asked = True
+                    if loop.is_playing:
+                        break
+                    share = inbox.take(wait=True)
+                    if share is None:
+                        return
+                has_asked = False
+                share.observation_size = self.observation_size
+                shares.append(share)
+                loop.add(share)
+            loop.step()
+            if any(not share.unplayed for share in shares):
+                for share in [each for each in shares if not each.unplayed]:
+                    # Of all steps since the last answer; envs that had nothing to do are in there, too.
+                    share.spent_steps, reported = loop.spent_steps - reported, loop.spent_steps
+                    shares.remove(share)
+                    inbox.put(share)
+
+    @override
+    def close(self) -> None:
+        self._env.close()
 
 
 def serve(connection: Connection, policy: bytes, make_loop: bytes, center: SharedTensors) -> None:

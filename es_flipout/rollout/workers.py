@@ -25,11 +25,10 @@ from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.population import Population, trained_parameters
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
 from es_flipout.rollout.episodes import Episodes, Ints
-from es_flipout.rollout.host_loop import HostLoop, observation_size
-from es_flipout.rollout.mlp_rows import member_rows, rows_are_independent
+from es_flipout.rollout.mlp_rows import rows_are_independent
 from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, check_members, never
 from es_flipout.rollout.shares import Shares
-from es_flipout.rollout.worker_main import Inbox, SharedTensors, Work, WorkerLoop, serve
+from es_flipout.rollout.worker_main import EnvsInWorker, SharedTensors, Work, WorkerLoop, serve
 
 MAX_DEATHS_IN_A_ROW = 5
 """Consecutive deaths allowed per worker before the player gives up."""
@@ -268,49 +267,6 @@ class WorkerPlayer(Player):
             seat.worker.send(None)
         end_workers([seat.worker for seat in self._seats])
         self._seats = []
-
-
-class EnvsInWorker(WorkerLoop):
-    """Plays episodes side by side, in the envs of a worker."""
-
-    def __init__(self, make_env: Callable[[], TorchVectorEnv]) -> None:
-        """Makes the environment."""
-        self._env = make_env()
-        self.num_envs = self._env.num_envs
-        self.observation_size = observation_size(self._env)
-
-    @override
-    def play(self, population: Population, inbox: Inbox) -> None:
-        loop = HostLoop(self._env, population.policy, member_rows(population))
-        shares: list[Episodes] = []
-        reported, has_asked = 0, False
-        while True:
-            while room := loop.num_lacking:
-                share = inbox.take(wait=False)
-                if share is None:
-                    if not has_asked:
-                        inbox.ask(room)
-                        has_asked = True
-                    if loop.is_playing:
-                        break
-                    share = inbox.take(wait=True)
-                    if share is None:
-                        return
-                has_asked = False
-                share.observation_size = self.observation_size
-                shares.append(share)
-                loop.add(share)
-            loop.step()
-            if any(not share.unplayed for share in shares):
-                for share in [each for each in shares if not each.unplayed]:
-                    # Of all steps since the last answer; envs that had nothing to do are in there, too.
-                    share.spent_steps, reported = loop.spent_steps - reported, loop.spent_steps
-                    shares.remove(share)
-                    inbox.put(share)
-
-    @override
-    def close(self) -> None:
-        self._env.close()
 
 
 def _layout(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype, torch.device]]:
