@@ -30,6 +30,7 @@ from es_flipout.cli.config_file import (
 from es_flipout.cli.shipped import find_config
 from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
+from es_flipout.run.migration import migrate_arguments
 
 __all__ = ["RESUME_OPTIONS", "TrainArguments", "UsageError", "load_config", "parse_train"]
 
@@ -70,6 +71,7 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
     for option in ("--config", "--resume"):
         if sum(argument.split("=")[0] == option for argument in arguments) > 1:
             raise UsageError(f"{option} is given more than once")
+    overrides = migrate_arguments(overrides)
     overrides = [re.sub(r"^--engine(?==|$)", "--env.engine", each) for each in overrides]
     path: Path | None
     if known.resume is not None:

@@ -1,11 +1,11 @@
-"""Reads what earlier versions wrote: configurations, metrics and checkpoints in the names of today.
+"""Reads what earlier versions wrote: configurations, metrics and checkpoints, in the names of today.
 
 Nothing else knows an old name. Each function returns content of the current version as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FORMAT = 4
@@ -50,6 +50,17 @@ def migrate_config(content: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(env, Mapping) and isinstance(env.get("id"), str):
         content["env"] = {**env, "id": ENV_IDS.get(env["id"], env["id"])}
     return content
+
+
+def migrate_arguments(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of es-train with renamed options and environments."""
+    migrated = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        option = OPTIONS.get(name.removeprefix("--"))
+        name = ENV_IDS.get(name, name) if option is None else f"--{option}"
+        migrated.append(name + equals + ENV_IDS.get(value, value))
+    return migrated
 
 
 def migrate_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:

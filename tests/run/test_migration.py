@@ -98,17 +98,18 @@ def test_an_option_under_both_names_is_refused():
         parse_train(["--config", "mine.yaml"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--env.num_slots", "4"], "unknown option --env.num_slots; it is called env.num_envs now"),
-        (["--env.num_slots=4"], "unknown option --env.num_slots; it is called env.num_envs now"),
-        (["--env={num_slots: 4}"], "unknown key env.num_slots in --env; it is called env.num_envs now"),
-    ],
-)
-def test_an_old_option_on_the_command_line_is_told_its_new_name(arguments, message):
+@pytest.mark.parametrize("options", [["--env.num_slots", "4"], ["--env.num_slots=4"]], ids=str)
+@pytest.mark.parametrize("env_id", ["scripts.recall:Recall-v0", "examples.recall:Recall-v0"])
+def test_an_old_command_line_is_read(options, env_id):
+    for arguments in (["--env.id", env_id, *options], [*options, f"--env.id={env_id}"]):
+        env = parse_train(arguments).config.env
+        assert (env.id, env.num_envs) == ("examples.recall:Recall-v0", 4)
+
+
+def test_an_old_key_within_an_option_is_told_its_new_name():
     with pytest.raises(UsageError) as caught:
-        parse_train(arguments)
+        parse_train(["--env={num_slots: 4}"])
+    message = "unknown key env.num_slots in --env; it is called env.num_envs now"
     assert str(caught.value) == message
 
 
