@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.normalization import RunningStatistics
-from es_flipout.rollout.moments import BlockMoments
+from es_flipout.rollout.moments import BlockMoments, Floats
 
 BLOCK_SIZE = 4
 """Episodes per block, unless a table says otherwise."""
@@ -32,7 +32,6 @@ NOT_FINITE = "a reward or an observation is not finite"
 """Fault of an episode whose return or observations cannot be used."""
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 class Episodes:
@@ -228,7 +227,18 @@ class Episodes:
     def record_all(
         self, returns: Floats, lengths: Ints, faults: Mapping[int, str], moments: RunningStatistics
     ) -> None:
-        """Writes down what came of all episodes, with one record of the moments of all that did not fail."""
+        """Writes down what came of all episodes, with one record of the moments of all that did not fail.
+
+        Args:
+            returns: float64 [E].
+            lengths: env steps, int64 [E].
+            faults: why some failed, by row.
+            moments: of the observations of the others, instead of one record per block.
+
+        Raises:
+            ValueError: if one has been written down before.
+        """
+        self.observation_size = None  # nothing is kept per block
         self.record(np.arange(len(self)), returns, lengths, faults=faults)
         self.observation_size = len(moments.mean)
         self._blocks = {0: BlockMoments.of(moments)}

@@ -65,7 +65,7 @@ class HostPlayer(Player):
             _run_concurrently(loops, self._streams, should_stop)
         else:
             for loop in loops:
-                _run(loop, should_stop)
+                loop.run(should_stop)
         episodes.spent_steps += sum(loop.spent_steps for loop in loops)
         return episodes
 
@@ -73,13 +73,6 @@ class HostPlayer(Player):
     def close(self) -> None:
         for env in self.envs:
             env.close()
-
-
-def _run(loop: HostLoop, should_stop: Callable[[], bool]) -> None:
-    while loop.is_playing:
-        if should_stop():
-            raise PlayStoppedError
-        loop.step()
 
 
 def _run_concurrently(
@@ -92,7 +85,7 @@ def _run_concurrently(
     def run(loop: HostLoop, stream: torch.cuda.Stream | None) -> None:
         try:
             with working_on(stream, after=before):
-                _run(loop, lambda: should_stop() or gave_up.is_set())
+                loop.run(lambda: should_stop() or gave_up.is_set())
         except BaseException:
             gave_up.set()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.policies import box
 from es_flipout.rollout.episodes import Episodes, Ints
+from es_flipout.rollout.player import PlayStoppedError
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.rollout.rows import Rows
 
@@ -109,6 +111,17 @@ class HostLoop:
     def num_lacking(self) -> int:
         """How many envs are free for which no episode waits."""
         return max(self.env.num_envs - self._num_live - len(self._waiting), 0)
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Steps until all episodes have ended.
+
+        Raises:
+            PlayStoppedError: if `should_stop`, asked before every step, said so.
+        """
+        while self.is_playing:
+            if should_stop():
+                raise PlayStoppedError
+            self.step()
 
     @torch.no_grad()
     def step(self) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.host_loop import HostLoop
-from es_flipout.rollout.player import PlayStoppedError, never
+from es_flipout.rollout.player import never
 from es_flipout.rollout.rows import CenterRows
 
 
@@ -65,10 +65,7 @@ class Scorer:
         episodes = Episodes(np.zeros(count, np.int64), seed + np.arange(count))
         loop = HostLoop(self._env, policy, CenterRows(policy), idle_share=0.0, keeps_moments=False)
         loop.add(episodes)
-        while loop.is_playing:
-            if should_stop():
-                raise PlayStoppedError
-            loop.step()
+        loop.run(should_stop)
         episodes.spent_steps = loop.spent_steps
         return episodes
 

@@ -42,9 +42,7 @@ class Shares:
         self._dealt = dict(enumerate(units)) if is_dealt else {}
         self._units = deque([] if is_dealt else units)
         self._unit_size = max(len(episodes) // max(len(units), 1), 1)
-        self._suspects: deque[Ints] = (
-            deque()
-        )  # rows with which more than one worker died, in ever smaller shares
+        self._suspects: deque[Ints] = deque()  # rows that workers died with, in ever smaller shares
         self._died_with: set[int] = set()
         self._deaths: Counter[int] = Counter()  # of workers alone with a share, by its first row
 

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
+from typing_extensions import override
 
 from es_flipout.envs.engines.contract import warning_text
 from es_flipout.rollout.episodes import Episodes
@@ -40,7 +41,7 @@ class Rollout(Protocol):
         """Is called once, at the end."""
 
 
-class GymnasiumRollout:
+class GymnasiumRollout(Rollout):
     """Episodes in one official Gymnasium environment, which is replaced after it has raised."""
 
     def __init__(self, make_env: Callable[[], gym.Env[Any, Any]]) -> None:
@@ -54,8 +55,8 @@ class GymnasiumRollout:
         self._action_space = self._env.action_space
         self._observed = _Moments(self.observation_size or 0)
 
+    @override
     def play(self, policy: nn.Module, episodes: Episodes, row: int) -> None:
-        """Plays one episode; see `Rollout`."""
         total, length, fault = self._play(policy, int(episodes.reset_seed[row]), episodes.limit)
         sums = None
         if fault is None and self.observation_size is not None:
@@ -109,8 +110,8 @@ class GymnasiumRollout:
                 env.close()
         return np.nan, length, f"{type(error).__name__}: {error}"
 
+    @override
     def close(self) -> None:
-        """Closes the environment."""
         if self._env is not None:
             self._env.close()
 

@@ -163,12 +163,11 @@ class EnvsInWorker(WorkerLoop):
                 shares.append(share)
                 loop.add(share)
             loop.step()
-            if any(not share.unplayed for share in shares):
-                for share in [each for each in shares if not each.unplayed]:
-                    # Of all steps since the last answer; envs that had nothing to do are in there, too.
-                    share.spent_steps, reported = loop.spent_steps - reported, loop.spent_steps
-                    shares.remove(share)
-                    inbox.put(share)
+            for share in [each for each in shares if not each.unplayed]:
+                # Of all steps since the last answer; envs that had nothing to do are in there, too.
+                share.spent_steps, reported = loop.spent_steps - reported, loop.spent_steps
+                shares.remove(share)
+                inbox.put(share)
 
     @override
     def close(self) -> None:

@@ -127,7 +127,7 @@ def idle(value=0.0):
 
 
 def play(env, count, used=None):
-    """Runs `count` episodes as an evaluator does; returns what each acted on, was paid, and how it ended."""
+    """Runs `count` episodes as a player does; returns what each acted on, was paid, and how it ended."""
     used = np.ones(NUM_ENVS, bool) if used is None else used
     holds, done, begun = [None] * NUM_ENVS, [], 0
     live = np.zeros(NUM_ENVS, bool)
