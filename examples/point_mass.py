@@ -62,7 +62,7 @@ def train(generations: int, population_size: int = 64, seed: int = 0) -> float:
     mean = float("nan")
     for generation in range(1, generations + 1):
         episodes = evaluate(es.ask(), envs)
-        fitness = episodes.fitness()
+        fitness = episodes.fitness
         es.tell(fitness)
         policy.normalizer.merge(episodes.observations())
         mean = float(fitness.mean())

@@ -81,7 +81,7 @@ def generation(trainer: Trainer, player: DevicePlayer, clock: Clock) -> int:
     finally:
         Starts.compute, SeededStates.draw, engine.advance = compute, draw, advance
         DevicePlayer._recorded, DeviceLoop.between_steps = recorded, between
-    clock.timed("update", es.tell)(episodes.fitness())
+    clock.timed("update", es.tell)(episodes.fitness)
     return episodes.env_steps
 
 

@@ -133,7 +133,7 @@ class PoolUpdate:
         """Makes an update of all members, or of `FEWEST` per worker."""
         es = self._es[samples]
         episodes = Episodes.of_population(range(samples), block_size=1)
-        es.tell(self._player.play(es.ask(), episodes).fitness())
+        es.tell(self._player.play(es.ask(), episodes).fitness)
 
     def close(self) -> None:
         """Ends the workers."""

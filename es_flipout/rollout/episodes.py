@@ -4,7 +4,7 @@ Every player takes rows of this table and fills them in:
 
     episodes = Episodes.of_population(reset_seeds)      # member and reset seed of each
     player.play(population, episodes)                   # returns, lengths, faults, moments of observations
-    es.tell(episodes.fitness())
+    es.tell(episodes.fitness)
 
 A share of the work is `take`, its answer `put`, a retry `take` again. Moments are merged within blocks of
 `block_size` consecutive ids, whoever plays them, and then block by block: sums of floats depend on their
@@ -290,12 +290,17 @@ class Episodes:
         """What went wrong, and in how many episodes."""
         return Counter(self.faults.values())
 
-    def fitness(self, alive_bonus: float = 0.0) -> Tensor:
-        """Returns the mean return of each member, float64 [P]; NaN if one of its episodes failed.
+    @property
+    def fitness(self) -> Tensor:
+        """Mean return of each member, float64 [P]; NaN if one of its episodes failed."""
+        return self.fitness_without(0.0)
+
+    def fitness_without(self, alive_bonus: float) -> Tensor:
+        """Returns the fitness without what the environment pays for mere survival, float64 [P].
 
         Args:
-            alive_bonus: what the environment pays per env step survived, to be subtracted. The step that ends
-                an episode counts as survived, as in ARS (Mania et al., 2018, arXiv 1803.07055).
+            alive_bonus: what it pays per env step survived. The step that ends an episode counts as survived,
+                as in ARS (Mania et al., 2018, arXiv 1803.07055).
         """
         returns = self.returns - alive_bonus * self.lengths
         return torch.from_numpy(returns).view(self.num_members, -1).mean(dim=1)

@@ -41,7 +41,7 @@ def evaluate(
         episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
 
     Returns:
-        The table of what came of them: among others `fitness()`, for `FlipoutES.tell`, and `observations()`,
+        The table of what came of them: among others `fitness`, for `FlipoutES.tell`, and `observations()`,
         for `ObservationNormalizer.merge`.
 
     Raises:

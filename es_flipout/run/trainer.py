@@ -185,7 +185,7 @@ class Trainer:
         self._report_scored(journal, should_stop)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
-        fitness = episodes.fitness(self.config.rollout.alive_bonus)
+        fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
         update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
         normalizer = getattr(self.policy, "normalizer", None)
         if normalizer is not None:

@@ -20,7 +20,7 @@ class Played:
         shape = (episodes.num_members, -1)
         self.returns = torch.from_numpy(episodes.returns).view(shape)
         self.lengths = torch.from_numpy(episodes.lengths).view(shape)
-        self.fitness = episodes.fitness()
+        self.fitness = episodes.fitness
         self.observations = episodes.observations()
         self.failures = episodes.failures
         self.env_steps, self.spent_steps = episodes.env_steps, episodes.spent_steps

@@ -318,7 +318,7 @@ def test_every_fault_is_counted():
     device_player._record(found, loop)
     both = "MuJoCo warning BADQPOS and MuJoCo warning BADQVEL"
     assert found.failures == {"MuJoCo warning BADQPOS": 3, both: 2, NOT_FINITE: 1}
-    assert found.fitness().isnan().sum() == 6
+    assert found.fitness.isnan().sum() == 6
     env.close()
 
 

@@ -121,7 +121,7 @@ def test_what_failed_is_told_and_counts_nothing():
     table.record(np.arange(EPISODES), returns, lengths, sums, {7: "out of paint"})
     assert table.faults == {2: NOT_FINITE, 3: NOT_FINITE, 4: NOT_FINITE, 7: "out of paint"}
     assert table.failures == {NOT_FINITE: 3, "out of paint": 1}
-    assert table.fitness().isnan().nonzero().flatten().tolist() == [2, 3, 4, 7]
+    assert table.fitness.isnan().nonzero().flatten().tolist() == [2, 3, 4, 7]
     kept = [each for row, each in enumerate(seen) if row not in table.faults]
     assert table.observations().count == sum(map(len, kept))
     np.testing.assert_allclose(table.observations().mean, np.concatenate(kept).mean(axis=0), rtol=1e-13)
@@ -149,9 +149,9 @@ def test_moments_must_be_given_if_they_are_kept():
 def test_the_fitness_is_the_mean_return_of_a_members_episodes():
     table = Episodes.of_population([[0, 1], [2, 3]])
     table.record(np.arange(4), np.array([10.0, 4.0, np.nan, 1.0]), np.array([4, 2, 1, 1]))
-    assert table.fitness()[0] == 7
-    assert table.fitness(alive_bonus=0.5)[0] == (8 + 3) / 2
-    assert table.fitness()[1].isnan()
+    assert table.fitness[0] == 7
+    assert table.fitness_without(0.5)[0] == (8 + 3) / 2
+    assert table.fitness[1].isnan()
 
 
 def test_tables_of_several_populations_make_one():
@@ -161,7 +161,7 @@ def test_tables_of_several_populations_make_one():
     second.faults[0] = "broke"
     both = Episodes.concatenated([first, second])
     assert both.num_members == EPISODES
-    assert both.fitness().tolist() == [*first.fitness().tolist(), *second.fitness().tolist()]
+    assert both.fitness.tolist() == [*first.fitness.tolist(), *second.fitness.tolist()]
     assert both.spent_steps == 120
     assert both.live_share == sum(map(len, seen)) / 120
     assert both.faults == {7: "broke"}

@@ -194,10 +194,10 @@ def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
 def test_of_several_episodes_each_loses_its_own_bonus():
     episodes = Episodes.of_population([[0, 1], [2, 3]])
     episodes.returns[:], episodes.lengths[:] = [10.0, 4.0, np.nan, 1.0], [4, 2, 1, 1]
-    found = episodes.fitness(alive_bonus=0.5)
+    found = episodes.fitness_without(0.5)
     assert found[0] == (8 + 3) / 2
     assert found[1].isnan()
-    assert episodes.fitness()[0] == (10 + 4) / 2
+    assert episodes.fitness[0] == (10 + 4) / 2
 
 
 def test_the_center_is_scored_officially_at_every_interval_and_at_the_end(config):
