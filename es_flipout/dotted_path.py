@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TypeVar
 
+from es_flipout.error_text import error_text
+
 Base = TypeVar("Base")
 
 
@@ -30,9 +32,7 @@ def import_class(path: str, base: type[Base], option: str) -> type[Base]:
     try:
         module = import_module(module_name)
     except Exception as error:  # importing a user's module may raise anything
-        raise ValueError(
-            f"{option} {path!r}: cannot import {module_name}: {type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{option} {path!r}: cannot import {module_name}: {error_text(error)}") from error
     if not hasattr(module, name):
         raise ValueError(f"{option} {path!r}: the module {module_name} has no {name}")
     found = getattr(module, name)

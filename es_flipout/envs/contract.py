@@ -34,12 +34,15 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         device: device of the tensors that `reset` and `step` return.
         dtype: floating dtype of observations and rewards.
         restarts_anytime: whether an env can be reset or retired before its episode has ended.
+        default_limit: env steps after which episodes are cut off because the environment has no time limit;
+            None if it has one, or nothing cuts them off.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - Gymnasium's own declaration
     device: torch.device
     dtype: torch.dtype
     restarts_anytime: bool = True
+    default_limit: int | None = None
 
     @override
     @abstractmethod

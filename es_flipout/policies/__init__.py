@@ -7,6 +7,7 @@ from es_flipout.policies.heads import (
     ActionHead,
     BoxActions,
     DiscreteActions,
+    IntegerActions,
     MultiDiscreteActions,
     make_action_head,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "CNNPolicy",
     "DiscreteActions",
     "GRUPolicy",
+    "IntegerActions",
     "LSTMPolicy",
     "LinearPolicy",
     "MLPPolicy",

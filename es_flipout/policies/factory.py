@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from es_flipout.dotted_path import import_class, is_dotted
+from es_flipout.error_text import error_text
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies.cnn import CNNPolicy
 from es_flipout.policies.mlp import LinearPolicy, MLPPolicy
@@ -93,7 +94,7 @@ def _make_user_defined(
     try:
         policy = policy_class(observation_space, action_space, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
-        reason = f"{type(error).__name__}: {error}"
+        reason = error_text(error)
         raise ValueError(f"policy {kind} cannot be built for these spaces: {reason}") from error
     if not any(parameter.requires_grad for parameter in policy.parameters()):
         raise ValueError(f"policy {kind} has no parameter to train (none requires a gradient)")

@@ -28,6 +28,7 @@ from es_flipout.policies.heads import (
     ActionBounds,
     BoxActions,
     DiscreteActions,
+    IntegerActions,
     MultiDiscreteActions,
     make_action_head,
 )
@@ -124,7 +125,7 @@ def is_plain_mlp(policy: nn.Module) -> bool:
         return False
     layers = list(policy.network)
     linears, activations = layers[0::2], layers[1::2]
-    heads = (BoxActions, DiscreteActions, MultiDiscreteActions)
+    heads = (BoxActions, IntegerActions, DiscreteActions, MultiDiscreteActions)
     return (
         all(type(m) is nn.Linear and m.bias is not None for m in linears)
         and all(type(m) in ACTIVATIONS.values() for m in activations)

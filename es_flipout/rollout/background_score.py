@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 import cloudpickle  # type: ignore[import-untyped]
 from torch import nn
 
+from es_flipout.error_text import error_text
 from es_flipout.processes import Worker, WorkerDiedError, end_workers, use_one_thread
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.player import PlayError, PlayStoppedError, never
@@ -134,7 +135,7 @@ def _serve(connection: Connection, make: bytes) -> None:
     try:
         scorer: Scorer = cloudpickle.loads(make)()
     except Exception as error:  # whatever a user's environment may raise
-        connection.send((None, f"{type(error).__name__}: {error}"))
+        connection.send((None, error_text(error)))
         return
     with contextlib.closing(scorer):
         while True:
@@ -146,5 +147,5 @@ def _serve(connection: Connection, make: bytes) -> None:
             except PlayStoppedError:
                 continue
             except Exception as error:  # whatever a user's policy may raise
-                answer = f"{type(error).__name__}: {error}"
+                answer = str(error) if isinstance(error, PlayError) else error_text(error)
             connection.send((number, answer))

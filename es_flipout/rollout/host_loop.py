@@ -16,6 +16,7 @@ from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.policies import box
 from es_flipout.rollout.episodes import Episodes, Ints
 from es_flipout.rollout.player import PlayStoppedError
+from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.rollout.rows import Rows
 
@@ -81,7 +82,7 @@ class HostLoop:
         self._observations = torch.zeros(0)
         self._acting = np.empty(0, dtype=np.int64)  # the envs that the policy runs for, sorted
         self._acting_index: Tensor | slice = torch.from_numpy(self._acting)
-        self._action_dtype = torch.from_numpy(np.empty(0, env.single_action_space.dtype)).dtype
+        self._actions = PolicyActions(policy, env.single_action_space, env.device)
         parameters = list(policy.parameters())
         self._like = next((each for each in parameters if each.requires_grad), parameters[0])
         self._recurrent = RecurrentState(policy, num_envs) if is_recurrent(policy) else None
@@ -164,12 +165,10 @@ class HostLoop:
     def _act(self, observations: Tensor) -> Tensor:
         """Returns the actions in the envs that act, of the action space's dtype."""
         observations = observations.to(self._like)
-        actions: Tensor
-        if self._recurrent is not None:
-            actions = self._recurrent.act(self._rows, observations, self._acting_index)
-        else:
-            actions = self._rows(observations)
-        return actions.to(self.env.device, self._action_dtype)
+        state, rows = self._recurrent, self._rows
+        if state is None:
+            return self._actions.run(lambda: rows(observations), len(observations))
+        return self._actions.run(lambda: state.act(rows, observations, self._acting_index), len(observations))
 
     def _conclude(self, envs: Ints, info: dict[str, Any]) -> None:
         """Writes down what came of the episodes in `envs`, int64 [M], and frees these."""

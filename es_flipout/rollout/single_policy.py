@@ -7,6 +7,7 @@ torch takes six to seven times as long as NumPy for a call of an MLP 64-64, most
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -14,10 +15,18 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from es_flipout.policies import BoxActions, DiscreteActions, MLPPolicy, MultiDiscreteActions, is_plain_mlp
+from es_flipout.policies import (
+    ActionHead,
+    DiscreteActions,
+    IntegerActions,
+    MLPPolicy,
+    MultiDiscreteActions,
+    is_plain_mlp,
+)
 from es_flipout.policies.activations import ELU, SiLU
+from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 
 Array = NDArray[Any]
@@ -38,20 +47,21 @@ def make_act(policy: nn.Module, action_space: gym.Space[Any]) -> Act:
         assert isinstance(policy, MLPPolicy)
         act = _numpy_mlp(policy)
     else:
-        act = _torch_policy(policy)
+        act = _torch_policy(policy, action_space)
     if isinstance(action_space, spaces.Discrete):
         return lambda observation: int(act(observation))
     dtype = action_space.dtype
     return lambda observation: np.asarray(act(observation), dtype)
 
 
-def _torch_policy(policy: nn.Module) -> Act:
+def _torch_policy(policy: nn.Module, action_space: gym.Space[Any]) -> Act:
     state = RecurrentState(policy, 1) if is_recurrent(policy) else None
+    actions = PolicyActions(policy, action_space)
 
     def act(observation: Array) -> Array:
         row = torch.from_numpy(observation).unsqueeze(0)
-        actions: Tensor = policy(row) if state is None else state.act(policy, row, slice(None))
-        array: Array = actions[0].numpy()
+        act = partial(policy, row) if state is None else partial(state.act, policy, row, slice(None))
+        array: Array = actions.run(act, 1)[0].numpy()
         return array
 
     return act
@@ -96,7 +106,7 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Array], Array]] = {
 }
 
 
-def _numpy_head(head: BoxActions | DiscreteActions | MultiDiscreteActions) -> Act:
+def _numpy_head(head: ActionHead) -> Act:
     if isinstance(head, DiscreteActions):
         start = head.start
         return lambda x: x.argmax() + start
@@ -104,6 +114,8 @@ def _numpy_head(head: BoxActions | DiscreteActions | MultiDiscreteActions) -> Ac
         ends = np.cumsum(head.sizes)[:-1]
         starts = np.array(head.starts)
         return lambda x: np.array([part.argmax() for part in np.split(x, ends)]) + starts
+    if isinstance(head, IntegerActions):
+        return lambda x: head(torch.from_numpy(x)).numpy()
     low, high = head.low.numpy(), head.high.numpy()
     if head.bounds == "clip":
         return lambda x: np.minimum(np.maximum(x, low), high)

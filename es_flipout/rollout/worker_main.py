@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from es_flipout.envs.contract import TorchVectorEnv
+from es_flipout.error_text import error_text
 from es_flipout.population import NoiseOrigin, Population
 from es_flipout.processes import SharedMemory, use_one_thread
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.host_loop import HostLoop, observation_size
 from es_flipout.rollout.mlp_rows import member_rows
+from es_flipout.rollout.player import PlayError
 
 
 class SharedTensors:
@@ -185,7 +187,7 @@ def serve(connection: Connection, policy: bytes, make_loop: bytes, center: Share
         loop: WorkerLoop = cloudpickle.loads(make_loop)()
         module: nn.Module = cloudpickle.loads(policy)
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
+        connection.send(error_text(error))
         return
     state = center.tensors()
     with contextlib.closing(loop):
@@ -200,8 +202,9 @@ def serve(connection: Connection, policy: bytes, make_loop: bytes, center: Share
                 loop.play(population, inbox)
             except InboxClosedError:
                 raise
-            except Exception:
-                connection.send(traceback.format_exc())
+            except Exception as error:
+                line = str(error) if isinstance(error, PlayError) else error_text(error)
+                connection.send(f"{traceback.format_exc()}{line}")
                 work = connection.recv()
                 continue
             work = inbox.following()

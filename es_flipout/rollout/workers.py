@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from es_flipout.envs.contract import TorchVectorEnv
+from es_flipout.error_text import error_text
 from es_flipout.population import Population, trained_parameters
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
 from es_flipout.rollout.episodes import Episodes, Ints
@@ -82,7 +83,7 @@ class WorkerPlayer(Player):
             self._arguments = cloudpickle.dumps(policy), cloudpickle.dumps(make_loop), shared
         except Exception as error:  # whatever a user's class may raise
             raise ValueError(
-                f"worker processes need a policy that can be pickled: {type(error).__name__}: {error}"
+                f"worker processes need a policy that can be pickled: {error_text(error)}"
             ) from error
         self._number = 0
         self._deaths_in_a_row, self._has_played = 0, False

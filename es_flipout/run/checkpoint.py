@@ -33,6 +33,10 @@ class RunError(ValueError):
     """A run directory or a checkpoint cannot be used; the message says why, in one line."""
 
 
+class RunBrokenError(RunError):
+    """A run cannot go on, for a reason that is not in the command; the message says why, in one line."""
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """The files of one run."""

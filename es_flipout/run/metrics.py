@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,6 +68,8 @@ class GenerationMetrics:
     """Mean length of the episodes of the score, in env steps."""
     timing: Timing
     """Speed and duration."""
+    score_failures: dict[str, int] = field(default_factory=dict)
+    """What went wrong in episodes of the score, and in how many; they are left out of it."""
 
     @classmethod
     def of(
@@ -101,7 +103,7 @@ class GenerationMetrics:
             fitness_worst=float(usable.min()),
             fitness_std=float(usable.std(correction=0)),
             failed_members=int(bad.sum()),
-            failures=dict(sorted(episodes.failures.items(), key=lambda item: (-item[1], item[0]))),
+            failures=_most_frequent_first(episodes.failures),
             episode_length=float(episodes.lengths.mean()),
             episode_limit=episode_limit,
             sigma=es.sigma,
@@ -122,9 +124,19 @@ class GenerationMetrics:
         figures = {name: plain(value) for name, value in asdict(self).items()}
         return json.dumps(figures)
 
-    def scored(self, mean: float, std: float, episode_length: float) -> GenerationMetrics:
+    def scored(self, episodes: Episodes) -> GenerationMetrics:
         """Returns the metrics completed by the center's score."""
-        return replace(self, score=mean, score_std=std, score_episode_length=episode_length)
+        return replace(
+            self,
+            score=episodes.mean_return,
+            score_std=episodes.std_return,
+            score_episode_length=float(episodes.lengths.mean()),
+            score_failures=_most_frequent_first(episodes.failures),
+        )
+
+
+def _most_frequent_first(failures: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(failures.items(), key=lambda item: (-item[1], item[0])))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_flipout.rollout import Episodes, Player, PlayError, reset_seeds
-from es_flipout.run.checkpoint import RunError
+from es_flipout.run.checkpoint import RunBrokenError
 from es_flipout.run.config import Config
+from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.strategy import FlipoutES
 
 
@@ -17,6 +18,7 @@ def play_generation(
     config: Config,
     es: FlipoutES,
     player: Player,
+    watch: FailureWatch,
     *,
     limit: int | None,
     is_last: bool,
@@ -28,13 +30,14 @@ def play_generation(
         config: of the run.
         es: the strategy, which is asked for the populations.
         player: plays them.
+        watch: looks at the episodes of each.
         limit: env steps after which an episode is cut off; None for the environment's own limit.
         is_last: whether no other generation follows, for which the player could prepare.
         should_stop: asked several times per second.
 
     Raises:
         PlayStoppedError: if `should_stop` said so.
-        RunError: if the player cannot do its work, or no episode could start.
+        RunBrokenError: if the player cannot do its work, or as `FailureWatch.check` does.
     """
     tables: list[Episodes] = []
     env_steps = 0
@@ -47,11 +50,9 @@ def play_generation(
         try:
             player.play(population, episodes, should_stop=should_stop)
         except PlayError as error:
-            raise RunError(str(error)) from error
+            raise RunBrokenError(str(error)) from error
         tables.append(episodes)
-        if episodes.env_steps == 0:
-            reason = next(iter(episodes.failures), "every episode was empty")
-            raise RunError(f"no episode of generation {es.generation + 1} could start: {reason}")
+        watch.check(episodes, es.generation + 1)
         env_steps += episodes.env_steps
     return tables[0] if len(tables) == 1 else Episodes.concatenated(tables)
 

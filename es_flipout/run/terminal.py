@@ -59,14 +59,19 @@ class Terminal(Reporter):
             f"score {self._score:>7}  "
             f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}"
         )
-        for failure, count in list(metrics.failures.items())[:SHOWN_FAILURES]:
-            self._console.print(f"{count:>14} failed episode{'s' if count > 1 else ''}: {failure}")
-        if len(metrics.failures) > SHOWN_FAILURES:
-            others = sum(list(metrics.failures.values())[SHOWN_FAILURES:])
-            self._console.print(f"{others:>14} failed for other reasons, see metrics.jsonl")
+        self._print_failures(metrics.failures, "episode")
+        self._print_failures(metrics.score_failures, "episode of the score")
         self._bar.update(
             self._task, completed=progress, label=f"generation {metrics.generation}", left=f"left {left}"
         )
+
+    def _print_failures(self, failures: Mapping[str, int], kind: str) -> None:
+        reasons = list(failures.items())
+        for failure, count in reasons[:SHOWN_FAILURES]:
+            some = kind if count == 1 else kind.replace("episode", "episodes")
+            self._console.print(f"{count:>14} failed {some}: {failure}")
+        if others := sum(count for _, count in reasons[SHOWN_FAILURES:]):
+            self._console.print(f"{others:>14} failed for other reasons, see metrics.jsonl")
 
     def _time_left(self, seconds: float, progress: float) -> str:
         """Returns h:mm:ss until the budget is used up, at the pace since this process began."""

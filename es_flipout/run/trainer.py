@@ -29,13 +29,14 @@ from es_flipout.run.build import (
     make_policy,
     make_probe,
 )
-from es_flipout.run.checkpoint import RunDirectory, RunError
+from es_flipout.run.checkpoint import RunBrokenError, RunDirectory, RunError
 from es_flipout.run.config import Config
+from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing, Unscored
 from es_flipout.run.placement import place
 from es_flipout.run.play_generation import play_generation
-from es_flipout.run.trial import check_device, first_observation, try_policy
+from es_flipout.run.trial import check_device, try_out
 from es_flipout.seeding import torch_generator
 from es_flipout.strategy import FlipoutES
 
@@ -89,12 +90,17 @@ class Trainer:
             seed=config.seed,
         )
         try:
-            observation = first_observation(env)
-            self.scorer = make_background_scorer(config)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"env.kwargs do not fit {config.env.id}: {error}") from error
-        try_policy(self.es, env, observation)
+            try_out(self.es, env, config.env.id)
+        except PlayError as error:
+            raise ValueError(str(error)) from error
+        self._watch = FailureWatch(config.env.id, env.default_limit)
+        if env.default_limit is not None:
+            announce(
+                f"{config.env.id} has no time limit: its episodes are cut off after {env.default_limit:,} "
+                "env steps (env.kwargs.max_episode_steps sets another limit, -1 none)"
+            )
         env.close()
+        self.scorer = make_background_scorer(config)
         if config.evaluation.interval:
             prepare_processes()
         self.player = make_player(config, self.policy, announce)
@@ -172,13 +178,14 @@ class Trainer:
                 self.config,
                 self.es,
                 self.player,
+                self._watch,
                 limit=self.episode_limit,
                 is_last=self._is_last,
                 should_stop=should_stop,
             )
         except RunError:
-            if self._unscored is not None:
-                self._report_scored(journal, should_stop)
+            self._report_scored(journal, should_stop)
+            if self._saved_generation != self.es.generation:
                 self._save_last(journal)
             raise
         elapsed = time.perf_counter() - started
@@ -217,10 +224,10 @@ class Trainer:
         try:
             episodes = self.scorer.result(should_stop)
         except PlayError as error:
-            raise RunError(str(error)) from error
+            raise RunBrokenError(str(error)) from error
         self._unscored, self._saved_generation = None, -1
         score = episodes.mean_return
-        metrics = unscored.metrics.scored(score, episodes.std_return, float(episodes.lengths.mean()))
+        metrics = unscored.metrics.scored(episodes)
         is_best = score > self.best_score
         if is_best:
             self.best_score = score

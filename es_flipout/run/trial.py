@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from es_flipout.envs import TorchVectorEnv
+from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.strategy import FlipoutES
 
@@ -23,49 +25,38 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} is not available") from error
 
 
-def first_observation(env: TorchVectorEnv) -> Tensor:
-    """Resets an environment; a keyword argument of the right name may hold a value that only this refuses.
-
-    Returns:
-        The observation of its first env, [1, ...].
-
-    Raises:
-        ValueError: if no env can be reset.
-    """
-    observations, info = env.reset(seed=0)
-    if "failed" in info and info["failed"].all():
-        raise ValueError(info["failures"][0])
-    return observations[:1]
+TRIES = 3
+"""Reset seeds that are tried: an environment may fail by accident."""
 
 
-def try_policy(es: FlipoutES, env: TorchVectorEnv, observations: Tensor) -> None:
-    """Has a member act once, to find what a class of the user's gets wrong.
+def try_out(es: FlipoutES, env: TorchVectorEnv, env_id: str) -> None:
+    """Resets an environment, has a member act once, and steps: what a user's classes get wrong shows there.
 
     Args:
         es: the strategy over the policy.
-        env: the environment.
-        observations: one of its observations, [1, ...].
+        env: an environment of one env.
+        env_id: its id.
 
     Raises:
-        ValueError: if the policy raises, or does not return an action of the environment's.
+        ValueError: if the environment fails every time, or the policy does not return an action for it.
     """
-    policy, space = es.policy, env.single_action_space
-    try:
-        rows = es.ask().select(torch.zeros(1, dtype=torch.int64))
-        observations = observations.to(next(policy.parameters()))
-        if is_recurrent(policy):
-            actions = RecurrentState(policy, 1).act(rows, observations, slice(None))
-        else:
-            actions = rows(observations)
-    except Exception as error:  # whatever a user's code may raise
-        name = type(policy).__name__
-        raise ValueError(f"policy {name} cannot act: {type(error).__name__}: {error}") from error
-    kind = "integers" if isinstance(space, Discrete | MultiDiscrete) else "real numbers"
-    shape = (1, *(space.shape or ()))
-    fits = isinstance(actions, Tensor) and actions.shape == shape
-    if not fits or actions.is_floating_point() != (kind == "real numbers"):
-        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else repr(actions)
-        raise ValueError(
-            f"policy {type(policy).__name__} must return actions for {space}, {kind} {list(shape)} for one "
-            f"observation, but returns {found}"
-        )
+    actions = PolicyActions(es.policy, env.single_action_space, env.device)
+    for seed in range(TRIES):
+        observations, info = env.reset(seed=seed)
+        if "failed" not in info:
+            action = actions.run(partial(_act, es, observations), 1)
+            *_, info = env.step(action)
+        if "failed" not in info:
+            return
+    raise ValueError(f"{env_id}: {info['failures'][0]}")
+
+
+def _act(es: FlipoutES, observations: Tensor) -> Tensor:
+    """Returns the actions of the first member for one observation, [1, ...]."""
+    policy = es.policy
+    rows = es.ask().select(torch.zeros(1, dtype=torch.int64))
+    observations = observations.to(next(policy.parameters()))
+    if is_recurrent(policy):
+        return RecurrentState(policy, 1).act(rows, observations, slice(None))
+    actions: Tensor = rows(observations)
+    return actions

@@ -116,6 +116,9 @@ class LineEnv(gym.Env):
     def reset(self, *, seed=None, options=None):
         return self.observation_space.low, {}
 
+    def step(self, action):
+        return action, 0.0, True, False, {}
+
 
 gym.register("Dict-v0", DictEnv)
 gym.register("OnlyHere-v0", LineEnv)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from es_flipout.perturbations import Flipout, Independent, Perturbation
@@ -50,8 +52,35 @@ class TestBoxActions:
 
     @pytest.mark.parametrize(("low", "high"), [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf)])
     def test_rescaling_to_an_infinite_range_is_refused(self, low: float, high: float) -> None:
-        with pytest.raises(ValueError, match=r"policy\.action_bounds to clip.*wrappers\.RescaleAction"):
+        with pytest.raises(ValueError, match=r"policy\.action_bounds to clip, or give the env"):
             self.head([-1.0, low], [1.0, high], "rescale")
+
+    @pytest.mark.parametrize("bound", [1e300, 3e38, 2e10])
+    def test_a_range_that_means_none_is_as_good_as_an_infinite_one(self, bound: float) -> None:
+        space = spaces.Box(-bound, bound, (2,), np.float64)
+        with pytest.raises(ValueError, match="the action range must "):
+            make_action_head(space, "rescale")
+        outputs = torch.tensor([[-3.0, 5e37]])
+        actions = make_action_head(space, "clip")(outputs)
+        assert actions.tolist() == torch.tensor([[-3.0, min(5e37, bound)]]).tolist()
+
+    def test_there_must_be_something_to_act_on(self) -> None:
+        with pytest.raises(ValueError, match="nothing to act on"):
+            make_action_head(spaces.Box(-1.0, 1.0, (0,)))
+
+    @given(
+        ends=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2, unique=True),
+        bounds=st.sampled_from(["rescale", "clip"]),
+    )
+    def test_actions_stay_in_a_float64_space_that_float32_cannot_express(
+        self, ends: list[float], bounds: str
+    ) -> None:
+        space = spaces.Box(min(ends), max(ends), (1,), np.float64)
+        assume(np.nextafter(np.float32(min(ends)), np.float32(np.inf)) < max(ends))
+        head = make_action_head(space, bounds)
+        for output in (-1e30, -1.0, 0.0, 1.0, 1e30):
+            action = head(torch.tensor([[output]])).numpy().astype(space.dtype)[0]
+            assert action in space
 
     def test_actions_are_float32_within_a_float64_space(self) -> None:
         space = spaces.Box(-1.0, 1.0, (3,), np.float64)
@@ -63,6 +92,56 @@ class TestBoxActions:
         for space in (spaces.Box(-1, 1, (2, 2)), spaces.MultiDiscrete([[2, 2], [3, 3]])):
             with pytest.raises(ValueError, match=r"(?s)actions must be vectors.*wrappers\.TransformAction"):
                 make_action_head(space)
+
+
+class TestIntegerActions:
+    @given(
+        dtype=st.sampled_from(
+            [np.int8, np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64, np.bool_]
+        ),
+        bounds=st.sampled_from(["rescale", "clip"]),
+        data=st.data(),
+    )
+    def test_every_action_is_in_the_space(self, dtype: type, bounds: str, data: st.DataObject) -> None:
+        info = np.iinfo(dtype) if dtype is not np.bool_ else None
+        lowest, highest = (int(info.min), int(info.max)) if info else (0, 1)
+        if bounds == "rescale":
+            lowest, highest = max(lowest, -(10**9)), min(highest, 10**9)
+        ends = sorted(data.draw(st.lists(st.integers(lowest, highest), min_size=2, max_size=2)))
+        space = spaces.Box(np.array([ends[0]], dtype), np.array([ends[1]], dtype), (1,), dtype)
+        head = make_action_head(space, bounds)
+        for output in (-math.inf, -1e30, -0.7, 0.0, 0.5, 3e8, 1e30, math.inf, math.nan):
+            action = head(torch.tensor([[output]])).to(torch.from_numpy(np.empty(0, dtype)).dtype).numpy()[0]
+            assert action in space, (output, action)
+
+    def test_every_integer_has_an_equal_share_of_the_squashed_range(self) -> None:
+        head = make_action_head(spaces.Box(-1, 2, (1,), np.int64))
+        squashed = torch.linspace(-0.999, 0.999, 4001, dtype=torch.float64).unsqueeze(1)
+        actions, counts = head(torch.atanh(squashed)).unique(return_counts=True)
+        assert actions.tolist() == [-1, 0, 1, 2]
+        assert counts.min() >= 0.97 * 4001 / 4
+
+    def test_clipped_outputs_are_rounded_not_cut_off(self) -> None:
+        head = make_action_head(spaces.Box(-2, 3, (1,), np.int32), "clip")
+        outputs = [[-9.0], [-1.6], [-0.4], [0.6], [2.7], [9.0]]
+        assert head(torch.tensor(outputs)).flatten().tolist() == [-2, -2, 0, 1, 3, 3]
+
+    def test_booleans_are_chosen_by_the_sign(self) -> None:
+        head = make_action_head(spaces.Box(np.zeros(2, np.bool_), np.ones(2, np.bool_), dtype=np.bool_))
+        assert head(torch.tensor([[-0.1, 0.1]])).tolist() == [[0, 1]]
+
+    def test_ranges_that_nothing_can_be_squashed_into_are_refused(self) -> None:
+        space = spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (1,), np.int64)
+        with pytest.raises(ValueError, match=r"within ±1e\+10.*policy\.action_bounds to clip"):
+            make_action_head(space, "rescale")
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    def test_converting_a_policy_does_not_change_its_range(self, dtype: torch.dtype) -> None:
+        policy = MLPPolicy(VECTOR, spaces.Box(-(10**8), 10**8, (1,), np.int64), action_bounds="clip").to(
+            dtype
+        )
+        head = policy.head
+        assert head(torch.full((1, 1), 1e9)).tolist() == [[10**8]]
 
 
 class TestDiscreteActions:

@@ -206,7 +206,7 @@ def test_what_a_policy_raises_is_raised_by_the_result():
     policy.network[0] = torch.nn.Linear(7, 8)
     scorer.start(policy, SEED)
     for _ in range(2):
-        with pytest.raises(PlayError, match=r"^the center cannot be scored: RuntimeError: .*shape"):
+        with pytest.raises(PlayError, match=r"scored: policy MLPPolicy cannot act: RuntimeError: .*shape"):
             outcome(scorer.result())
     policy = make_policy()
     scorer.start(policy, SEED)

@@ -576,7 +576,7 @@ def test_a_policy_that_raises_is_told_of_and_leaves_the_workers_usable(make_pool
     expected = rollout(pool, ask(policy), SEEDS)
     for _ in range(2):
         policy.angry.fill_(1)
-        with play_error("ZeroDivisionError: leave me alone"):
+        with play_error("policy Touchy cannot act: ZeroDivisionError: leave me alone"):
             rollout(pool, ask(policy), SEEDS)
         policy.angry.fill_(0)
         assert_same(rollout(pool, ask(policy), SEEDS), expected)
