@@ -413,7 +413,7 @@ def test_actions_of_a_wrong_shape_are_refused(counting):
 
 def test_actions_of_other_kinds_are_refused():
     env = TorchCounting(AutoresetMode.DISABLED)
-    env.action_space = batch_space(spaces.Dict(a=ACTIONS), NUM_ENVS)
+    env.single_action_space = spaces.Dict(a=ACTIONS)
     with pytest.raises(ValueError, match="Dict actions are not supported"):
         ForeignVectorEnv(env)
 
@@ -442,7 +442,7 @@ def test_an_evaluator_wraps_foreign_environments_alone():
     from_gymnasium = gym.make_vec("es_flipout/InvertedPendulum-v5", num_envs=2, threads=1)
     foreign = gym.make_vec("InvertedDoublePendulum-v5", num_envs=2, vectorization_mode="sync")
     assert HostPlayer(native).envs == [native]
-    assert HostPlayer(from_gymnasium).envs == [from_gymnasium]
+    assert HostPlayer(from_gymnasium).envs == [from_gymnasium.env]
     (wrapped,) = HostPlayer(foreign).envs
     assert isinstance(wrapped, ForeignVectorEnv)
     assert wrapped.env is foreign
