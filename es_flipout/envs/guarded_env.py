@@ -82,7 +82,7 @@ class GuardedEnv:
             observation, reward, terminated, truncated, info = result
             if (
                 type(observation) is not np.ndarray
-                or observation.dtype != self._dtype
+                or observation.dtype is not self._dtype
                 or observation.shape != self._shape
             ):
                 observation = values.observation_array(observation, self._shape, self._dtype, "step")

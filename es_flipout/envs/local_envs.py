@@ -92,13 +92,13 @@ class LocalEnvs:
 
     def step(self, ids: Sequence[int]) -> dict[int, str]:
         """Steps envs by their actions and writes the results; returns what went wrong, by env."""
-        arrays, faults = self.arrays, {}
+        envs, arrays, faults = self._envs, self.arrays, {}
+        observations, actions, rewards = arrays.observations, arrays.actions, arrays.rewards
+        terminated, truncated = arrays.terminated, arrays.truncated
         for i in ids:
-            action = arrays.actions[i].copy()  # the environment may keep it
             try:
-                arrays.observations[i], arrays.rewards[i], arrays.terminated[i], arrays.truncated[i], _ = (
-                    self._envs[i].step(action)
-                )
+                # The environment may keep the action that it is given.
+                observations[i], rewards[i], terminated[i], truncated[i], _ = envs[i].step(actions[i].copy())
             except EnvFault as fault:
                 faults[i] = str(fault)
         return faults

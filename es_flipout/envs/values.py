@@ -95,11 +95,12 @@ def number(value: Any) -> float:
     array = _array(value)
     if array.size == 1 and _kind(array.dtype):
         return float(array.item())
-    several = array.ndim == 1 and array.size > 1 and _kind(array.dtype)
-    raise EnvFault(
-        f"the reward is {described(value)}, a number is needed"
-        + (" (mo_gymnasium: wrap the environment in mo_gymnasium.wrappers.LinearReward)" if several else "")
-    )
+    if _kind(array.dtype):
+        raise EnvFault(
+            f"the reward is an array of shape {array.shape}, a number is needed "
+            "(mo_gymnasium: wrap the environment in mo_gymnasium.wrappers.LinearReward)"
+        )
+    raise EnvFault(f"the reward is {described(value)}, a number is needed")
 
 
 def flag(value: Any, name: str) -> bool:
