@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import torch
+from gymnasium.vector import AutoresetMode
 
 from es_flipout.envs.guarded_env import FOREIGN
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
@@ -155,8 +156,15 @@ def _make_native(
     return env
 
 
-def _make_numpy(env_id: str, task: Callable[..., MujocoTask], num_envs: int, **kwargs: Any) -> NumpyVectorEnv:
-    return NumpyVectorEnv(_make_native(env_id, task, num_envs, **kwargs))
+def _make_numpy(
+    env_id: str,
+    task: Callable[..., MujocoTask],
+    num_envs: int,
+    *,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    **kwargs: Any,
+) -> NumpyVectorEnv:
+    return NumpyVectorEnv(_make_native(env_id, task, num_envs, **kwargs), autoreset_mode)
 
 
 def _make_single(
