@@ -130,6 +130,7 @@ def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:
     return {"failed": failed, "failures": [failures[i] for i in ids]}
 
 
+@functools.cache
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     """Returns the NumPy dtype that equals a torch dtype."""
     return torch.empty(0, dtype=dtype).numpy().dtype

@@ -199,7 +199,7 @@ class ForeignVectorEnv(TorchVectorEnv):
         rewards = values.numbers(results[0], self.num_envs)
         terminated = values.flags(results[1], self.num_envs, "terminated")
         truncated = values.flags(results[2], self.num_envs, "truncated")
-        failed = np.flatnonzero(info.get("_failure", ())).tolist()
+        failed = np.flatnonzero(info["_failure"]).tolist() if "_failure" in info else []
         over = terminated | truncated
         self._fresh = {
             AutoresetMode.DISABLED: np.zeros_like(over),

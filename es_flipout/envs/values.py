@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.contract import numpy_dtype
 from es_flipout.error_text import error_text
 
 OLD_API = "this is the API before Gymnasium 0.26"
@@ -138,10 +139,13 @@ def observation_tensor(
         return value.detach().to(device, dtype, copy=True)
     array = _array(value)
     _check_observation(value, array.shape, _kind(array.dtype), shape, space_dtype, method)
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            array = array.astype(torch.empty(0, dtype=dtype).numpy().dtype)
-    return torch.tensor(array, dtype=dtype, device=device)
+    target = np.dtype(np.float32) if dtype == torch.bfloat16 else numpy_dtype(dtype)
+    if array.dtype.itemsize > target.itemsize:
+        with np.errstate(over="ignore", invalid="ignore"):
+            copy = array.astype(target)
+    else:
+        copy = array.astype(target)
+    return torch.from_numpy(copy).to(device, dtype)
 
 
 def numbers(value: Any, count: int) -> NDArray[np.float64]:
@@ -155,8 +159,10 @@ def numbers(value: Any, count: int) -> NDArray[np.float64]:
 def flags(value: Any, count: int, name: str) -> NDArray[np.bool_]:
     """Returns `terminated` or `truncated` of N envs, bool [N]."""
     array = _array(value)
+    if array.dtype == np.bool_ and array.shape == (count,):
+        return array
     fits = array.shape in ((count,), (count, 1)) and array.dtype.kind in "biu"
-    if not fits or not np.isin(array, (0, 1)).all():
+    if not fits or not ((array == 0) | (array == 1)).all():
         raise EnvFault(f"{name} is {described(value)}, {count} bools are needed, one per env")
     return array.reshape(count).astype(np.bool_)
 
