@@ -550,7 +550,7 @@ def test_float_actions_for_integers_are_refused(dtype):
 def test_what_is_no_vector_environment_is_refused(envs):
     policy = MLPPolicy(OBSERVATIONS, ACTIONS)
     population = FlipoutES(policy, population_size=4, sigma=0.1).ask()
-    with pytest.raises(TypeError, match="a vector environment is needed, got .*es_flipout.make_vec"):
+    with pytest.raises(TypeError, match=r"a vector environment is needed, got .*es_flipout.make_vec"):
         evaluate(population, envs)
 
 
