@@ -31,17 +31,18 @@ def check_limit(limit: Any) -> None:
 
 def with_limit(env: gym.Env[Any, Any], asked: int | None) -> gym.Env[Any, Any]:
     """Returns an environment that has a limit, unless -1 was asked for; wraps it if it has none."""
-    return env if asked == -1 or _limits(env) else DefaultTimeLimit(env)
+    return DefaultTimeLimit(env) if asked != -1 and _time_limit(env) is None else env
 
 
 def default_limit(env: gym.Env[Any, Any]) -> int | None:
     """Returns `DEFAULT_EPISODE_STEPS` if that is the only limit that an environment has; otherwise None."""
-    return DEFAULT_EPISODE_STEPS if isinstance(env, DefaultTimeLimit) else None
+    return DEFAULT_EPISODE_STEPS if isinstance(_time_limit(env), DefaultTimeLimit) else None
 
 
-def _limits(env: gym.Env[Any, Any]) -> bool:
+def _time_limit(env: gym.Env[Any, Any]) -> TimeLimit | None:
+    """Returns the outermost `TimeLimit` among an environment's wrappers."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, TimeLimit):
-            return True
+            return env
         env = env.env
-    return False
+    return None

@@ -36,8 +36,8 @@ class HostPlayer(Player):
         """Takes the environments.
 
         Args:
-            envs: one vector environment, or several of the same task. Any that is not a `TorchVectorEnv` is
-                made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
+            envs: one vector environment, or several of the same task. Any that is not a `TorchVectorEnv`, and
+                has none inside, is made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
             concurrent: whether several run at the same time, or one after the other.
 
         Raises:

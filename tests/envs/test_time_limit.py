@@ -54,7 +54,7 @@ def test_the_default_is_documented():
     ("env_id", "wrappers", "kwargs", "limit", "default"),
     [
         ("Endless-v0", [], {}, 5, 5),
-        ("Endless-v0", ["ClipReward"], {"max_episode_steps": None}, 5, 5),
+        ("Endless-v0", ["OrderEnforcing"], {"max_episode_steps": None}, 5, 5),
         ("Endless-v0", [], {"max_episode_steps": -1}, None, None),
         ("Endless-v0", [], {"max_episode_steps": 3}, 3, None),
         ("Endless-v0", ["test_time_limit:OwnLimit"], {}, 6, None),
@@ -63,10 +63,13 @@ def test_the_default_is_documented():
     ],
 )
 def test_which_limit_holds(env_id, wrappers, kwargs, limit, default):
-    wrappers = [each.replace("ClipReward", "OrderEnforcing") for each in wrappers]
     env = make_vec(env_id, 1, wrappers=wrappers, **kwargs)
     assert env.default_limit == default
     assert length(env) == limit
+
+
+def test_a_wrapper_around_it_does_not_hide_it():
+    assert time_limit.default_limit(gym.Wrapper(make_env("Endless-v0"))) == 5
 
 
 def test_the_baseline_is_cut_off_alike():
