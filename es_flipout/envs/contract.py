@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,10 +33,10 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     Attributes:
         device: device of the tensors that `reset` and `step` return.
-        dtype: floating dtype of observations and rewards.
+        dtype: floating dtype of observations.
         restarts_anytime: whether an env can be reset or retired before its episode has ended.
-        default_limit: env steps after which episodes are cut off because the environment has no time limit;
-            None if it has one, or nothing cuts them off.
+        default_limit: env steps after which episodes are cut off because the environment has no limit of its
+            own (see `make_vec`); None if it has one, was asked for none, or does not say.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - Gymnasium's own declaration
@@ -78,7 +79,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             Observations [N, ...], rewards [N], terminated and truncated, bool [N], and the info.
 
         Raises:
-            ValueError: if the actions do not have the shape of `action_space`.
+            ValueError: if the actions do not have the shape of `action_space`, or are floats and the space is
+                of integers.
         """
 
     @abstractmethod
@@ -107,6 +109,15 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _check_actions(self, actions: Tensor) -> None:
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions must be {self.action_space.shape}, got {tuple(actions.shape)}")
+        if not torch.can_cast(actions.dtype, self._action_dtype):
+            raise ValueError(
+                f"actions must be {self._action_dtype}, as action_space is, got {actions.dtype}, which would "
+                "be cut off"
+            )
+
+    @functools.cached_property
+    def _action_dtype(self) -> torch.dtype:
+        return torch_dtype(self.action_space)
 
 
 def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:
@@ -119,9 +130,22 @@ def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:
     return {"failed": failed, "failures": [failures[i] for i in ids]}
 
 
+@functools.cache
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     """Returns the NumPy dtype that equals a torch dtype."""
     return torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
+    """Returns the torch dtype that equals a space's dtype.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return torch.from_numpy(np.empty(0, space.dtype)).dtype
+    except TypeError as error:
+        raise ValueError(f"{space} has a dtype that torch does not know: {space.dtype}") from error
 
 
 def observation_box(shape: tuple[int, ...], dtype: torch.dtype) -> gym.spaces.Box:

@@ -14,7 +14,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from es_flipout.envs.local_envs import EnvArrays, LocalEnvs, MakeEnv
+from es_flipout.envs.guarded_env import FOREIGN, MakeEnv
+from es_flipout.envs.local_envs import EnvArrays, LocalEnvs
+from es_flipout.envs.values import fault_text
 from es_flipout.processes import SharedMemory, Worker, WorkerDiedError, end_workers
 
 Shapes = Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
@@ -144,8 +146,8 @@ def _serve(connection: Connection, make: bytes, memory: SharedMemory, shapes: Sh
     """What a process does: its share of every call, until the connection is closed."""
     try:
         local = LocalEnvs(cloudpickle.loads(make), _arrays(memory, shapes).part(envs))
-    except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
+    except FOREIGN as error:
+        connection.send(fault_text(error))
         return
     connection.send(None)
     with contextlib.closing(local):

@@ -5,14 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from es_flipout.envs import values
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
+from es_flipout.envs.guarded_env import FOREIGN
+from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
+from es_flipout.envs.values import EnvFault, described, fault_text
+from es_flipout.policies import box
+
+
+def torch_vector_env(env: Any) -> TorchVectorEnv:
+    """Returns a vector environment as one of torch tensors: itself, what is in it, or wrapped.
+
+    Raises:
+        TypeError: if it is no vector environment.
+        ValueError: see `ForeignVectorEnv`.
+    """
+    if isinstance(env, TorchVectorEnv):
+        return env
+    if isinstance(env, NumpyVectorEnv):
+        return env.env
+    if isinstance(env, VectorEnv):
+        return ForeignVectorEnv(env)
+    single = f"{env}, an environment of one env" if isinstance(env, gym.Env) else described(env)
+    raise TypeError(
+        f"a vector environment is needed, got {single}: make one by es_flipout.make_vec(ID, num_envs) or "
+        "gymnasium.make_vec(ID, num_envs=...)"
+    )
 
 
 class ForeignVectorEnv(TorchVectorEnv):
@@ -26,7 +54,8 @@ class ForeignVectorEnv(TorchVectorEnv):
 
     All envs are stepped or none, so envs without an episode idle; their observations mean nothing. If the
     vector environment raises, the episodes of all live envs have failed, and all envs are reset. If that
-    fails too, as with Gymnasium's AsyncVectorEnv, the error is raised.
+    fails too, as with Gymnasium's AsyncVectorEnv, the error is raised. So is an `EnvFault` if the vector
+    environment returns what it must not, for it would do so again.
     """
 
     def __init__(
@@ -41,13 +70,13 @@ class ForeignVectorEnv(TorchVectorEnv):
         Args:
             env: a vector environment that declares `metadata["autoreset_mode"]`.
             device: device of the tensors that `reset` and `step` return.
-            dtype: floating dtype of observations and rewards.
+            dtype: floating dtype of observations.
 
         Raises:
-            ValueError: if the environment does not declare how it resets itself, or its actions are of a kind
-                that is not supported.
+            ValueError: if the environment does not declare its spaces, its number of envs and how it resets
+                itself, or observations or actions are of a kind that is not supported.
         """
-        mode = env.metadata.get("autoreset_mode")
+        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
         if mode is None:
             raise ValueError(
                 f'{env} does not declare how it resets itself: its metadata must have an "autoreset_mode" '
@@ -57,14 +86,15 @@ class ForeignVectorEnv(TorchVectorEnv):
         self.mode = AutoresetMode(mode)
         self.device = torch.device(device)
         self.dtype = dtype
-        self.num_envs = env.num_envs
-        self.single_observation_space = env.single_observation_space
-        self.single_action_space = env.single_action_space
-        self.observation_space = env.observation_space
-        self.action_space = env.action_space
+        self.num_envs = _declared(env, "num_envs", int | np.integer)
+        self.single_observation_space: spaces.Box = box(_declared(env, "single_observation_space", gym.Space))
+        self.single_action_space = _declared(env, "single_action_space", gym.Space)
+        # Not as the environment declares them: some declare those of one env.
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.restarts_anytime = self.mode == AutoresetMode.DISABLED
         self._takes_tensors = False
-        self._idle_action = _some_action(env.action_space)
+        self._idle_action = _some_action(self.action_space)
         self._terminated = np.ones(self.num_envs, dtype=np.bool_)
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self._over = np.ones(self.num_envs, dtype=np.bool_)  # envs whose last step ended an episode
@@ -86,7 +116,7 @@ class ForeignVectorEnv(TorchVectorEnv):
         live, info = ~self._ended & ~mask, {}
         try:
             self._start(mask, seeds)
-        except Exception as error:  # a user's code may raise anything
+        except FOREIGN as error:
             info = self._recover(error, live | mask)
         started = mask & self._fresh
         self._terminated[started] = False
@@ -107,34 +137,39 @@ class ForeignVectorEnv(TorchVectorEnv):
     @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         self._check_actions(actions)
-        live, info = ~self._ended, {}
+        live = ~self._ended
         rewards = np.zeros(self.num_envs)
-        given = np.where(_as_column(live, actions.ndim), actions.cpu().numpy(), self._idle_action)
+        chosen = actions.detach().cpu().to(self._action_dtype).numpy()
+        given = np.where(_as_column(live, actions.ndim), chosen, self._idle_action)
         try:
             if self.restarts_anytime:
                 self._reset_some(self._over.copy(), None)  # it may refuse to step an ended env
-            rewards, terminated, truncated = self._step_all(given.astype(self._idle_action.dtype))
-        except Exception as error:  # a user's code may raise anything
+            rewards, terminated, truncated, reasons = self._step_all(given.astype(self._idle_action.dtype))
+            info = failure_info({i: text for i, text in reasons.items() if live[i]}, self.num_envs)
+        except FOREIGN as error:
             info = self._recover(error, live)
             terminated, truncated = np.ones_like(live), np.zeros_like(live)
         self._terminated |= live & terminated
         self._truncated |= live & truncated
         return (
             self._shown(),
-            torch.from_numpy(np.where(live, rewards, 0.0)).to(self.device, self.dtype),
+            torch.from_numpy(np.where(live, rewards, 0.0)).to(self.device),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
             info,
         )
 
-    def _recover(self, error: Exception, lost: Mask) -> dict[str, Any]:
+    def _recover(self, error: BaseException, lost: Mask) -> dict[str, Any]:
         """Resets all envs after an error; returns the info entries of those in `lost`, which have failed."""
+        if isinstance(error, EnvFault):
+            raise error
         try:
             self._reset_all(None)
-        except Exception:
+        except EnvFault:
+            raise
+        except FOREIGN:
             raise error from None
-        failure = f"{type(error).__name__}: {error}"
-        return failure_info(dict.fromkeys(np.flatnonzero(lost).tolist(), failure), self.num_envs)
+        return failure_info(dict.fromkeys(np.flatnonzero(lost).tolist(), fault_text(error)), self.num_envs)
 
     @override
     def retire(self, mask: Mask) -> None:
@@ -147,41 +182,64 @@ class ForeignVectorEnv(TorchVectorEnv):
     def _reset_all(self, seed: int | list[int | None] | None) -> None:
         if isinstance(seed, list) and all(each is None for each in seed):
             seed = None
-        observations, _ = self.env.reset(seed=seed)  # type: ignore[arg-type] # lists, as Gymnasium's own take
-        self._keep(observations)
+        self._keep_first(self.env.reset(seed=seed))  # type: ignore[arg-type] # lists, as Gymnasium's own take
         self._fresh[:], self._over[:] = True, False
 
     def _reset_some(self, mask: Mask, seeds: list[int | None] | None) -> None:
         if not mask.any():
             return
-        observations, _ = self.env.reset(seed=seeds, options={"reset_mask": mask})  # type: ignore[arg-type]
-        self._keep(observations)
+        self._keep_first(self.env.reset(seed=seeds, options={"reset_mask": mask}))  # type: ignore[arg-type]
         self._fresh[mask], self._over[mask] = True, False
 
-    def _step_all(self, actions: Any) -> tuple[Any, Any, Any]:
-        """Steps the wrapped environment; returns its rewards, terminated and truncated as arrays."""
+    def _step_all(self, actions: Any) -> tuple[NDArray[np.float64], Mask, Mask, dict[int, str]]:
+        """Steps the wrapped environment; returns rewards, terminated, truncated, and why envs have failed."""
         given = torch.from_numpy(actions).to(self.device) if self._takes_tensors else actions
-        observations, *results, _ = self.env.step(given)
-        self._keep(observations)
-        rewards, terminated, truncated = (
-            each.cpu().numpy() if isinstance(each, Tensor) else np.asarray(each) for each in results
-        )
-        over = terminated.astype(np.bool_) | truncated.astype(np.bool_)
+        observations, *results, info = values.step_result(self.env.step(given))
+        self._keep(observations, "step")
+        rewards = values.numbers(results[0], self.num_envs)
+        terminated = values.flags(results[1], self.num_envs, "terminated")
+        truncated = values.flags(results[2], self.num_envs, "truncated")
+        failed = np.flatnonzero(info["_failure"]).tolist() if "_failure" in info else []
+        over = terminated | truncated
         self._fresh = {
             AutoresetMode.DISABLED: np.zeros_like(over),
             AutoresetMode.NEXT_STEP: self._over,
             AutoresetMode.SAME_STEP: over,
         }[self.mode]
         self._over = over.copy()
-        return rewards, terminated, truncated
+        return rewards, terminated, truncated, {i: str(info["failure"][i]) for i in failed}
 
-    def _keep(self, observations: Any) -> None:
+    def _keep_first(self, result: Any) -> None:
+        observations, _ = values.reset_result(result)
+        self._keep(observations, "reset")
+
+    def _keep(self, observations: Any, method: str) -> None:
         self._takes_tensors = isinstance(observations, Tensor)
-        self._observations = torch.as_tensor(observations).to(self.device, self.dtype, copy=True)
+        space = self.single_observation_space
+        self._observations = values.observation_tensor(
+            observations,
+            (self.num_envs, *space.shape),
+            np.dtype(space.dtype),
+            method,
+            device=self.device,
+            dtype=self.dtype,
+        )
 
     def _shown(self) -> Tensor:
         assert self._observations is not None
         return self._observations.clone()
+
+
+def _declared(env: VectorEnv[Any, Any, Any], name: str, kind: Any) -> Any:
+    """Returns what an environment must declare of itself."""
+    value = getattr(env, name, None)
+    if isinstance(value, kind):
+        return value
+    kinds = {"num_envs": "an int"}
+    raise ValueError(
+        f"{type(env).__name__} is a vector environment whose {name} is {described(value)}, "
+        f"{kinds.get(name, 'a gymnasium.Space')} is needed"
+    )
 
 
 def _as_column(mask: Mask, ndim: int) -> Mask:

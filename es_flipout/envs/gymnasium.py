@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -13,52 +12,13 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
+from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, torch_dtype
 from es_flipout.envs.env_processes import EnvProcesses
-from es_flipout.envs.local_envs import EnvArrays, LocalEnvs, MakeEnv
-from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
-from es_flipout.policies import box, make_action_head
+from es_flipout.envs.guarded_env import MakeEnv, spaces_of
+from es_flipout.envs.local_envs import EnvArrays, LocalEnvs
+from es_flipout.envs.time_limit import default_limit
+from es_flipout.policies import make_action_head
 from es_flipout.processes import available_cores
-
-REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
-"""Wrappers with a memory of earlier episodes, so that a return would depend on which env played before."""
-
-
-def make_env(env_id: str, wrappers: Sequence[str] = (), **kwargs: Any) -> gym.Env[Any, Any]:
-    """Makes one official environment and wraps it.
-
-    Args:
-        env_id: Gymnasium id, or MODULE:ID to import a module that registers it first.
-        wrappers: innermost first; each a name in gymnasium.wrappers, or MODULE:CLASS.
-        **kwargs: keyword arguments of `gymnasium.make`.
-
-    Raises:
-        ValueError: if a wrapper does not exist or remembers earlier episodes.
-        gymnasium.error.Error: if Gymnasium does not know the id.
-    """
-    with deprecations_silenced():
-        env = gym.make(env_id, **kwargs)
-    for name in wrappers:
-        env = _find_wrapper(name)(env)
-    return env
-
-
-def _find_wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
-    module, _, attribute = name.rpartition(":")
-    if attribute in REMEMBERING_WRAPPERS:
-        raise ValueError(
-            f"wrapper {name!r} keeps statistics from one episode to the next; use "
-            "policy.normalize_observations and es.fitness_shaping instead"
-        )
-    try:
-        wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = getattr(
-            import_module(module or "gymnasium.wrappers"), attribute
-        )
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"wrapper {name!r} does not exist: give a name in gymnasium.wrappers, or MODULE:CLASS"
-        ) from error
-    return wrapper
 
 
 class EnvStepper(Protocol):
@@ -79,8 +39,8 @@ class EnvStepper(Protocol):
 class GymnasiumVectorEnv(TorchVectorEnv):
     """N copies of a Gymnasium environment; only envs whose episode is running are stepped.
 
-    An environment that raises is replaced by a new one, and a process that dies by a new process; the
-    episodes that were lost have failed. The info of the single environments is dropped.
+    An environment that raises, or returns what it must not, is replaced by a new one, and a process that dies
+    by a new process; the episodes that were lost have failed. The info of the single environments is dropped.
     """
 
     def __init__(
@@ -99,8 +59,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
             make: makes one environment; with processes it must be picklable (by cloudpickle).
             num_envs: number of envs N.
             device: device of the tensors that `reset` and `step` return.
-            dtype: floating dtype of observations and rewards. In float64 they are exactly what the
-                environment returned.
+            dtype: floating dtype of observations. In float64 they are exactly what the environment returned.
             processes: number of processes that share the envs: 0 for this process alone, None for one per
                 core.
             first: an environment made already, for example one that renders. It becomes env 0, or with
@@ -115,6 +74,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         self.num_envs = num_envs
         self.device = torch.device(device)
         self.dtype = dtype
+        self.default_limit = default_limit(first)
         self.single_observation_space = first.observation_space
         self.single_action_space = first.action_space
         self.observation_space = batch_space(first.observation_space, num_envs)
@@ -138,9 +98,10 @@ class GymnasiumVectorEnv(TorchVectorEnv):
 
     @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        actions = torch.as_tensor(actions)
         self._check_actions(actions)
         arrays, live = self._envs.arrays, ~(self._terminated | self._truncated)
-        arrays.actions[:] = torch.as_tensor(actions).cpu().numpy()
+        arrays.actions[:] = actions.detach().cpu().to(self._action_dtype).numpy()
         info = self._end_failed(self._envs.step(np.flatnonzero(live).tolist()), live)
         stepped = live & ~info.get("failed", np.zeros_like(live))
         self._terminated |= stepped & arrays.terminated
@@ -148,7 +109,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         rewards = np.where(stepped, arrays.rewards, 0.0)
         return (
             self._observe(),
-            torch.from_numpy(rewards).to(self.device, self.dtype),
+            torch.from_numpy(rewards).to(self.device),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
             info,
@@ -177,8 +138,10 @@ def _make_stepper(
     make: MakeEnv, num_envs: int, first: gym.Env[Any, Any], processes: int | None
 ) -> EnvStepper:
     try:
-        observations, actions = box(first.observation_space), first.action_space
+        observations, actions = spaces_of(first)
         make_action_head(actions, "clip")  # refuses spaces that no policy can act in
+        for space in (observations, actions):
+            torch_dtype(space)
     except ValueError as error:
         first.close()
         raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error

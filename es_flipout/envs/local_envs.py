@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-MakeEnv = Callable[[], gym.Env[Any, Any]]
+from es_flipout.envs.guarded_env import GuardedEnv, MakeEnv
+from es_flipout.envs.values import EnvFault
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class EnvArrays:
 
 
 class LocalEnvs:
-    """N envs in this process. One that raises is replaced at its next reset.
+    """N envs in this process. One that has a fault is replaced at its next reset.
 
     Attributes:
         arrays: their inputs and outputs.
@@ -72,52 +73,37 @@ class LocalEnvs:
     def __init__(self, make: MakeEnv, arrays: EnvArrays, first: gym.Env[Any, Any] | None = None) -> None:
         """Makes the envs; `first` becomes env 0 if given."""
         self.arrays = arrays
-        self._make = make
-        made = [] if first is None else [first]
-        missing = len(arrays.rewards) - len(made)
-        self._envs: list[gym.Env[Any, Any] | None] = [*made, *(make() for _ in range(missing))]
+        self._envs: list[GuardedEnv] = []
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.close)
+            for i in range(len(arrays.rewards)):
+                self._envs.append(GuardedEnv(make, first if i == 0 else None))
+            stack.pop_all()
 
     def reset(self, seeds: Mapping[int, int | None]) -> dict[int, str]:
         """Resets envs, each with its seed, and writes observations; returns what went wrong, by env."""
-
-        def reset(i: int, env: gym.Env[Any, Any]) -> None:
-            self.arrays.observations[i], _ = env.reset(seed=seeds[i])
-
-        return self._for_each(seeds, reset)
+        faults: dict[int, str] = {}
+        for i, seed in seeds.items():
+            try:
+                self.arrays.observations[i], _ = self._envs[i].reset(seed)
+            except EnvFault as fault:
+                faults[i] = str(fault)
+        return faults
 
     def step(self, ids: Sequence[int]) -> dict[int, str]:
         """Steps envs by their actions and writes the results; returns what went wrong, by env."""
-        arrays = self.arrays
-
-        def step(i: int, env: gym.Env[Any, Any]) -> None:
-            action = arrays.actions[i].copy()  # the environment may keep it
-            arrays.observations[i], arrays.rewards[i], arrays.terminated[i], arrays.truncated[i], _ = (
-                env.step(action)
-            )
-
-        return self._for_each(ids, step)
+        envs, arrays, faults = self._envs, self.arrays, {}
+        observations, actions, rewards = arrays.observations, arrays.actions, arrays.rewards
+        terminated, truncated = arrays.terminated, arrays.truncated
+        for i in ids:
+            try:
+                # The environment may keep the action that it is given.
+                observations[i], rewards[i], terminated[i], truncated[i], _ = envs[i].step(actions[i].copy())
+            except EnvFault as fault:
+                faults[i] = str(fault)
+        return faults
 
     def close(self) -> None:
         """Closes the envs."""
         for env in self._envs:
-            if env is not None:
-                env.close()
-
-    def _for_each(self, ids: Iterable[int], call: Callable[[int, gym.Env[Any, Any]], None]) -> dict[int, str]:
-        failures: dict[int, str] = {}
-        for i in ids:
-            try:
-                env = self._envs[i]
-                if env is None:
-                    env = self._envs[i] = self._make()
-                call(i, env)
-            except Exception as error:  # a user's environment may raise anything
-                failures[i] = f"{type(error).__name__}: {error}"
-                self._discard(i)
-        return failures
-
-    def _discard(self, i: int) -> None:
-        env, self._envs[i] = self._envs[i], None
-        with contextlib.suppress(Exception):
-            if env is not None:
-                env.close()
+            env.close()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
-import gymnasium as gym
 import torch
 
 from es_flipout.envs.contract import TorchVectorEnv
-from es_flipout.envs.gymnasium import GymnasiumVectorEnv, make_env
+from es_flipout.envs.gymnasium import GymnasiumVectorEnv
+from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
-from es_flipout.envs.native import import_module_of, native_ids, native_maker, runs_natively
+from es_flipout.envs.native import native_ids, native_maker, runs_natively
 
 EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
 
@@ -43,17 +42,19 @@ def make_vec(
             distribute them over processes (see `GymnasiumVectorEnv`). "auto" is a native engine on the CPU
             if the task has one, otherwise "gymnasium".
         engine_kwargs: keyword arguments of engine "warp"; see `WarpEngine`.
-        dtype: floating dtype of observations and rewards.
+        dtype: floating dtype of observations.
         threads: number of physics threads, or of processes of "gymnasium_processes"; one per available core
             if None.
         info: whether native environments return the task's info entries; they are faster without.
         wrappers: of each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS.
             Wrapped environments are never native.
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`: the environment's own, and
-            `max_episode_steps` (-1: no limit).
+            `max_episode_steps` (-1: no limit). An environment that has no limit of its own gets one of
+            `DEFAULT_EPISODE_STEPS` env steps, and the result says so in `default_limit`.
 
     Raises:
-        ValueError: if the id, a keyword argument or a value is not valid; the message says what is.
+        ValueError: if the id, a keyword argument or a value is not valid, in which case the message says what
+            is; or if the environment's own code raises anything: the message is `ID: Type: text`.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be >= 1, got {num_envs}")
@@ -74,26 +75,14 @@ def make_vec(
         )
     if engine_kwargs:
         raise ValueError(f"engine_kwargs are only for engine 'warp', got {dict(engine_kwargs)}")
-    name = import_module_of(env_id)
     if engine in ENGINES:
         raise ValueError(
             f"engine {engine!r} runs native tasks only, not {env_id}{' in wrappers' if wrappers else ''} "
             f"(native: {', '.join(native_ids())})"
         )
-    _check_known(name)
     processes = {"gymnasium_processes": threads}.get(engine, 0)
-    make = partial(make_env, env_id, wrappers, disable_env_checker=True, **kwargs)
+    make = partial(make_env, env_id, wrappers, **kwargs)
     try:
         return GymnasiumVectorEnv(make, num_envs, device=device, dtype=dtype, processes=processes)
-    except (gym.error.Error, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
+    except RuntimeError as error:  # a process could not make them
         raise ValueError(f"{env_id}: {error}") from error
-
-
-def _check_known(env_id: str) -> None:
-    if env_id not in gym.registry:
-        close = difflib.get_close_matches(env_id, [*native_ids(), *gym.registry], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(
-            f"unknown environment {env_id!r}{hint} "
-            f"(native: {', '.join(native_ids())}; and every id registered in Gymnasium)"
-        )

@@ -5,17 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any, Literal
 
 import gymnasium as gym
 import torch
+from gymnasium.vector import AutoresetMode
 
+from es_flipout.envs.guarded_env import FOREIGN
+from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
+from es_flipout.envs.known_ids import import_module_of
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.mujoco.make_engine import ENGINES, cpu_engine
 from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
 from es_flipout.envs.mujoco.task import MujocoTask
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
+from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
+from es_flipout.envs.time_limit import DEFAULT_EPISODE_STEPS, check_limit
+from es_flipout.envs.values import EnvFault, fault_text
 
 NAMESPACE = "es_flipout/"
 """Gymnasium namespace of the native versions of its own tasks."""
@@ -39,7 +45,8 @@ def register_task(
     Args:
         env_id: an id in Gymnasium's form, such as Reach-v0.
         task: the `MujocoTask` subclass; its keyword arguments are the environment's.
-        max_episode_steps: env steps after which an episode is truncated; None for no limit.
+        max_episode_steps: env steps after which an episode is truncated. None for no limit, to which
+            `make_vec` adds one of `DEFAULT_EPISODE_STEPS`.
     """
     _native[env_id] = task, max_episode_steps
     _register_in_gymnasium(env_id, task, max_episode_steps)
@@ -49,7 +56,7 @@ def _register_in_gymnasium(env_id: str, task: Callable[..., MujocoTask], limit: 
     gym.register(
         id=env_id,
         entry_point=partial(_make_single, task),
-        vector_entry_point=partial(_make_native, env_id, task),
+        vector_entry_point=partial(_make_numpy, env_id, task),
         max_episode_steps=limit,
     )
 
@@ -71,7 +78,7 @@ def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
     task, limit = _native[_native_name(name)]
     if kwargs.get("max_episode_steps") is None:
         kwargs["max_episode_steps"] = limit
-    return partial(_make_native, name, task, **kwargs)
+    return partial(_make_native, name, task, default_limit=DEFAULT_EPISODE_STEPS, **kwargs)
 
 
 def runs_natively(env_id: str, engine: str = "auto", wrappers: Sequence[str] = ()) -> bool:
@@ -98,26 +105,12 @@ def native_ids() -> list[str]:
     return sorted(_native)
 
 
-def import_module_of(env_id: str) -> str:
-    """Imports the module of MODULE:ID, if there is one, and returns the ID.
-
-    Raises:
-        ValueError: if the module cannot be imported.
-    """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise ValueError(f"{env_id}: {error}") from error
-    return name
-
-
 def _native_name(name: str) -> str:
     return name if name in _native else name.removeprefix(NAMESPACE)
 
 
 def _make_task(env_id: str, task: Callable[..., MujocoTask], kwargs: dict[str, Any]) -> MujocoTask:
+    check_keywords(env_id, kwargs)
     allowed = list(inspect.signature(task).parameters)
     for name in kwargs:
         if name not in allowed:
@@ -126,8 +119,8 @@ def _make_task(env_id: str, task: Callable[..., MujocoTask], kwargs: dict[str, A
             )
     try:
         return task(**kwargs)
-    except (OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"{env_id}: {error}") from error
+    except FOREIGN as error:
+        raise EnvFault(f"{env_id}: {fault_text(error)}{keyword_hint(kwargs)}") from error
 
 
 def _make_native(
@@ -136,6 +129,7 @@ def _make_native(
     num_envs: int,
     *,
     max_episode_steps: int | None = None,
+    default_limit: int | None = None,
     device: torch.device | str = "cpu",
     engine: Any = "auto",
     engine_kwargs: Mapping[str, Any] | None = None,
@@ -144,11 +138,10 @@ def _make_native(
     info: bool = True,
     **kwargs: Any,
 ) -> MujocoVectorEnv:
-    limit = max_episode_steps
-    if limit is not None and (not isinstance(limit, int) or (limit != -1 and limit < 1)):
-        raise ValueError(f"max_episode_steps must be an integer >= 1, or -1 for no limit, got {limit}")
+    check_limit(max_episode_steps)
+    limit = default_limit if max_episode_steps is None else max_episode_steps
     task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
-    return MujocoVectorEnv(
+    env = MujocoVectorEnv(
         _make_task(env_id, task, task_kwargs),
         num_envs,
         max_episode_steps=None if limit == -1 else limit,
@@ -159,6 +152,19 @@ def _make_native(
         threads=threads,
         info=info,
     )
+    env.default_limit = default_limit if max_episode_steps is None else None
+    return env
+
+
+def _make_numpy(
+    env_id: str,
+    task: Callable[..., MujocoTask],
+    num_envs: int,
+    *,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    **kwargs: Any,
+) -> NumpyVectorEnv:
+    return NumpyVectorEnv(_make_native(env_id, task, num_envs, **kwargs), autoreset_mode)
 
 
 def _make_single(

@@ -10,6 +10,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.foreign import torch_vector_env
 from es_flipout.envs.mujoco import MujocoVectorEnv
 from es_flipout.population import Population
 from es_flipout.rollout.device import DevicePlayer
@@ -46,6 +47,7 @@ def evaluate(
 
     Raises:
         PlayError: if the environment cannot run on its device; see `DevicePlayer`.
+        TypeError: if it is no vector environment.
         ValueError: if there are not as many seeds for each member, or a limit is wanted of environments that
             cannot be reset at any time.
     """
@@ -63,8 +65,13 @@ def evaluate(
     if table.num_members != population.size:
         raise ValueError(f"reset seeds of {table.num_members} members for a population of {population.size}")
     player: Player
-    if isinstance(envs, MujocoVectorEnv) and isinstance(envs.engine, WarpEngine):
-        player = DevicePlayer.of(envs)
+    several = [torch_vector_env(env) for env in (envs if isinstance(envs, list | tuple) else [envs])]
+    if (
+        len(several) == 1
+        and isinstance(env := several[0], MujocoVectorEnv)
+        and isinstance(env.engine, WarpEngine)
+    ):
+        player = DevicePlayer.of(env)
     else:
-        player = HostPlayer(*([envs] if isinstance(envs, VectorEnv) else envs))
+        player = HostPlayer(*several)
     return player.play(population, table)

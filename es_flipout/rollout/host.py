@@ -17,8 +17,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from typing_extensions import override
 
-from es_flipout.envs.contract import TorchVectorEnv
-from es_flipout.envs.foreign import ForeignVectorEnv
+from es_flipout.envs.foreign import torch_vector_env
 from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.population import Population
 from es_flipout.rollout.episodes import Episodes
@@ -37,16 +36,17 @@ class HostPlayer(Player):
         """Takes the environments.
 
         Args:
-            envs: one vector environment, or several of the same task. Any that is not a `TorchVectorEnv` is
-                made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
+            envs: one vector environment, or several of the same task. Any that is not a `TorchVectorEnv`, and
+                has none inside, is made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
             concurrent: whether several run at the same time, or one after the other.
 
         Raises:
+            TypeError: if one is no vector environment.
             ValueError: if there is none, or observations are not a Box.
         """
         if not envs or len({id(env) for env in envs}) < len(envs):
             raise ValueError("a player needs one environment, or several different ones")
-        self.envs = [env if isinstance(env, TorchVectorEnv) else ForeignVectorEnv(env) for env in envs]
+        self.envs = [torch_vector_env(env) for env in envs]
         self._observation_size = observation_size(self.envs[0])
         self._concurrent = concurrent and len(envs) > 1
         self._streams = [new_stream(env.device) for env in self.envs]

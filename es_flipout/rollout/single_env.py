@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import gymnasium as gym
 import mujoco
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 from typing_extensions import override
 
 from es_flipout.envs.engines.contract import warning_text
+from es_flipout.envs.guarded_env import GuardedEnv
+from es_flipout.envs.values import EnvFault
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.single_policy import make_act
 
@@ -42,17 +42,17 @@ class Rollout(Protocol):
 
 
 class GymnasiumRollout(Rollout):
-    """Episodes in one official Gymnasium environment, which is replaced after it has raised."""
+    """Episodes in one official Gymnasium environment, which is replaced after a fault."""
 
     def __init__(self, make_env: Callable[[], gym.Env[Any, Any]]) -> None:
-        """Takes what makes the environment, and calls it."""
-        self._make_env = make_env
-        self._env: gym.Env[Any, Any] | None = make_env()
-        space = self._env.observation_space
-        is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
-        self.observation_size = space.shape[0] if is_vector and space.shape else None
-        self._shape = space.shape or ()
-        self._action_space = self._env.action_space
+        """Takes what makes the environment, and calls it.
+
+        Raises:
+            ValueError: if observations are no Box.
+        """
+        self._env = GuardedEnv(make_env)
+        self._shape = self._env.observation_space.shape
+        self.observation_size = self._shape[0] if len(self._shape) == 1 else None
         self._observed = _Moments(self.observation_size or 0)
 
     @override
@@ -66,7 +66,7 @@ class GymnasiumRollout(Rollout):
 
     def _play(self, policy: nn.Module, seed: int, limit: int | None) -> tuple[float, int, str | None]:
         """Returns the return, the env steps and the fault of an episode."""
-        act = make_act(policy, self._action_space)
+        env, act = self._env, make_act(policy, self._env.action_space)
         dtype = next(policy.parameters()).detach().numpy().dtype
         observed = self._observed
         observed.start(dtype)
@@ -74,56 +74,33 @@ class GymnasiumRollout(Rollout):
         most = float("inf") if limit is None else limit
         total, length = 0.0, 0
         try:
-            if self._env is None:
-                self._env = self._make_env()
-            env = self._env
-            observation, info = env.reset(seed=seed)
-            failure = _physics_failure(env, info)
-        except Exception as error:  # whatever a user's environment may raise
-            return self._failed(error, length)
-        over = failure is not None
-        while not over and length < most:
-            try:
-                row = observed.add(observation) if counted else self._copied(observation, dtype)
-            except Exception as error:  # it is not of its space
-                return self._failed(error, length)
-            action = act(row)
-            length += 1
-            try:
+            observation, info = env.reset(seed)
+            failure = _physics_failure(env.env, info)
+            over = failure is not None
+            while not over and length < most:
+                # A copy, because the environment may overwrite its own.
+                action = act(observed.add(observation) if counted else observation.astype(dtype))
+                length += 1
                 observation, reward, terminated, truncated, info = env.step(action)
-                total += float(reward)
+                total += reward
                 over = terminated or truncated
-            except Exception as error:
-                return self._failed(error, length)
-        return total, length, failure or _physics_failure(env, info)
-
-    def _copied(self, observation: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Returns an observation in the dtype asked for; the environment may overwrite its own."""
-        row = np.empty(self._shape, dtype)
-        row[...] = observation
-        return row
-
-    def _failed(self, error: Exception, length: int) -> tuple[float, int, str]:
-        env, self._env = self._env, None
-        with contextlib.suppress(Exception):
-            if env is not None:
-                env.close()
-        return np.nan, length, f"{type(error).__name__}: {error}"
+        except EnvFault as fault:
+            return np.nan, length, str(fault)
+        return total, length, failure or _physics_failure(env.env, info)
 
     @override
     def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
+        self._env.close()
 
 
-def _physics_failure(env: gym.Env[Any, Any], info: Mapping[str, Any]) -> str | None:
+def _physics_failure(env: gym.Env[Any, Any] | None, info: Mapping[str, Any]) -> str | None:
     """Returns what has gone wrong with the physics since the last reset.
 
     A task of this project says so in `info`. Gymnasium's go on, from where MuJoCo has reset them to.
     """
     if "failure" in info:
         return str(info["failure"])
-    data = getattr(env.unwrapped, "data", None)
+    data = None if env is None else getattr(env.unwrapped, "data", None)
     if isinstance(data, mujoco.MjData) and data.warning.number.any():
         return warning_text(data.warning.number)
     return None
@@ -144,7 +121,7 @@ class _Moments:
         self._used = 0
         self._sums: NDArray[np.float64] | None = None
 
-    def add(self, observation: Any) -> NDArray[Any]:
+    def add(self, observation: NDArray[Any]) -> NDArray[Any]:
         """Counts an observation in, and returns it in the dtype asked for."""
         if self._used == self.CAPACITY:
             self._sums, self._used = self.result(), 0

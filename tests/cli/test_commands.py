@@ -250,12 +250,9 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         ([*POOL, "--device", "cuda"], "backend process_pool runs on device cpu, got cuda"),
         ([*POOL, "--env.engine", "batch"], "env.engine must be auto or gymnasium, got batch"),
         ([*POOL, "--env.id", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
-        (
-            [*POOL, "--env.id", "OnlyHere-v0"],
-            "NameNotFound: Environment `OnlyHere` doesn't exist",
-        ),
+        ([*POOL, "--env.id", "OnlyHere-v0"], "unknown environment 'OnlyHere-v0'"),
         (["--env.id", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
-        (["--env.id", "nowhere:Walk-v0"], "nowhere:Walk-v0: No module named 'nowhere'"),
+        (["--env.id", "nowhere:Walk-v0"], "nowhere:Walk-v0: ModuleNotFoundError: No module named 'nowhere'"),
         (["--env.id", "CartPole-v1", "--env.kwargs.gravity", "3"], "unexpected keyword argument 'gravity'"),
         (["--env.wrappers", "[Nonesuch]"], "wrapper 'Nonesuch' does not exist: give a name in gymnasium.wra"),
         (["--env.wrappers", "[nowhere:Nonesuch]"], "wrapper 'nowhere:Nonesuch' does not exist"),
@@ -298,7 +295,7 @@ def test_a_missing_extra_is_told_in_one_line(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it were not installed
     result = run("train", "--config", "lunar_lander", "--out", "run")
     assert result.status == 2
-    assert "LunarLander-v3: Box2D is not installed" in result.stderr
+    assert "LunarLander-v3: DependencyNotInstalled: Box2D is not installed" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not Path("run").exists()
 

@@ -9,7 +9,11 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
+from es_flipout import FlipoutES, MLPPolicy, evaluate
 from es_flipout.envs import ForeignVectorEnv, make_vec
 from es_flipout.rollout.host import HostPlayer
 
@@ -413,9 +417,141 @@ def test_actions_of_a_wrong_shape_are_refused(counting):
 
 def test_actions_of_other_kinds_are_refused():
     env = TorchCounting(AutoresetMode.DISABLED)
-    env.action_space = batch_space(spaces.Dict(a=ACTIONS), NUM_ENVS)
+    env.single_action_space = spaces.Dict(a=ACTIONS)
     with pytest.raises(ValueError, match="Dict actions are not supported"):
         ForeignVectorEnv(env)
+
+
+class Returning(TorchCounting):
+    """Two steps of what it is told to return."""
+
+    def __init__(self, observations=None, rewards=None, ends=None, space=OBSERVATIONS):
+        super().__init__(AutoresetMode.DISABLED)
+        self.single_observation_space = space
+        self.first = np.zeros((NUM_ENVS, *space.shape), space.dtype)
+        self.shown = self.first if observations is None else observations
+        self.paid = np.zeros(NUM_ENVS) if rewards is None else rewards
+        self.ends = np.zeros(NUM_ENVS, bool) if ends is None else ends
+
+    def reset(self, *, seed=None, options=None):
+        return self.first, {}
+
+    def step(self, actions):
+        return self.shown, self.paid, self.ends, np.zeros(NUM_ENVS, bool), {}
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"observations": np.zeros(3)}, r"step returned an observation of shape \(3,\), but .* \(3, 3\)"),
+        ({"observations": np.zeros((2, 3))}, r"of shape \(2, 3\)"),
+        ({"observations": torch.zeros(3, 4)}, r"of shape \(3, 4\)"),
+        ({"observations": np.full((3, 3), None)}, "not an array of numbers but an array .* dtype object"),
+        ({"observations": {"x": 1}}, "not an array of numbers but of type dict"),
+        ({"observations": torch.zeros(3, 3, dtype=torch.complex64)}, "not an array of numbers but a tensor"),
+        ({"rewards": [None] * 3}, "the rewards are a list of 3 values, 3 numbers are needed, one per env"),
+        ({"rewards": np.array([0.0, None, 1.0])}, "the rewards are an array .* dtype object"),
+        ({"rewards": np.zeros((3, 2))}, r"the rewards are an array of shape \(3, 2\)"),
+        ({"rewards": 0.0}, "the rewards are 0.0, 3 numbers are needed"),
+        ({"rewards": torch.zeros(2)}, r"the rewards are a tensor of shape \(2,\)"),
+        ({"ends": [0.3, 0.0, 0.0]}, "terminated is a list of 3 values, 3 bools are needed"),
+        ({"ends": np.array([0, 1, 2])}, "terminated is an array"),
+        ({"ends": False}, "terminated is False, 3 bools are needed"),
+    ],
+)
+def test_what_a_vector_environment_must_not_return_is_named(returned, message):
+    env = ForeignVectorEnv(Returning(**returned))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(idle())
+
+
+def test_floats_for_a_space_of_integers_are_named():
+    space = spaces.Box(0, 255, (3,), np.uint8)
+    env = ForeignVectorEnv(Returning(np.full((NUM_ENVS, 3), 0.7), space=space))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="an observation of floats, but observation_space declares uint8"):
+        env.step(idle())
+
+
+def test_a_reset_that_returns_observations_alone_is_named():
+    env = Returning()
+    env.reset = lambda **kwargs: env.first
+    with pytest.raises(ValueError, match=r"reset returned an array.*but must return \(observation, info\)"):
+        ForeignVectorEnv(env).reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "ends"),
+    [
+        ([1, 2, 3], [0, 1, 0]),
+        (np.array([[1], [2], [3]], np.int8), np.array([[False], [True], [False]])),
+        (torch.tensor([1, 2, 3], dtype=torch.bfloat16), torch.tensor([0, 1, 0], dtype=torch.uint8)),
+        (np.array([1, 2, 3], np.float16), np.array([0, 1, 0])),
+    ],
+)
+@given(
+    observations=npst.arrays(
+        st.sampled_from([np.float64, ">f4", np.float16, np.int64, np.uint16, np.bool_]),
+        (NUM_ENVS, 3),
+        elements=st.integers(0, 1),
+    )
+)
+def test_numbers_of_any_dtype_arrive_as_they_are(rewards, ends, observations):
+    env = ForeignVectorEnv(Returning(observations, rewards, ends), dtype=torch.float64)
+    env.reset(seed=0)
+    shown, paid, terminated, *_ = env.step(idle())
+    np.testing.assert_array_equal(shown, observations.astype(np.float64))
+    assert paid.tolist() == [1, 2, 3]
+    assert terminated.tolist() == [False, True, False]
+
+
+def test_rewards_are_not_rounded_to_the_dtype_of_observations():
+    rewards = np.array([250_000_001.0, 250_000_002.0, 250_000_003.0])
+    env = ForeignVectorEnv(Returning(rewards=rewards))
+    env.reset(seed=0)
+    assert env.step(idle())[1].tolist() == rewards.tolist()
+
+
+class OneRow(TorchCounting):
+    """Declares spaces of one env for all of them, as envpool does."""
+
+    def __init__(self, mode):
+        super().__init__(mode)
+        self.observation_space, self.action_space = OBSERVATIONS, ACTIONS
+
+
+@ON_EACH_MODE
+def test_batched_spaces_follow_from_those_of_one_env(mode):
+    env = ForeignVectorEnv(OneRow(mode), dtype=torch.float64)
+    assert env.action_space.shape == (NUM_ENVS, 1)
+    assert env.observation_space.shape == (NUM_ENVS, 3)
+    for episode in play(env, 6):
+        assert_whole(episode)
+
+
+@pytest.mark.parametrize("name", ["num_envs", "single_observation_space", "single_action_space"])
+def test_what_a_vector_environment_must_declare_is_named(name):
+    env = TorchCounting(AutoresetMode.DISABLED)
+    setattr(env, name, None)
+    with pytest.raises(ValueError, match=f"TorchCounting is a vector environment whose {name} is None"):
+        HostPlayer(env)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_float_actions_for_integers_are_refused(dtype):
+    env = ForeignVectorEnv(SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=f"actions must be torch.int64, as action_space is, got {dtype}"):
+        env.step(torch.zeros(2, dtype=dtype))
+
+
+@pytest.mark.parametrize("envs", [gym.make("CartPole-v1"), "CartPole-v1", None, Counting(0), [Counting(0)]])
+def test_what_is_no_vector_environment_is_refused(envs):
+    policy = MLPPolicy(OBSERVATIONS, ACTIONS)
+    population = FlipoutES(policy, population_size=4, sigma=0.1).ask()
+    with pytest.raises(TypeError, match=r"a vector environment is needed, got .*es_flipout.make_vec"):
+        evaluate(population, envs)
 
 
 # --- who needs it ------------------------------------------------------------------------------------
@@ -442,7 +578,7 @@ def test_an_evaluator_wraps_foreign_environments_alone():
     from_gymnasium = gym.make_vec("es_flipout/InvertedPendulum-v5", num_envs=2, threads=1)
     foreign = gym.make_vec("InvertedDoublePendulum-v5", num_envs=2, vectorization_mode="sync")
     assert HostPlayer(native).envs == [native]
-    assert HostPlayer(from_gymnasium).envs == [from_gymnasium]
+    assert HostPlayer(from_gymnasium).envs == [from_gymnasium.env]
     (wrapped,) = HostPlayer(foreign).envs
     assert isinstance(wrapped, ForeignVectorEnv)
     assert wrapped.env is foreign

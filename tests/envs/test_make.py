@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from es_flipout.envs import (
+    DEFAULT_EPISODE_STEPS,
     TASKS,
     GymnasiumVectorEnv,
     MujocoTask,
     MujocoVectorEnv,
+    NumpyVectorEnv,
     make_env,
     make_vec,
     native,
@@ -211,6 +213,136 @@ def test_a_mistake_is_named_with_what_is_allowed(env_id, kwargs, message):
     assert message in str(error.value)
 
 
+# --- whatever a constructor raises ---------------------------------------------------------------------
+
+
+class License(Exception):  # noqa: N818 - a package's own
+    pass
+
+
+RAISED = [
+    (KeyError("robot.yaml"), "KeyError: 'robot.yaml'"),
+    (AssertionError("pass data=FILE"), "AssertionError: pass data=FILE"),
+    (NotImplementedError(), "NotImplementedError"),
+    (ImportError("no module named pygame"), "ImportError: no module named pygame"),
+    (ValueError("negative dimensions\nare not allowed"), "ValueError: negative dimensions are not allowed"),
+    (License("expired"), "License: expired"),
+    (SystemExit("no license"), "SystemExit: no license"),
+    (gym.error.DependencyNotInstalled("pip install box2d"), "DependencyNotInstalled: pip install box2d"),
+]
+
+
+class RaisesWhenMade(gym.Env):
+    observation_space = action_space = gym.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, error=None):
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(("error", "text"), RAISED)
+@pytest.mark.parametrize("make", [make_env, lambda env_id, **kwargs: make_vec(env_id, 2, **kwargs)])
+def test_what_a_constructor_raises_is_named_with_the_id(make, error, text):
+    gym.register("Raises-v0", RaisesWhenMade)
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole message is looked at below
+        make("Raises-v0", error=error)
+    assert str(raised.value) == f"Raises-v0: {text}"
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(("error", "text"), RAISED)
+def test_what_a_tasks_constructor_raises_is_named_with_the_id(error, text):
+    def raises():
+        raise error
+
+    register_task("RaisingTask-v0", raises)
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole message is looked at below
+        make_vec("RaisingTask-v0", 2)
+    assert str(raised.value) == f"RaisingTask-v0: {text}"
+
+
+@pytest.mark.parametrize("make", [make_env, lambda env_id, wrappers: make_vec(env_id, 1, wrappers=wrappers)])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def wrap(env): raise KeyError('gain')", "CartPole-v1: KeyError (in {0}:wrap): 'gain'"),
+        ("def wrap(env): raise NotImplementedError", "CartPole-v1: NotImplementedError (in {0}:wrap)"),
+        ("def wrap(env): pass", "CartPole-v1: wrapper {0}:wrap returned None, not an environment"),
+        ("wrap = 3", "CartPole-v1: TypeError (in {0}:wrap): 'int' object is not callable"),
+        ("raise RuntimeError('half\\ninstalled')", "(RuntimeError: half installed)"),
+    ],
+)
+def test_what_a_wrapper_raises_is_named_with_the_wrapper(module, make, source, message):
+    name = module("a_wrapper", source)
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the whole message is looked at below
+        make("CartPole-v1", [f"{name}:wrap"])
+    assert message.format(name) in str(raised.value)
+
+
+class Words(gym.spaces.Space):
+    def __init__(self):
+        super().__init__(dtype=str)
+
+
+def test_what_has_no_flat_form_is_named():
+    class Speaks(gym.Env):
+        observation_space = gym.spaces.Dict(
+            image=gym.spaces.Box(0, 255, (2, 2), np.uint8),
+            said=gym.spaces.Tuple([gym.spaces.Discrete(2), Words()]),
+        )
+        action_space = gym.spaces.Discrete(2)
+
+    gym.register("Speaks-v0", Speaks)
+    with pytest.raises(
+        ValueError, match=r"NotImplementedError \(in FlattenObservation\): no flat form of Words, the entry"
+    ) as raised:
+        make_vec("Speaks-v0", 1, wrappers=["FlattenObservation"])
+    assert "['said'][1]" in str(raised.value)
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "raise SystemExit('no license')", "import no_such_thing", "x ="])
+def test_what_an_import_raises_is_named_with_the_id(module, source):
+    name = module("cannot_be_imported", source)
+    for make in (make_env, lambda env_id: make_vec(env_id, 1)):
+        with pytest.raises(
+            ValueError, match=rf"^{name}:Any-v0: (ZeroDivision|Syntax|ModuleNotFound|SystemExit)[a-zA-Z]*: .+"
+        ):
+            make(f"{name}:Any-v0")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "hint"),
+    [
+        ("ALE/Pong-v5", "ale_py:ALE/Pong-v5"),
+        ("FetchReach-v4", "gymnasium_robotics:FetchReach-v4"),
+        ("AdroitHandDoor-v1", "gymnasium_robotics:AdroitHandDoor-v1"),
+        ("dm_control/cartpole-swingup-v0", "shimmy:dm_control/cartpole-swingup-v0"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid:MiniGrid-Empty-5x5-v0"),
+        ("highway-fast-v0", "highway_env:highway-fast-v0"),
+        ("PandaReach-v3", "panda_gym:PandaReach-v3"),
+        ("mo-halfcheetah-v5", "mo_gymnasium:mo-halfcheetah-v5"),
+        ("Drone-v0", "MODULE:Drone-v0"),
+    ],
+)
+@pytest.mark.parametrize("make", [make_env, lambda env_id: make_vec(env_id, 1)])
+def test_an_id_of_a_package_is_answered_with_its_module(make, env_id, hint):
+    with pytest.raises(ValueError, match=f"unknown environment '{env_id}'.*{hint}"):
+        make(env_id)
+
+
+@pytest.mark.parametrize("engine", ["auto", "gymnasium"])
+@pytest.mark.parametrize("healthy", [[0.7, "inf"], ["-inf", 2.0], (0.7, ".Inf")])
+def test_infinity_as_text_is_answered_with_yamls_spelling(engine, healthy):
+    with pytest.raises(ValueError, match=r"Hopper-v5: healthy_z_range has the text.*\.inf"):
+        make_vec("Hopper-v5", 1, engine=engine, healthy_z_range=healthy)
+
+
+def test_a_text_that_stands_alone_may_mean_anything():
+    gym.register("Raises-v0", RaisesWhenMade)
+    with pytest.raises(ValueError, match=r"^Raises-v0: .*YAML writes infinity as \.inf"):
+        make_env("Raises-v0", eror="inf")
+
+
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "CartPole-v1"])
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_envs_are_refused(env_id, count):
@@ -362,7 +494,7 @@ def test_a_task_of_ones_own_in_make_vec(xml_file, by_hand):
     assert runs_natively("Cart-v0")
     env = make_vec("Cart-v0", 3, xml_file=xml_file, dtype=torch.float64, threads=2)
     assert type(env) is MujocoVectorEnv
-    assert env.max_episode_steps is None
+    assert env.max_episode_steps == env.default_limit == DEFAULT_EPISODE_STEPS
     assert env.single_action_space == gym.spaces.Box(-2, 2, (1,), np.float32)
     observations, _ = env.reset(seed=[4, 5, 6])
     wanted, wanted_rewards = by_hand
@@ -411,10 +543,10 @@ def test_a_task_of_ones_own_in_gymnasium_make(xml_file, by_hand):
 def test_a_task_of_ones_own_in_gymnasium_make_vec(xml_file):
     register_task("Cart-v0", Cart, max_episode_steps=6)
     env = gym.make_vec("Cart-v0", num_envs=3, xml_file=xml_file, dtype=torch.float64)
-    assert type(env) is MujocoVectorEnv
-    assert truncated_at(env, 9) == 6
+    assert type(env) is NumpyVectorEnv
+    assert truncated_at(env.env, 9) == 6
     ours = make_vec("Cart-v0", 3, xml_file=xml_file, dtype=torch.float64)
-    assert torch.equal(env.reset(seed=5)[0], ours.reset(seed=5)[0])
+    np.testing.assert_array_equal(env.reset(seed=5)[0], ours.reset(seed=5)[0])
     sync = gym.make_vec("Cart-v0", num_envs=3, vectorization_mode="sync", xml_file=xml_file)
     np.testing.assert_array_equal(sync.reset(seed=5)[0], ours.reset(seed=5)[0])
     sync.close()

@@ -515,7 +515,7 @@ def test_environments_fail_as_in_the_vectorized_evaluator(make_pool):
     expected = rollout(HostPlayer(env), population, seeds)
     assert expected.returns[:, 0].isnan().tolist() == [member % 10 > 0 for member in range(20)]
     assert not expected.returns[:, 1].isnan().any()
-    assert len(expected.failures) == 7
+    assert len(expected.failures) == 8
     assert_agree(rollout(make_pool(policy, Faulty), population, seeds), expected)
 
 

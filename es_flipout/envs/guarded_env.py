@@ -1,0 +1,128 @@
+"""The border to a single environment: whatever it raises or returns is checked, and named in one line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from es_flipout.envs import values
+from es_flipout.envs.values import OLD_API, EnvFault, described, fault_text
+from es_flipout.policies import box
+
+MakeEnv = Callable[[], gym.Env[Any, Any]]
+
+FOREIGN = (Exception, SystemExit)
+"""What a user's environment may raise, and a run survives."""
+
+
+class GuardedEnv:
+    """A `gymnasium.Env` whose every answer is checked. One that has a fault is replaced at its next reset.
+
+    Attributes:
+        env: the environment; None if it has to be made anew.
+        observation_space: of the environment.
+    """
+
+    def __init__(self, make: MakeEnv, env: gym.Env[Any, Any] | None = None) -> None:
+        """Takes an environment.
+
+        Args:
+            make: makes one.
+            env: one that has been made already; `make` is called if None.
+
+        Raises:
+            ValueError: if observations are no Box.
+        """
+        self._make = make
+        made = make() if env is None else env
+        self.env: gym.Env[Any, Any] | None = made
+        self.observation_space, self.action_space = spaces_of(made)
+        self._shape = self.observation_space.shape
+        self._dtype = np.dtype(self.observation_space.dtype)
+
+    def reset(self, seed: int | None) -> tuple[NDArray[Any], Mapping[str, Any]]:
+        """Starts an episode.
+
+        Returns:
+            The observation, of the space's shape and dtype, and the info. The environment may overwrite the
+            observation later.
+
+        Raises:
+            EnvFault: if the environment raises or returns anything else.
+        """
+        try:
+            if self.env is None:
+                self.env = self._make()
+            observation, info = values.reset_result(self.env.reset(seed=seed))
+            return values.observation_array(observation, self._shape, self._dtype, "reset"), info
+        except FOREIGN as error:
+            raise self._fault(error) from error
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, Mapping[str, Any]]:
+        """Advances the episode, which must have been started.
+
+        Returns:
+            Observation as from `reset`, reward, terminated, truncated and info.
+
+        Raises:
+            EnvFault: if the environment raises or returns anything else.
+        """
+        assert self.env is not None
+        try:
+            result: Any = self.env.step(action)
+            # What is as it should be is not looked at any further: this runs at every step of every env.
+            if type(result) is not tuple or len(result) != 5 or type(result[4]) is not dict:
+                result = values.step_result(result)
+            observation, reward, terminated, truncated, info = result
+            if (
+                type(observation) is not np.ndarray
+                or observation.dtype is not self._dtype
+                or observation.shape != self._shape
+            ):
+                observation = values.observation_array(observation, self._shape, self._dtype, "step")
+            if not isinstance(reward, float):
+                reward = values.number(reward)
+            if type(terminated) is not bool:
+                terminated = values.flag(terminated, "terminated")
+            if type(truncated) is not bool:
+                truncated = values.flag(truncated, "truncated")
+        except FOREIGN as error:
+            raise self._fault(error) from error
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Closes the environment, if there is one."""
+        env, self.env = self.env, None
+        if env is not None:
+            env.close()
+
+    def _fault(self, error: BaseException) -> EnvFault:
+        """Gives the environment up; returns what to raise."""
+        with contextlib.suppress(*FOREIGN):
+            self.close()
+        text = fault_text(error)
+        if isinstance(error, TypeError) and "reset() got an unexpected keyword argument" in text:
+            text += f" ({OLD_API}: declare reset(self, *, seed=None, options=None))"
+        return EnvFault(text)
+
+
+def spaces_of(env: gym.Env[Any, Any]) -> tuple[spaces.Box, gym.Space[Any]]:
+    """Returns the spaces of observations and of actions.
+
+    Raises:
+        ValueError: if one is missing, or observations are no Box.
+    """
+    return box(_space(env, "observation_space")), _space(env, "action_space")
+
+
+def _space(env: gym.Env[Any, Any], name: str) -> gym.Space[Any]:
+    space = getattr(env, name, None)
+    if not isinstance(space, gym.Space):
+        raise EnvFault(f"its {name} is {described(space)}, a gymnasium.Space is needed: set it in __init__")
+    return space

@@ -1,0 +1,236 @@
+"""What environments return, checked: observations, rewards and flags, of one env or of N.
+
+This is the border to code that others wrote. Every function takes whatever came, returns it in the one form
+that the rest of the package works with, and raises an `EnvFault` for anything that would lose its meaning on
+the way. NaN and infinity are numbers here; the table of episodes counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_flipout.envs.contract import numpy_dtype
+from es_flipout.error_text import error_text
+
+OLD_API = "this is the API before Gymnasium 0.26"
+
+
+class EnvFault(ValueError):  # noqa: N818 - a fault, as of an episode
+    """What is wrong with a user's environment, in one line."""
+
+
+def fault_text(error: BaseException) -> str:
+    """Returns what a fault says, or `Type: text` of any other exception."""
+    return str(error) if isinstance(error, EnvFault) else error_text(error)
+
+
+# What a method returns as a whole.
+
+
+def reset_result(result: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Returns the observation and the info that `reset` returned."""
+    if isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], Mapping | None):
+        return result[0], result[1] or {}
+    raise EnvFault(
+        f"reset returned {described(result)}, but must return (observation, info); "
+        f"if it is an observation alone, {OLD_API}: return observation, {{}}"
+    )
+
+
+def step_result(result: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
+    """Returns the five values that `step` returned."""
+    needed = "(observation, reward, terminated, truncated, info)"
+    if not isinstance(result, tuple | list) or len(result) != 5:
+        old = isinstance(result, tuple | list) and len(result) == 4
+        raise EnvFault(
+            f"step returned {described(result)}, but must return {needed}"
+            f"{f': {OLD_API}, whose done is now terminated or truncated' if old else ''}"
+        )
+    observation, reward, terminated, truncated, info = result
+    if not isinstance(info, Mapping | None):
+        raise EnvFault(f"step returned {described(info)} as its info, a dict is needed: return {needed}")
+    return observation, reward, terminated, truncated, info or {}
+
+
+# Values of one env.
+
+
+def observation_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], method: str) -> NDArray[Any]:
+    """Returns an observation as an array of a space's shape and dtype; it may be the one that came.
+
+    Args:
+        value: what `method` returned.
+        shape: of the space.
+        dtype: of the space. Floats may be rounded to a narrower type, integers must fit.
+        method: reset or step.
+    """
+    array = _array(value)
+    _check_observation(value, array.shape, _kind(array.dtype), shape, dtype, method)
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind != "f" and not np.array_equal(cast, array):
+        raise EnvFault(
+            f"{method} returned an observation of {array.dtype} with values that {dtype} cannot hold, which "
+            "observation_space declares: correct its dtype"
+        )
+    return cast
+
+
+def number(value: Any) -> float:
+    """Returns a reward as a float: any real number, or an array or tensor of exactly one."""
+    try:
+        if isinstance(value, Real | Decimal):
+            return float(value)
+    except (OverflowError, ValueError) as error:
+        raise EnvFault(f"the reward is no float: {error_text(error)}") from error
+    array = _array(value)
+    if array.size == 1 and _kind(array.dtype):
+        return float(array.item())
+    if _kind(array.dtype):
+        raise EnvFault(
+            f"the reward is an array of shape {array.shape}, a number is needed "
+            "(mo_gymnasium: wrap the environment in mo_gymnasium.wrappers.LinearReward)"
+        )
+    raise EnvFault(f"the reward is {described(value)}, a number is needed")
+
+
+def flag(value: Any, name: str) -> bool:
+    """Returns `terminated` or `truncated` as a bool: of a bool, 0 or 1, or an array of one of these."""
+    array = _array(value)
+    if array.size == 1 and array.dtype.kind in "biu" and (found := array.item()) in (0, 1):
+        return bool(found)
+    raise EnvFault(f"{name} is {described(value)}, a bool is needed")
+
+
+# Values of N envs.
+
+
+def observation_tensor(
+    value: Any,
+    shape: tuple[int, ...],
+    space_dtype: np.dtype[Any],
+    method: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Returns the observations of N envs as a new tensor, on a device and of a floating dtype.
+
+    Args:
+        value: what `method` returned: an array, a tensor, or lists of numbers.
+        shape: of the batched space, (N, ...).
+        space_dtype: of the space.
+        method: reset or step.
+        device: where the tensor is to be.
+        dtype: of which dtype.
+    """
+    if isinstance(value, Tensor):
+        _check_observation(value, tuple(value.shape), _tensor_kind(value), shape, space_dtype, method)
+        return value.detach().to(device, dtype, copy=True)
+    array = _array(value)
+    _check_observation(value, array.shape, _kind(array.dtype), shape, space_dtype, method)
+    target = np.dtype(np.float32) if dtype == torch.bfloat16 else numpy_dtype(dtype)
+    if array.dtype.itemsize > target.itemsize:
+        with np.errstate(over="ignore", invalid="ignore"):
+            copy = array.astype(target)
+    else:
+        copy = array.astype(target)
+    return torch.from_numpy(copy).to(device, dtype)
+
+
+def numbers(value: Any, count: int) -> NDArray[np.float64]:
+    """Returns the rewards of N envs, float64 [N]; a column [N, 1] is taken as its numbers."""
+    array = _array(value)
+    if array.shape not in ((count,), (count, 1)) or not _kind(array.dtype):
+        raise EnvFault(f"the rewards are {described(value)}, {count} numbers are needed, one per env")
+    return array.reshape(count).astype(np.float64)
+
+
+def flags(value: Any, count: int, name: str) -> NDArray[np.bool_]:
+    """Returns `terminated` or `truncated` of N envs, bool [N]."""
+    array = _array(value)
+    if array.dtype == np.bool_ and array.shape == (count,):
+        return array
+    fits = array.shape in ((count,), (count, 1)) and array.dtype.kind in "biu"
+    if not fits or not ((array == 0) | (array == 1)).all():
+        raise EnvFault(f"{name} is {described(value)}, {count} bools are needed, one per env")
+    return array.reshape(count).astype(np.bool_)
+
+
+def described(value: Any) -> str:
+    """Returns what a value is, for a message: short, whatever it is."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)} value{'' if len(value) == 1 else 's'}"
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        text = repr(value)
+        return text if len(text) <= 40 else f"{text[:40]}... ({type(value).__name__})"
+    return f"of type {type(value).__name__}"
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """Returns anything as an array: of objects, if it is not numbers."""
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        array: NDArray[Any] = np.asarray(value)
+        return array
+    except Exception:  # lists of unequal lengths; anything, from objects that turn themselves into arrays
+        return np.full((), None, dtype=object)
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    """Returns b for bool, i for integers, f for floats; nothing for what is no real number."""
+    return {"b": "b", "i": "i", "u": "i", "f": "f"}.get(dtype.kind, "")
+
+
+def _tensor_kind(value: Tensor) -> str:
+    if value.is_complex():
+        return ""
+    return "f" if value.is_floating_point() else "b" if value.dtype == torch.bool else "i"
+
+
+def _check_observation(
+    value: Any,
+    its_shape: tuple[int, ...],
+    its_kind: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    method: str,
+) -> None:
+    """Checks what kind of numbers an observation has, and its shape.
+
+    Raises:
+        EnvFault: if it is not numbers, of another shape than the space, or floats for a space of integers.
+    """
+    if not its_kind:
+        raise EnvFault(
+            f"{method} returned an observation that is not an array of numbers but {described(value)}; "
+            f"observation_space declares shape {shape} and dtype {dtype}"
+        )
+    if its_shape != shape:
+        raise EnvFault(
+            f"{method} returned an observation of shape {its_shape}, but observation_space declares {shape}: "
+            "return an array of that shape, or correct observation_space"
+        )
+    if its_kind == "f" and dtype.kind != "f":
+        raise EnvFault(
+            f"{method} returned an observation of floats, but observation_space declares {dtype}, which cuts "
+            "them off: correct its dtype, or convert them"
+        )
