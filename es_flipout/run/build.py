@@ -134,7 +134,7 @@ def make_player(
     env, threads = config.env, num_threads(config)
     try:
         if config.backend == "process_pool":
-            make = partial(official_maker(env), disable_env_checker=True)
+            make = official_maker(env)
             return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
         num_envs = min(env.num_envs, config.es.population_size * config.rollout.episodes)
         if not runs_natively(env.id, env.engine, env.wrappers):
