@@ -15,8 +15,10 @@ from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, observation_box
 from es_flipout.envs.engines.contract import Ids
+from es_flipout.envs.mujoco.checked_task import CheckedTask, State, TaskError
 from es_flipout.envs.mujoco.make_engine import cpu_engine, make_engine
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
+from es_flipout.envs.mujoco.task_trial import try_task
 from es_flipout.envs.transfer import to_device, to_host
 
 
@@ -24,10 +26,17 @@ class MujocoVectorEnv(TorchVectorEnv):
     """N envs of one MuJoCo task, on all cores or on a GPU.
 
     A seeded env starts as `gymnasium.make(id).reset(seed=...)` does. The info holds the task's entries,
-    [N, ...] each, meaningless in frozen envs. `step` also takes NumPy actions, and raises
-    `gymnasium.error.ResetNeeded` before the first reset.
+    [N, ...] each, meaningless in frozen envs. If the task raises, or returns what it must not, the envs that
+    it was asked about have failed. `step` also takes NumPy actions, and raises `gymnasium.error.ResetNeeded`
+    before the first reset.
+
+    Attributes:
+        task: the task as given.
+        checked_task: the same, to be called through.
+        engine: the physics.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         task: MujocoTask,
@@ -57,8 +66,9 @@ class MujocoVectorEnv(TorchVectorEnv):
             info: whether `reset` and `step` return the task's info entries; they are faster without.
 
         Raises:
-            ValueError: if the engine cannot run the task.
+            ValueError: if the engine cannot run the task, or a trial of the task shows a mistake in it.
         """
+        self.checked_task = CheckedTask(task)
         if engine == "auto":
             engine = cpu_engine(task)
         self.task = task
@@ -67,7 +77,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         self.device = torch.device(device)
         self.dtype = dtype
         self._with_info = info
-        fields = dict.fromkeys(["qpos", *task.fields, *(task.info_fields if info else ())])
+        fields = dict.fromkeys([*self.checked_task.fields, *(self.checked_task.info_fields if info else ())])
         self.engine = make_engine(
             engine,
             task,
@@ -78,15 +88,17 @@ class MujocoVectorEnv(TorchVectorEnv):
             kwargs=engine_kwargs or {},
         )
 
-        low, high = task.model.actuator_ctrlrange.astype(np.float32).T
-        self.single_observation_space = observation_box((self._observe(self.engine.fields).shape[1],), dtype)
+        try_task(self.checked_task, self.engine, info=info)
+        self._observations = self.checked_task.observe(self.engine.fields, dtype)
+        self._located = self.checked_task.locate(self.engine.fields).clone()
+
+        low, high = self.checked_task.action_range()
+        self.single_observation_space = observation_box(tuple(self._observations.shape[1:]), dtype)
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
-        self._observations = self._observe(self.engine.fields)
-        self._located = task.locate(self.engine.fields).clone()
         self._terminated = np.ones(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
@@ -94,27 +106,51 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._started = False
 
     @override
+    @torch.no_grad()
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        ids = np.flatnonzero(self._reset_mask(options)).astype(np.int32)
-        seeds = self._env_seeds(seed)
-        states = [self.task.initial_state(self._rng(i, seeds[i])) for i in ids.tolist()]
-        info: dict[str, Any] = {}
-        if states:
-            self._started = True
-            self.engine.reset(ids, np.stack([qpos for qpos, _ in states]), np.stack([v for _, v in states]))
-            self._elapsed[ids] = 0
-            self._terminated[ids] = self._truncated[ids] = False
-            info = self._end_failed()
-            self._update_live()
-            self._look_at(torch.from_numpy(ids).long().to(self.engine.device))
-        return self._given(self._observations), info | self._info({})
+        ids, seeds = np.flatnonzero(self._reset_mask(options)).astype(np.int32), self._env_seeds(seed)
+        failures = self._start(ids, seeds) if len(ids) else {}
+        entries: dict[str, Any] = {}
+        try:
+            entries = self._info({})
+        except TaskError as error:
+            failures = dict.fromkeys(ids.tolist(), str(error)) | failures
+        return self._given(self._observations), self._end_failed(failures) | entries
+
+    def _start(self, ids: Ids, seeds: Sequence[int | None]) -> dict[int, str]:
+        """Starts an episode in each of some envs, [M]; returns what went wrong, by env."""
+        self._started = True
+        self._elapsed[ids] = 0
+        self._terminated[ids] = self._truncated[ids] = False
+        states: dict[int, State] = {}
+        failures: dict[int, str] = {}
+        for i in ids.tolist():
+            try:
+                states[i] = self.checked_task.initial_state(self._rng(i, seeds[i]))
+            except TaskError as error:
+                failures[i] = str(error)
+        if not states:
+            return failures
+        begun = np.array(list(states), dtype=np.int32)
+        qpos, qvel = (np.stack(each) for each in zip(*states.values(), strict=True))
+        self.engine.reset(begun, qpos, qvel)
+        failures.update(self.engine.failures)
+        index = torch.from_numpy(begun).long().to(self.engine.device)
+        fields = {name: value[index] for name, value in self.engine.fields.items()}
+        try:
+            observations, located = self._observe(fields), self.checked_task.locate(fields)
+        except TaskError as error:
+            return dict.fromkeys(begun.tolist(), str(error)) | failures
+        self._observations[index], self._located[index] = observations, located
+        return failures
 
     @override
+    @torch.no_grad()
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         if not self._started:
             raise gym.error.ResetNeeded("call reset before step")
@@ -122,11 +158,22 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._check_actions(actions)
         on_host = self.engine.device.type == "cpu"
         actions = to_host(actions) if on_host else actions.to(self.engine.device)
-        task, fields, live_ids = self.task, self.engine.fields, self._live_ids
-        self.engine.step(actions, task.frame_skip, live_ids)
-        before, self._located = self._located, task.locate(fields).clone()
-        rewards, terms = task.reward(before, self._located, fields, actions)
-        terminated = task.terminated(fields).cpu().numpy()
+        task, fields, live_ids = self.checked_task, self.engine.fields, self._live_ids
+        self.engine.step(actions, self.task.frame_skip, live_ids)
+        failures, entries = dict(self.engine.failures), {}
+        try:
+            located = task.locate(fields).clone()
+            rewards, terms = task.reward(self._located, located, fields, actions)
+            terminated = task.terminated(fields).cpu().numpy()
+            observations = self._observe(fields)
+            entries = self._info(terms)
+        except TaskError as error:
+            lost = range(self.num_envs) if live_ids is None else live_ids.tolist()
+            failures = dict.fromkeys(lost, str(error)) | failures
+            rewards = torch.zeros(self.num_envs, device=self.engine.device)
+            terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        else:
+            self._located, self._observations = located, observations
         self._elapsed += 1
         if live_ids is None:
             self._terminated = terminated.copy()
@@ -138,17 +185,15 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._terminated |= terminated & live
             if self.max_episode_steps is not None:
                 self._truncated |= (self._elapsed >= self.max_episode_steps) & live
-        info = self._end_failed()
+        info = self._end_failed(failures)
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
-        self._update_live()
-        self._observations = self._observe(self.engine.fields)
         return (
             self._given(self._observations),
             self._given(rewards.to(self.dtype)),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
-            info | self._info(terms),
+            info | entries,
         )
 
     @override
@@ -170,26 +215,21 @@ class MujocoVectorEnv(TorchVectorEnv):
         live = np.flatnonzero(~(self._terminated | self._truncated)).astype(np.int32)
         self._live_ids = None if len(live) == self.num_envs else live
 
-    def _end_failed(self) -> dict[str, Any]:
-        """Ends the envs that failed in the engine's last call; returns their info entries."""
-        info = failure_info(self.engine.failures, self.num_envs)
+    def _end_failed(self, failures: Mapping[int, str]) -> dict[str, Any]:
+        """Ends the envs that failed, and notes which are live; returns the info entries of the former."""
+        info = failure_info(failures, self.num_envs)
         if info:
             self._terminated |= info["failed"]
+        self._update_live()
         return info
 
     def _observe(self, fields: Fields) -> Tensor:
-        return self.task.observation(fields, self.dtype)
+        return self.checked_task.observe(fields, self.dtype)
 
-    def _look_at(self, ids: Tensor) -> None:
-        """Observes and locates envs that have just been reset."""
-        fields = {name: value[ids] for name, value in self.engine.fields.items()}
-        self._observations[ids] = self._observe(fields)
-        self._located[ids] = self.task.locate(fields)
-
-    def _info(self, terms: dict[str, Tensor]) -> dict[str, Any]:
+    def _info(self, terms: Mapping[str, Tensor]) -> dict[str, Any]:
         if not self._with_info:
             return {}
-        info = self.task.state_info(self.engine.fields) | terms
+        info = self.checked_task.info(self.engine.fields, terms)
         return {name: self._given(value) for name, value in info.items()}
 
     def _rng(self, i: int, seed: int | None) -> np.random.Generator:
