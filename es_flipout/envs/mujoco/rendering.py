@@ -109,7 +109,7 @@ class Camera:
 
 @contextlib.contextmanager
 def _backend() -> Iterator[str]:
-    """Has Gymnasium draw by EGL if there is no display and no choice of the user; its own choice would fail."""
+    """Chooses EGL if there is no display and no choice of the user: what Gymnasium tries first would fail."""
     chosen = os.environ.get(VARIABLE)
     has_display = sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
     if chosen is None and not has_display:

@@ -50,6 +50,7 @@ class MujocoTask(ABC):
 
         Raises:
             OSError: if there is no such file.
+            TypeError: if xml_file is not a path.
             ValueError: if the model does not compile, or frame_skip is not a positive integer.
         """
         if not isinstance(frame_skip, int | np.integer) or isinstance(frame_skip, bool) or frame_skip < 1:
@@ -145,15 +146,18 @@ class MujocoTask(ABC):
 def _compiled(xml_file: str | os.PathLike[str]) -> mujoco.MjModel:
     """Compiles an MJCF file; errors name it."""
     if not isinstance(xml_file, str | os.PathLike):
-        raise ValueError(f"xml_file must be the path of an MJCF file, got {xml_file!r}")
-    path = expand_model_path(os.fspath(xml_file))
+        raise TypeError(f"xml_file must be the path of an MJCF file, got {xml_file!r}")
+    try:
+        path = expand_model_path(os.fspath(xml_file))
+    except OSError as error:
+        raise OSError(
+            f"{error} (names that begin neither with / nor with . are Gymnasium's models)"
+        ) from error
     if Path(path).is_dir():
         raise OSError(f"xml_file must be an MJCF file, but {path} is a folder")
     try:
         with deprecations_silenced():
             return mujoco.MjModel.from_xml_path(path)
-    except OSError as error:
-        raise OSError(f"{error} (a path that begins without / or ./ means Gymnasium's models)") from error
     except ValueError as error:
         raise ValueError(f"{path} does not compile: {' '.join(str(error).split())}") from error
 
