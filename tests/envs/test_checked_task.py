@@ -174,7 +174,9 @@ MISTAKES = {
         "^Odd.reward writes to 'actions'",
     ),
     "reward writes": (writing("reward"), "^Odd.reward writes to 'qvel'"),
+    "locate writes": (writing("locate"), "^Odd.locate writes to 'qvel'"),
     "observe writes": (writing("observe"), "^Odd.observe writes to 'qvel'"),
+    "state_info writes": (writing("state_info"), "^Odd.state_info writes to 'qvel'"),
     "terminated writes": (writing("terminated"), "^Odd.terminated writes to 'qvel'"),
     "terminated numbers": (
         variant(terminated=lambda self, fields: (fields["qpos"][:, 0] > 0).long()),
@@ -240,8 +242,8 @@ MISTAKES = {
         ),
         "^Odd.reward reads the field 'xpos', which fields does not declare",
     ),
-    "info for some": (
-        variant(state_info=lambda self, fields: {"mean": fields["qpos"].mean(dim=0)[:0]}),
+    "info for one": (
+        variant(state_info=lambda self, fields: {"mean": fields["qpos"].mean(dim=0)[:1]}),
         "^Odd.state_info must give 'mean' as a tensor",
     ),
     "no model": (
@@ -269,7 +271,7 @@ def test_state_kept_from_call_to_call_is_refused(models):
             self.last = actions.clone()
             return -change, {}
 
-    with pytest.raises(TaskError, match=r"^Remembers.reward: RuntimeError: .*hooks take any number of them"):
+    with pytest.raises(TaskError, match=r"^Remembers.reward: RuntimeError: .*hooks take any number of envs"):
         make(Remembers(models()), 2)
 
 

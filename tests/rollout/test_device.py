@@ -35,6 +35,7 @@ SHORT = {
     "InvertedPendulum-v5": 30,
     "BrokenPendulum-v0": 30,
     "BrokenStart-v0": 30,
+    "Moody-v0": 30,
     "Hopper-v5": 60,
     "Humanoid-v5": 25,
 }
@@ -310,6 +311,46 @@ def test_starts_that_are_not_sound_poison_nothing(device):
     for name in ("count", "mean", "variance"):
         mine, theirs = (getattr(each.observations, name) for each in (found, expected))
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+class Moody(InvertedPendulum):
+    """Finds no start for some seeds; its reward raises once it has been told to."""
+
+    refuses = False
+
+    def initial_state(self, rng):
+        qpos, qvel = super().initial_state(rng)
+        if qpos[0] > 0.006:
+            raise LookupError("no free place")
+        return qpos, qvel
+
+    def reward(self, before, after, fields, actions):
+        if self.refuses:
+            raise RuntimeError("not in the\nmood")
+        return super().reward(before, after, fields, actions)
+
+
+register_task("Moody-v0", Moody, max_episode_steps=30)
+
+
+def test_starts_that_cannot_be_drawn_are_counted_with_the_reason(device):
+    env = make_env("Moody-v0", device)
+    population, seeds = make_population(env), make_seeds()
+    found = rollout(DevicePlayer(env), population, seeds, episode_limit=3)
+    expected = rollout(HostPlayer(env), population, seeds, episode_limit=3)
+    assert found.failures == expected.failures
+    assert found.failures.keys() == {"Moody.initial_state: LookupError: no free place"}
+    assert torch.equal(found.fitness.isnan(), expected.fitness.isnan())
+
+
+def test_a_task_that_raises_between_steps_is_told_in_one_line():
+    env = make_env("Moody-v0", "cpu")
+    player, population = DevicePlayer(env), make_population(env)
+    env.task.refuses = True
+    with pytest.raises(PlayError, match=r"^Moody\.reward: RuntimeError: not in the mood$"):
+        rollout(player, population, make_seeds())
+    env.task.refuses = False
+    assert rollout(player, population, make_seeds()).failures.total() < MEMBERS
 
 
 def test_every_fault_is_counted():

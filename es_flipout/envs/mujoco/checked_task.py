@@ -26,6 +26,9 @@ RESERVED = frozenset({"failed", "failures", "failure", "started"})
 """Info entries by which environments say what became of an episode."""
 
 
+_SEQUENCES = (tuple, list)
+
+
 class TaskError(ValueError):
     """A task is not what a task must be; one line that names the task, the hook, and what is wrong."""
 
@@ -100,7 +103,7 @@ class CheckedTask:
     def initial_state(self, rng: np.random.Generator) -> State:
         """Returns qpos, float64 [nq], and qvel, float64 [nv], at the start of an episode."""
         given, model = self._call("initial_state", rng), self.task.model
-        if not isinstance(given, tuple | list) or len(given) != 2:
+        if not isinstance(given, _SEQUENCES) or len(given) != 2:
             self._refuse(
                 "initial_state",
                 f"must return qpos [{model.nq}] and qvel [{model.nv}], got {_described(given)}",
@@ -115,11 +118,11 @@ class CheckedTask:
         """Returns the observation, [N, O], in a floating dtype."""
         given = self._call("observe", fields)
         parts = (given,) if isinstance(given, Tensor) else given
-        if not isinstance(parts, tuple | list) or not parts:
+        if not isinstance(parts, _SEQUENCES) or not parts:
             self._refuse("observe", f"must return tensors [N, ...], the parts of it, got {_described(given)}")
-        rows, columns = len(fields["qpos"]), []
+        columns = []
         for part in parts:
-            self._check("observe", part, rows, fields)
+            self._check("observe", part, fields)
             part = part.to(dtype)
             columns.append(part.unsqueeze(1) if part.ndim == 1 else part.flatten(1))
         observation = torch.cat(columns, dim=1)
@@ -131,45 +134,40 @@ class CheckedTask:
                     "observe", f"returned {observation.shape[1]} features, {self._num_features} before that"
                 )
             self._num_features = observation.shape[1]
-        return observation
+        return _without_graph(observation)
 
     def locate(self, fields: Fields) -> Tensor:
         """Returns where each env is, [N, ...]; it may be a view of the fields."""
         located: Tensor = self._call("locate", fields)
-        self._check("locate", located, len(fields["qpos"]), fields)
-        if located.shape[1:] != self._located:
-            if self._located is not None:
-                self._refuse(
-                    "locate", f"returned [N, *{list(self._located)}] before, now {_described(located)}"
-                )
+        rows = self._check("locate", located, fields)
+        if self._located is None:
             self._located = tuple(located.shape[1:])
-        return located
+        if located.shape != (rows, *self._located):
+            self._refuse("locate", f"returned [N, *{list(self._located)}] before, now {_described(located)}")
+        return _without_graph(located)
 
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Returns the reward, floating [N], and its terms, which `info` checks if they are wanted."""
         given = self._call("reward", before, after, fields, actions)
-        if not isinstance(given, tuple | list) or len(given) != 2 or not isinstance(given[1], Mapping):
+        if not isinstance(given, _SEQUENCES) or len(given) != 2 or not isinstance(given[1], Mapping):
             self._refuse("reward", f"must return a tensor [N] and a dict, got {_described(given)}")
         reward, terms = given
-        if not isinstance(reward, Tensor) or reward.shape != (len(fields["qpos"]),):
+        if not isinstance(reward, Tensor) or reward.ndim != 1 or reward.shape[0] != fields["qpos"].shape[0]:
             hint = _shape_hint(reward)
             self._refuse("reward", f"must return a tensor [N] and a dict, got {_described(reward)}{hint}")
-        self._check("reward", reward, len(fields["qpos"]), fields)
+        self._check("reward", reward, fields)
+        reward = _without_graph(reward)
         return reward if reward.is_floating_point() else reward.to(fields["qpos"].dtype), terms
 
     def terminated(self, fields: Fields) -> Tensor:
         """Returns which envs have terminated, bool [N]."""
         given: Tensor = self._call("terminated", fields)
-        if (
-            not isinstance(given, Tensor)
-            or given.dtype != torch.bool
-            or given.shape != (len(fields["qpos"]),)
-        ):
+        if not isinstance(given, Tensor) or given.dtype != torch.bool or given.ndim != 1:
             hint = _shape_hint(given) or "; a comparison gives one, such as height < 0.2"
             self._refuse("terminated", f"must return a bool tensor [N], got {_described(given)}{hint}")
-        self._check("terminated", given, len(fields["qpos"]), fields)
+        self._check("terminated", given, fields)
         return given
 
     def info(self, fields: Fields, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,8 +179,8 @@ class CheckedTask:
             for name, value in given.items():
                 if name in RESERVED or not isinstance(name, str):
                     self._refuse(hook, f"may not name an info entry {name!r}, which has a meaning of its own")
-                self._check(hook, value, len(fields["qpos"]), fields, f"must give {name!r} as")
-                entries[name] = value
+                self._check(hook, value, fields, f"must give {name!r} as")
+                entries[name] = _without_graph(value)
         return entries
 
     def _call(self, hook: str, *args: Any) -> Any:
@@ -201,15 +199,16 @@ class CheckedTask:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             raise TaskError(f"{self.name}.{hook}: {text}") from error
 
-    def _check(self, hook: str, value: Any, rows: int, fields: Fields, what: str = "must return") -> None:
-        """Checks that a value is a tensor of real numbers, [N, ...], on the device of the fields."""
-        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows or value.is_complex():
+    def _check(self, hook: str, value: Any, fields: Fields, what: str = "must return") -> int:
+        """Checks that a value is a tensor of real numbers [N, ...] where the fields are; returns N."""
+        qpos = fields["qpos"]
+        rows: int = qpos.shape[0]
+        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != rows or value.is_complex():
             hint = _shape_hint(value)
             self._refuse(hook, f"{what} a tensor [N, ...] of real numbers, got {_described(value)}{hint}")
-        if value.device != fields["qpos"].device:
-            self._refuse(
-                hook, f"{what} a tensor on {fields['qpos'].device}, as the fields are, not on {value.device}"
-            )
+        if value.get_device() != qpos.get_device():
+            self._refuse(hook, f"{what} a tensor on {qpos.device}, as the fields are, not on {value.device}")
+        return rows
 
     def _coordinates(self, name: str, given: Any, size: int) -> NDArray[np.float64]:
         try:
@@ -227,6 +226,11 @@ class CheckedTask:
         raise TaskError(f"{self.name}.{hook} {what}")
 
 
+def _without_graph(value: Tensor) -> Tensor:
+    """Returns a tensor that keeps no graph, as one that a network computed does."""
+    return value.detach() if value.requires_grad else value
+
+
 def _described(value: Any) -> str:
     """Returns what a value is, in a few words."""
     if isinstance(value, Tensor):
@@ -234,7 +238,7 @@ def _described(value: Any) -> str:
         return f"a tensor{dtype} of shape {tuple(value.shape)}"
     if isinstance(value, np.ndarray):
         return f"a NumPy array of shape {value.shape}"
-    if isinstance(value, tuple | list) and len(value) < 5:
+    if isinstance(value, _SEQUENCES) and len(value) < 5:
         return f"({', '.join(map(_described, value))})"
     return "None" if value is None else f"a value of type {type(value).__name__}"
 

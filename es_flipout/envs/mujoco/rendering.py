@@ -51,7 +51,9 @@ class Camera:
         names = [model.camera(k).name for k in range(model.ncam)]
         if camera_name is not None and camera_name not in names:
             close = difflib.get_close_matches(camera_name, names, n=1) or names
-            raise ValueError(f"the model has no camera {camera_name!r}; it has {close or 'none'}")
+            raise ValueError(
+                f"the model has no camera {camera_name!r}; it has {', '.join(map(repr, close)) or 'none'}"
+            )
         if camera_id is not None and not -1 <= camera_id < model.ncam:
             raise ValueError(f"camera_id must be in [-1, {model.ncam}), got {camera_id}")
         for name, size in (("width", width), ("height", height)):

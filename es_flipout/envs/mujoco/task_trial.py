@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -34,22 +33,22 @@ def try_task(task: CheckedTask, engine: PhysicsEngine, *, info: bool) -> None:
     states = [_drawn(task, seed) for seed in range(STARTS)]
     if not any(np.isfinite(np.concatenate(state)).all() for state in states):
         raise TaskError(f"{task.name}.initial_state returned no finite state for the seeds 0 to {STARTS - 1}")
-    sample = _sampled(task, engine, states)
-    actions = _some_actions(task, engine)
-    live = {name: engine.fields[name] for name in task.fields}
-    results = _call_hooks(task, live, actions[: engine.num_envs])
-    if info:
-        task.info(engine.fields, results.terms)
-    try:
-        together, again = (_call_hooks(task, sample, actions[:STARTS]) for _ in range(2))
-        alone = [
-            _call_hooks(task, {name: each[i : i + 1] for name, each in sample.items()}, actions[i : i + 1])
-            for i in range(STARTS)
-        ]
-    except TaskError as error:
-        raise TaskError(f"{error} (when called for fewer envs: hooks take any number of them)") from error
+    sample, actions = _sampled(task, engine, states), _some_actions(task, engine)
+    _call_hooks(task, engine.fields, actions[: engine.num_envs], info)
+
+    def called(envs: slice) -> _Results:
+        fields = {name: each[envs] for name, each in sample.items()}
+        try:
+            return _call_hooks(task, fields, actions[:STARTS][envs], info)
+        except TaskError as error:
+            size = len(fields["qpos"])
+            raise TaskError(f"{error} (in a call for N = {size}: hooks take any number of envs)") from error
+
+    together, again = (called(slice(STARTS)) for _ in range(2))
+    alone = [called(slice(i, i + 1)) for i in range(STARTS)]
     if not together.observation.isfinite().all(dim=1).any():
         raise TaskError(f"{task.name}.observe returned NaN or infinity at every start")
+    # Sums of several terms may differ in their last bits.
     tolerance = 1e-5 if sample["qpos"].dtype == torch.float64 else 1e-3
     for hook, one, two, apart in (
         ("observe", together.observation, again.observation, [each.observation for each in alone]),
@@ -68,13 +67,12 @@ def try_task(task: CheckedTask, engine: PhysicsEngine, *, info: bool) -> None:
 class _Results(NamedTuple):
     observation: Tensor
     reward: Tensor
-    terms: Mapping[str, Tensor]
 
 
-def _call_hooks(task: CheckedTask, fields: Fields, actions: Tensor) -> _Results:
-    """Calls the hooks of a step that moves nothing."""
-    before = task.locate(fields).clone()
-    given = {**fields, "before": before, "after": before.clone(), "actions": actions}
+def _call_hooks(task: CheckedTask, fields: Fields, actions: Tensor, info: bool) -> _Results:
+    """Calls the hooks of a step that moves nothing, with the fields that each may read."""
+    declared = {name: fields[name] for name in task.fields}
+    given = {**fields, "actions": actions}
     kept = {name: each.clone() for name, each in given.items()}
 
     def check_unchanged(hook: str) -> None:
@@ -82,13 +80,20 @@ def _call_hooks(task: CheckedTask, fields: Fields, actions: Tensor) -> _Results:
             if not _is_same(each, kept[name]):
                 raise TaskError(f"{task.name}.{hook} writes to {name!r}, which is not its own: use clone()")
 
-    observation = task.observe(fields, torch.float64)
+    before = task.locate(declared).clone()
+    check_unchanged("locate")
+    for name in ("before", "after"):
+        given[name], kept[name] = before.clone(), before
+    observation = task.observe(declared, torch.float64)
     check_unchanged("observe")
-    reward, terms = task.reward(before, given["after"], fields, actions)
+    reward, terms = task.reward(given["before"], given["after"], declared, actions)
     check_unchanged("reward")
-    task.terminated(fields)
+    task.terminated(declared)
     check_unchanged("terminated")
-    return _Results(observation, reward, terms)
+    if info:
+        task.info(fields, terms)
+        check_unchanged("state_info")
+    return _Results(observation, reward)
 
 
 def _drawn(task: CheckedTask, seed: int) -> State:
@@ -112,8 +117,8 @@ def _sampled(task: CheckedTask, engine: PhysicsEngine, states: list[State]) -> d
             engine.reset(np.arange(num_envs, dtype=np.int32), qpos, qvel)
         except RuntimeError as error:  # the recording of Warp's graphs
             raise ValueError(f"the engine cannot run the model with {num_envs} envs: {error}") from error
-        seen.append({name: engine.fields[name][:STARTS].clone() for name in task.fields})
-    return {name: torch.cat([each[name] for each in seen])[:STARTS] for name in task.fields}
+        seen.append({name: each[:STARTS].clone() for name, each in engine.fields.items()})
+    return {name: torch.cat([each[name] for each in seen])[:STARTS] for name in seen[0]}
 
 
 def _some_actions(task: CheckedTask, engine: PhysicsEngine) -> Tensor:

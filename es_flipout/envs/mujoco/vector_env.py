@@ -36,7 +36,6 @@ class MujocoVectorEnv(TorchVectorEnv):
         engine: the physics.
     """
 
-    @torch.no_grad()
     def __init__(
         self,
         task: MujocoTask,
@@ -106,7 +105,6 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._started = False
 
     @override
-    @torch.no_grad()
     def reset(
         self,
         *,
@@ -150,7 +148,6 @@ class MujocoVectorEnv(TorchVectorEnv):
         return failures
 
     @override
-    @torch.no_grad()
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         if not self._started:
             raise gym.error.ResetNeeded("call reset before step")
