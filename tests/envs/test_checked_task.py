@@ -400,27 +400,33 @@ class Breaks(Slides):
 
 @pytest.mark.parametrize("engine", ["batch", "mjdata_pool", "warp"])
 @pytest.mark.parametrize("hook", ["observe", "locate", "reward", "terminated", "state_info"])
-def test_a_hook_that_raises_fails_the_running_episodes(hook, engine):
+def test_a_hook_that_raises_fails_its_env_alone(hook, engine):
+    class Sound(Breaks):
+        hook = None
+
     task = Breaks(PENDULUM, 15)
     task.hook = hook
-    env = make(task, 3, engine=engine)
-    env.reset(seed=0)
-    env.retire(np.array([True, False, False]))
-    before, *_ = env.step(np.zeros((3, 1), np.float32))
-    push = np.zeros((3, 1), np.float32)
+    env, undisturbed = (make(each, 4, engine=engine) for each in (task, Sound(PENDULUM, 15)))
+    for each in (env, undisturbed):
+        each.reset(seed=0)
+        each.retire(np.array([True, False, False, False]))
+    rest, push = np.zeros((4, 1), np.float32), np.zeros((4, 1), np.float32)
     push[1] = 3.0
-    observations, rewards, terminated, _, info = env.step(push)
-    assert info["failed"].tolist() == [False, True, True]
-    assert info["failures"] == [f"Breaks.{hook}: RuntimeError: too fast for {hook}"] * 2
-    assert rewards.tolist() == [0, 0, 0]
-    assert terminated.all()
-    assert torch.equal(observations[0], before[0])
-    _, info = env.reset(seed=0)
+    for actions, failing in ((rest, False), (push, True), (rest, False)):
+        found, expected = env.step(actions), undisturbed.step(rest)
+        assert found[4].get("failures", []) == [f"Breaks.{hook}: RuntimeError: too fast for {hook}"] * failing
+        assert found[2][[0, 2, 3]].tolist() == [True, False, False]
+        assert found[2][1] or not failing
+        for one, other in zip(found[:2], expected[:2], strict=True):
+            assert torch.equal(one[[0, 2, 3]], other[[0, 2, 3]])
+    # The env stays as it is, and disturbs no other, until it is reset.
+    assert env.step(rest)[2].tolist() == [True, True, False, False]
+    _, info = env.reset(seed=0, options={"reset_mask": np.array([False, True, False, False])})
     assert "failed" not in info
-    _, rewards, terminated, _, info = env.step(np.zeros((3, 1), np.float32))
+    _, rewards, terminated, _, info = env.step(rest)
     assert "failed" not in info
-    assert (rewards != 0).all()
-    assert not terminated.any()
+    assert (rewards != 0).tolist() == [False, True, True, True]
+    assert terminated.tolist() == [True, False, False, False]
 
 
 def test_a_run_counts_what_hooks_raise(models):

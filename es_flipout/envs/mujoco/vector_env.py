@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -22,13 +23,23 @@ from es_flipout.envs.mujoco.task_trial import try_task
 from es_flipout.envs.transfer import to_device, to_host
 
 
+class _Outcome(NamedTuple):
+    """What a task says of envs that have been stepped, [N, ...] each."""
+
+    located: Tensor
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    info: Mapping[str, Tensor]
+
+
 class MujocoVectorEnv(TorchVectorEnv):
     """N envs of one MuJoCo task, on all cores or on a GPU.
 
     A seeded env starts as `gymnasium.make(id).reset(seed=...)` does. The info holds the task's entries,
-    [N, ...] each, meaningless in frozen envs. If the task raises, or returns what it must not, the envs that
-    it was asked about have failed. `step` also takes NumPy actions, and raises `gymnasium.error.ResetNeeded`
-    before the first reset.
+    [N, ...] each, meaningless in frozen envs. An env for which the task raises, or returns what it must not,
+    has failed; the info of that step lacks the task's entries. `step` also takes NumPy actions, and raises
+    `gymnasium.error.ResetNeeded` before the first reset.
 
     Attributes:
         task: the task as given.
@@ -112,13 +123,11 @@ class MujocoVectorEnv(TorchVectorEnv):
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         ids, seeds = np.flatnonzero(self._reset_mask(options)).astype(np.int32), self._env_seeds(seed)
-        failures = self._start(ids, seeds) if len(ids) else {}
-        entries: dict[str, Any] = {}
-        try:
-            entries = self._info({})
-        except TaskError as error:
-            failures = dict.fromkeys(ids.tolist(), str(error)) | failures
-        return self._given(self._observations), self._end_failed(failures) | entries
+        info = self._end_failed(self._start(ids, seeds) if len(ids) else {})
+        if self._with_info:
+            with contextlib.suppress(TaskError):  # of an env that ended long ago
+                info |= self._given_all(self.checked_task.info(self.engine.fields, {}))
+        return self._given(self._observations), info
 
     def _start(self, ids: Ids, seeds: Sequence[int | None]) -> dict[int, str]:
         """Starts an episode in each of some envs, [M]; returns what went wrong, by env."""
@@ -138,14 +147,20 @@ class MujocoVectorEnv(TorchVectorEnv):
         qpos, qvel = (np.stack(each) for each in zip(*states.values(), strict=True))
         self.engine.reset(begun, qpos, qvel)
         failures.update(self.engine.failures)
-        index = torch.from_numpy(begun).long().to(self.engine.device)
-        fields = {name: value[index] for name, value in self.engine.fields.items()}
         try:
-            observations, located = self._observe(fields), self.checked_task.locate(fields)
-        except TaskError as error:
-            return dict.fromkeys(begun.tolist(), str(error)) | failures
-        self._observations[index], self._located[index] = observations, located
+            self._look_at(begun)
+        except TaskError:
+            failures = self._raised(begun.tolist(), lambda i: self._look_at(begun[begun == i])) | failures
         return failures
+
+    def _look_at(self, ids: Ids) -> None:
+        """Observes and locates envs that have just been reset, [M]."""
+        index = torch.from_numpy(ids).long().to(self.engine.device)
+        fields = {name: value[index] for name, value in self.engine.fields.items()}
+        observations, located = self._observe(fields), self.checked_task.locate(fields)
+        if self._with_info:
+            self.checked_task.info(fields, {})
+        self._observations[index], self._located[index] = observations, located
 
     @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -155,22 +170,16 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._check_actions(actions)
         on_host = self.engine.device.type == "cpu"
         actions = to_host(actions) if on_host else actions.to(self.engine.device)
-        task, fields, live_ids = self.checked_task, self.engine.fields, self._live_ids
+        live_ids = self._live_ids
         self.engine.step(actions, self.task.frame_skip, live_ids)
-        failures, entries = dict(self.engine.failures), {}
+        failures = dict(self.engine.failures)
         try:
-            located = task.locate(fields).clone()
-            rewards, terms = task.reward(self._located, located, fields, actions)
-            terminated = task.terminated(fields).cpu().numpy()
-            observations = self._observe(fields)
-            entries = self._info(terms)
-        except TaskError as error:
-            lost = range(self.num_envs) if live_ids is None else live_ids.tolist()
-            failures = dict.fromkeys(lost, str(error)) | failures
-            rewards = torch.zeros(self.num_envs, device=self.engine.device)
-            terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        else:
-            self._located, self._observations = located, observations
+            outcome = self._outcome(slice(None), actions)
+        except TaskError:
+            outcome, raised = self._outcome_one_by_one(actions)
+            failures = raised | failures
+        self._located, self._observations, rewards = outcome.located, outcome.observations, outcome.rewards
+        terminated = outcome.terminated.cpu().numpy()
         self._elapsed += 1
         if live_ids is None:
             self._terminated = terminated.copy()
@@ -190,8 +199,47 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._given(rewards.to(self.dtype)),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
-            info | entries,
+            info | self._given_all(outcome.info),
         )
+
+    def _outcome(self, envs: slice, actions: Tensor) -> _Outcome:
+        """Asks the task about some envs that have been stepped."""
+        task, before = self.checked_task, self._located
+        fields: Fields = self.engine.fields
+        if envs != slice(None):
+            fields = {name: value[envs] for name, value in fields.items()}
+            before, actions = before[envs], actions[envs]
+        located = task.locate(fields).clone()
+        rewards, terms = task.reward(before, located, fields, actions)
+        terminated, observations = task.terminated(fields), self._observe(fields)
+        info = task.info(fields, terms) if self._with_info else {}
+        return _Outcome(located, observations, rewards, terminated, info)
+
+    def _outcome_one_by_one(self, actions: Tensor) -> tuple[_Outcome, dict[int, str]]:
+        """Asks the task about each live env alone, since it raised; returns what went wrong, too, by env."""
+        located, observations = self._located.clone(), self._observations.clone()
+        rewards = torch.zeros(self.num_envs, dtype=torch.float64, device=located.device)
+        terminated = torch.zeros(self.num_envs, dtype=torch.bool, device=located.device)
+        outcome = _Outcome(located, observations, rewards, terminated, {})
+
+        def ask(i: int) -> None:
+            own = self._outcome(slice(i, i + 1), actions)
+            for values, value in zip(outcome[:-1], own[:-1], strict=True):
+                values[i] = value[0]
+
+        live = range(self.num_envs) if self._live_ids is None else self._live_ids.tolist()
+        return outcome, self._raised(live, ask)
+
+    @staticmethod
+    def _raised(ids: Iterable[int], ask: Callable[[int], None]) -> dict[int, str]:
+        """Returns what the task raised when asked about each env."""
+        failures = {}
+        for i in ids:
+            try:
+                ask(i)
+            except TaskError as error:
+                failures[i] = str(error)
+        return failures
 
     @override
     def retire(self, mask: Mask) -> None:
@@ -223,10 +271,7 @@ class MujocoVectorEnv(TorchVectorEnv):
     def _observe(self, fields: Fields) -> Tensor:
         return self.checked_task.observe(fields, self.dtype)
 
-    def _info(self, terms: Mapping[str, Tensor]) -> dict[str, Any]:
-        if not self._with_info:
-            return {}
-        info = self.checked_task.info(self.engine.fields, terms)
+    def _given_all(self, info: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self._given(value) for name, value in info.items()}
 
     def _rng(self, i: int, seed: int | None) -> np.random.Generator:
