@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+from es_flipout.cli import train
 from es_flipout.envs.mujoco import Hopper
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.mujoco.rendering import Camera
 from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
 
+REPOSITORY = Path(__file__).parents[2]
 SIZE = {"width": 64, "height": 48}
 SEEN_FROM = (
     {},
@@ -30,7 +34,7 @@ def run(code, **environment):
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-c", code],
         env={**kept, **environment},
         capture_output=True,
         text=True,
@@ -65,6 +69,29 @@ print("drawn")
 def test_neither_a_display_nor_a_variable_is_needed():
     ran = run(PICTURE)
     assert (ran.stdout, ran.stderr) == ("drawn\n", "")
+
+
+@pytest.mark.usefixtures("_egl")
+def test_es_eval_films_a_task_of_ones_own_without_a_display(tmp_path, monkeypatch):
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "env.id": "examples.point_mass:PointMass-v0",
+        "env.num_envs": "2",
+        "env.kwargs": "{max_episode_steps: 3, width: 64, height: 48}",
+        "generations": "1",
+        "es.population_size": "2",
+        "evaluation.episodes": "1",
+        "threads": "1",
+        "out": "run",
+    }
+    assert train.main([word for name, value in options.items() for word in (f"--{name}", value)]) == 0
+    ran = run("from es_flipout.cli import eval; eval.main(['run', '--episodes', '1', '--video', 'film.gif'])")
+    assert ran.stderr == ""
+    frames = imageio.mimread(tmp_path / "film.gif")
+    assert frames
+    assert all(frame.shape[:2] == (48, 64) and frame[..., :3].any() for frame in frames)
 
 
 @pytest.mark.usefixtures("_egl")
