@@ -110,7 +110,7 @@ class PhysicsAlone:
         assert isinstance(self._env.engine, WarpEngine)
         self._engine = self._env.engine
         self._engine.compile(self._env.task.frame_skip)
-        starts = zip(*map(self._env.task.seeded_state, range(env.num_envs)), strict=True)
+        starts = zip(*map(self._env.checked_task.seeded_state, range(env.num_envs)), strict=True)
         self._starts = [torch.from_numpy(np.stack(each)).float().to(self._engine.device) for each in starts]
         self._everyone = torch.ones(env.num_envs, dtype=torch.bool, device=self._engine.device)
         low, high = torch.from_numpy(self._env.task.model.actuator_ctrlrange).float().unbind(dim=1)

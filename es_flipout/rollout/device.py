@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.engines.warp_faults import fault_text
+from es_flipout.envs.mujoco.checked_task import TaskError
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
 from es_flipout.population import Population
@@ -86,15 +87,17 @@ class DevicePlayer(Player):
                 "their number must be a multiple of it"
             )
         limits = [each for each in (self.env.max_episode_steps, episodes.limit) if each is not None]
-        engine, task, states = self._engine, self.env.task, self._states(episodes.reset_seed)
+        engine, task, states = self._engine, self.env.checked_task, self._states(episodes.reset_seed)
         try:
             with working_on(self._stream, after=current_stream(engine.device)):
                 starts = self._starts(states)
                 loop = DeviceLoop(engine, task, population, starts, min(limits) if limits else None)
                 steps = self._play(loop, should_stop)
-                _record(episodes, loop)
-        except RuntimeError as error:
+                _record(episodes, loop, states)
+        except (RuntimeError, TaskError) as error:
             if not _is_of_memory(error):
+                if isinstance(error, TaskError):
+                    raise PlayError(str(error)) from error
                 raise
             raise PlayError(
                 f"out of memory with {self.env.num_envs} envs and {population.size} members (lower "
@@ -108,7 +111,9 @@ class DevicePlayer(Player):
         if self._last is None or not np.array_equal(self._last.seeds, seeds):
             drawn = (future for known, future in self._expected if np.array_equal(known, seeds))
             future = next(drawn, None)
-            self._last = SeededStates.draw(self.env.task, seeds) if future is None else future.result()
+            self._last = (
+                SeededStates.draw(self.env.checked_task, seeds) if future is None else future.result()
+            )
         return self._last
 
     @override
@@ -119,7 +124,7 @@ class DevicePlayer(Player):
             known.append(self._last.seeds)
         if any(np.array_equal(each, seeds) for each in known):
             return
-        self._expected.append((seeds, self._beside.submit(SeededStates.draw, self.env.task, seeds)))
+        self._expected.append((seeds, self._beside.submit(SeededStates.draw, self.env.checked_task, seeds)))
         if len(self._expected) > 2:  # one that is about to be played, and one that comes after it
             self._expected.popleft()[1].cancel()
 
@@ -142,9 +147,9 @@ class DevicePlayer(Player):
 
     def _starts(self, states: SeededStates) -> Starts:
         """Returns what episodes begin with; the first time, all of the physics is recorded."""
-        engine, task = self._engine, self.env.task
+        engine, task = self._engine, self.env.checked_task
         try:
-            engine.compile(task.frame_skip)
+            engine.compile(self.env.task.frame_skip)
             return Starts.compute(engine, task, states, self.env.dtype)
         except RuntimeError as error:
             if _is_of_memory(error):
@@ -156,12 +161,12 @@ class DevicePlayer(Player):
         try:
             try:
                 graph = self._record(loop)
-            except RuntimeError as error:
+            except (RuntimeError, TaskError) as error:
                 if not _is_of_memory(error):
                     raise
                 torch.cuda.empty_cache()  # within a recording torch must not do so
                 graph = self._record(loop)
-        except RuntimeError as error:
+        except (RuntimeError, TaskError) as error:
             if _is_of_memory(error):
                 raise
             raise PlayError(
@@ -198,7 +203,7 @@ class DevicePlayer(Player):
         self.env.close()
 
 
-def _is_of_memory(error: RuntimeError) -> bool:
+def _is_of_memory(error: RuntimeError | TaskError) -> bool:
     """Returns whether an error of torch, of cuBLAS or of Warp says that memory is short."""
     text = str(error)
     if "memory pools are not supported" in text:  # no matter how much memory is free
@@ -229,11 +234,14 @@ class _Look:
         return bool(self._answer)
 
 
-def _record(episodes: Episodes, loop: DeviceLoop) -> None:
+def _record(episodes: Episodes, loop: DeviceLoop, states: SeededStates) -> None:
     """Fills in the table of a generation that has been played."""
     returns, lengths, codes = (
         values[:-1].cpu().numpy() for values in (loop.returns, loop.lengths, loop.faults)
     )
     failed = np.flatnonzero(codes).tolist()
-    faults = {row: fault_text(int(codes[row]) & ~NOT_FINITE_BIT) or NOT_FINITE for row in failed}
+    faults = {
+        row: states.fault(row) or fault_text(int(codes[row]) & ~NOT_FINITE_BIT) or NOT_FINITE
+        for row in failed
+    }
     episodes.record_all(returns, lengths, faults, loop.statistics())

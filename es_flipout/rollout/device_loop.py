@@ -10,6 +10,7 @@ episodes of the members that share its base, so that every base meets the same r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.masks import where_rows
-from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.mujoco.checked_task import CheckedTask, TaskError
 from es_flipout.normalization import RunningStatistics
 from es_flipout.population import Population
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
@@ -37,19 +38,32 @@ class SeededStates:
         of_episode: which of the U each episode starts from, int64 [P x E].
         qpos: positions, float64 [U, nq].
         qvel: velocities, float64 [U, nv].
+        failures: what the task raised instead of drawing some of the U, whose positions are NaN.
     """
 
     seeds: NDArray[np.int64]
     of_episode: NDArray[np.intp]
     qpos: NDArray[np.float64]
     qvel: NDArray[np.float64]
+    failures: Mapping[int, str]
 
     @classmethod
-    def draw(cls, task: MujocoTask, seeds: NDArray[np.int64]) -> SeededStates:
+    def draw(cls, task: CheckedTask, seeds: NDArray[np.int64]) -> SeededStates:
         """Draws them as a reset of the environment does."""
         unique, of_episode = np.unique(seeds, return_inverse=True)
-        qpos, qvel = zip(*map(task.seeded_state, unique.tolist()), strict=True)
-        return cls(seeds, of_episode, np.stack(qpos), np.stack(qvel))
+        model = task.task.model
+        qpos, qvel = np.full((len(unique), model.nq), np.nan), np.zeros((len(unique), model.nv))
+        failures: dict[int, str] = {}
+        for i, seed in enumerate(unique.tolist()):
+            try:
+                qpos[i], qvel[i] = task.seeded_state(seed)
+            except TaskError as error:
+                failures[i] = str(error)
+        return cls(seeds, of_episode, qpos, qvel, failures)
+
+    def fault(self, episode: int) -> str | None:
+        """Returns why an episode cannot start; None if it can."""
+        return self.failures.get(int(self.of_episode[episode]))
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Starts:
         qpos: positions, float32 [U, nq].
         qvel: velocities, float32 [U, nv].
         observations: [U, O].
-        located: `MujocoTask.locate`, [U, ...].
+        located: `CheckedTask.locate`, [U, ...].
     """
 
     of_episode: Tensor
@@ -72,7 +86,7 @@ class Starts:
 
     @classmethod
     def compute(
-        cls, engine: WarpEngine, task: MujocoTask, states: SeededStates, dtype: torch.dtype
+        cls, engine: WarpEngine, task: CheckedTask, states: SeededStates, dtype: torch.dtype
     ) -> Starts:
         """Computes what follows from the states; uses all envs of the engine."""
         observations, located = [], []
@@ -80,7 +94,7 @@ class Starts:
             qpos, qvel = (each[first : first + engine.num_envs] for each in (states.qpos, states.qvel))
             size = len(qpos)
             engine.reset(np.arange(size, dtype=np.int32), qpos, qvel)
-            observations.append(task.observation(engine.fields, dtype)[:size].clone())
+            observations.append(task.observe(engine.fields, dtype)[:size].clone())
             located.append(task.locate(engine.fields)[:size].clone())
 
         def on_device(values: NDArray[np.generic]) -> Tensor:
@@ -109,7 +123,7 @@ class DeviceLoop:
     def __init__(
         self,
         engine: WarpEngine,
-        task: MujocoTask,
+        task: CheckedTask,
         population: Population,
         starts: Starts,
         limit: int | None,
@@ -181,7 +195,7 @@ class DeviceLoop:
         if self._limit is not None:
             ended = ended | (self._length >= self._limit)
         self._located.copy_(after)
-        self._observations.copy_(task.observation(fields, self._observations.dtype))
+        self._observations.copy_(task.observe(fields, self._observations.dtype))
         return ended & self.live, faults
 
     def _conclude(self, ended: Tensor, faults: Tensor) -> None:

@@ -368,7 +368,7 @@ def test_long_rollouts_of_many_seeds_are_the_official_ones(env_id, kwargs, engin
 @pytest.mark.parametrize("env_id", sorted(TASKS))
 def test_float64_actions_beyond_the_range_are_treated_as_officially(env_id):
     kwargs = {"max_episode_steps": 40}
-    engine = MjDataPoolEngine if TASKS[env_id]().needs_contact_forces else BatchEngine
+    engine = MjDataPoolEngine if "cfrc_ext" in TASKS[env_id]().fields else BatchEngine
     assert_same_rollout(env_id, kwargs, engine, float64_actions_beyond_range, steps=100)
 
 
@@ -380,7 +380,7 @@ def test_another_model_gives_the_official_rollout(env_id, tmp_path):
     # Of two options, the later one holds.
     path.write_text(model.replace("</mujoco>", '<option timestep="0.003" gravity="0.3 0 -8"/></mujoco>'))
     kwargs = {"xml_file": str(path), "max_episode_steps": 40}
-    engine = MjDataPoolEngine if TASKS[env_id]().needs_contact_forces else BatchEngine
+    engine = MjDataPoolEngine if "cfrc_ext" in TASKS[env_id]().fields else BatchEngine
     assert_same_rollout(env_id, kwargs, engine, float32_actions, steps=100)
 
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from es_flipout.envs import make_vec, register_task
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.mujoco import TASKS
+from es_flipout.envs.mujoco.checked_task import CheckedTask
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
@@ -34,6 +35,7 @@ SHORT = {
     "InvertedPendulum-v5": 30,
     "BrokenPendulum-v0": 30,
     "BrokenStart-v0": 30,
+    "Moody-v0": 30,
     "Hopper-v5": 60,
     "Humanoid-v5": 25,
 }
@@ -217,7 +219,8 @@ def test_a_generation_agrees_with_one_on_the_cpu_engine(device):
 
 
 def starts_of(env, seeds):
-    return Starts.compute(env.engine, env.task, SeededStates.draw(env.task, np.ravel(seeds)), torch.float32)
+    task = env.checked_task
+    return Starts.compute(env.engine, task, SeededStates.draw(task, np.ravel(seeds)), torch.float32)
 
 
 def test_states_are_drawn_ahead_and_only_once(device, monkeypatch):
@@ -310,12 +313,53 @@ def test_starts_that_are_not_sound_poison_nothing(device):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
+class Moody(InvertedPendulum):
+    """Finds no start for some seeds; its reward raises once it has been told to."""
+
+    refuses = False
+
+    def initial_state(self, rng):
+        qpos, qvel = super().initial_state(rng)
+        if qpos[0] > 0.006:
+            raise LookupError("no free place")
+        return qpos, qvel
+
+    def reward(self, before, after, fields, actions):
+        if self.refuses:
+            raise RuntimeError("not in the\nmood")
+        return super().reward(before, after, fields, actions)
+
+
+register_task("Moody-v0", Moody, max_episode_steps=30)
+
+
+def test_starts_that_cannot_be_drawn_are_counted_with_the_reason(device):
+    env = make_env("Moody-v0", device)
+    population, seeds = make_population(env), make_seeds()
+    found = rollout(DevicePlayer(env), population, seeds, episode_limit=3)
+    expected = rollout(HostPlayer(env), population, seeds, episode_limit=3)
+    assert found.failures == expected.failures
+    assert found.failures.keys() == {"Moody.initial_state: LookupError: no free place"}
+    assert torch.equal(found.fitness.isnan(), expected.fitness.isnan())
+
+
+def test_a_task_that_raises_between_steps_is_told_in_one_line():
+    env = make_env("Moody-v0", "cpu")
+    player, population = DevicePlayer(env), make_population(env)
+    env.task.refuses = True
+    with pytest.raises(PlayError, match=r"^Moody\.reward: RuntimeError: not in the mood$"):
+        rollout(player, population, make_seeds())
+    env.task.refuses = False
+    assert rollout(player, population, make_seeds()).failures.total() < MEMBERS
+
+
 def test_every_fault_is_counted():
     env, loop = make_loop(env_id="InvertedPendulum-v5")
     loop.faults[:] = 0
     loop.faults[:6] = torch.tensor([1, 1 | NOT_FINITE_BIT, 1, 3, NOT_FINITE_BIT, 3 | NOT_FINITE_BIT])
     found = Episodes.of_population(range(MEMBERS))
-    device_player._record(found, loop)
+    states = SeededStates.draw(env.checked_task, np.arange(MEMBERS))
+    device_player._record(found, loop, states)
     both = "MuJoCo warning BADQPOS and MuJoCo warning BADQVEL"
     assert found.failures == {"MuJoCo warning BADQPOS": 3, both: 2, NOT_FINITE: 1}
     assert found.fitness.isnan().sum() == 6
@@ -505,7 +549,7 @@ def make_loop(
     env = make_env(env_id, device)
     population = make_population(env, family, policy_class=policy_class)
     starts = starts_of(env, np.array(make_seeds()))
-    return env, DeviceLoop(env.engine, env.task, population, starts, 25)
+    return env, DeviceLoop(env.engine, env.checked_task, population, starts, 25)
 
 
 class Convolutional(nn.Module):
@@ -561,12 +605,12 @@ def test_the_check_sees_what_waits():
 
 @pytest.mark.parametrize("env_id", sorted(TASKS))
 def test_no_task_looks_at_values(env_id):
-    task = TASKS[env_id]()
-    engine = WarpEngine(task.model, 3, list(dict.fromkeys(["qpos", *task.fields])), "cpu")
+    task = CheckedTask(TASKS[env_id]())
+    engine = WarpEngine(task.task.model, 3, task.fields, "cpu")
     fields, actions = engine.fields, engine.ctrl
     task.locate(fields)
     with Untouched():
         here = task.locate(fields)
         task.reward(here, here, fields, actions)
         task.terminated(fields)
-        task.observation(fields, torch.float32)
+        task.observe(fields, torch.float32)

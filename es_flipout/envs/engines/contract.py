@@ -17,6 +17,9 @@ from torch import Tensor
 
 Ids = NDArray[np.int32]
 
+POST_CONSTRAINT = ("cfrc_ext", "cfrc_int", "cacc")
+"""Fields that no step computes, but mj_rnePostConstraint, which Gymnasium calls after the last substep."""
+
 
 class PhysicsEngine(ABC):
     """The physics of N envs that share `model`.

@@ -109,6 +109,7 @@ class MjDataPoolEngine(PhysicsEngine):
         in_state = {
             "qpos": states[:, _state_slice(model, mujoco.mjtState.mjSTATE_QPOS)],
             "qvel": states[:, _state_slice(model, mujoco.mjtState.mjSTATE_QVEL)],
+            "time": states[:, _state_slice(model, mujoco.mjtState.mjSTATE_TIME)][:, 0],
         }
         template = mujoco.MjData(model)
         copied = {

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.engines.contract import Ids, PhysicsEngine
+from es_flipout.envs.engines.contract import POST_CONSTRAINT, Ids, PhysicsEngine
 from es_flipout.envs.engines.warp_faults import BAD_CTRL, BAD_QPOS, BAD_QVEL, FaultDetector, fault_text
 from es_flipout.envs.engines.warp_graphs import WarpGraphs
 from es_flipout.envs.engines.warp_setup import NO_GPU_FOR_WARP, import_warp, num_warp_gpus
@@ -84,7 +84,7 @@ class WarpEngine(PhysicsEngine):
         if self.device.type == "cuda" and self.device.index >= num_warp_gpus():
             raise ValueError(f"engine 'warp' cannot run on {self.device}: {NO_GPU_FOR_WARP}")
         self._graphs = WarpGraphs(self.device)
-        self._has_contact_forces = "cfrc_ext" in fields
+        self._post_constraint = [name for name in POST_CONSTRAINT if name in fields]
         try:
             with self._graphs.on_device(), self._graphs.on_stream():
                 self._model = self._mjw.put_model(_for_warp(model))
@@ -124,7 +124,7 @@ class WarpEngine(PhysicsEngine):
         def run() -> None:
             for _ in range(num_substeps):
                 mjw.step(self._model, self._data)
-            if self._has_contact_forces:
+            if self._post_constraint:
                 mjw.rne_postconstraint(self._model, self._data)  # where Gymnasium calls it
 
         self._graphs.record(num_substeps, run, self._state_kept)
@@ -177,8 +177,8 @@ class WarpEngine(PhysicsEngine):
         """
         self._graphs.record("forward", lambda: self._mjw.forward(self._model, self._data), self._state_kept)
         self._graphs.launch("forward")
-        if self._has_contact_forces:
-            self.fields["cfrc_ext"].zero_()
+        for name in self._post_constraint:
+            self.fields[name].zero_()
 
     @override
     def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 
 from es_flipout.envs.engines.batch import BatchEngine
-from es_flipout.envs.engines.contract import PhysicsEngine
+from es_flipout.envs.engines.contract import POST_CONSTRAINT, PhysicsEngine
 from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.mujoco.checked_task import declared_fields
 from es_flipout.envs.mujoco.task import MujocoTask
 
 ENGINES = ("batch", "mjdata_pool", "warp")
@@ -20,7 +21,8 @@ ENGINES = ("batch", "mjdata_pool", "warp")
 
 def cpu_engine(task: MujocoTask) -> Literal["batch", "mjdata_pool"]:
     """Returns the fastest engine on the CPU that can run a task."""
-    return "mjdata_pool" if task.needs_contact_forces else "batch"
+    fields = {*declared_fields(task), *declared_fields(task, "info_fields")}
+    return "mjdata_pool" if fields.intersection(POST_CONSTRAINT) else "batch"
 
 
 def make_engine(
@@ -62,8 +64,9 @@ def make_engine(
         return WarpEngine(task.model, num_envs, fields, device, **kwargs)
     if name == "mjdata_pool":
         return MjDataPoolEngine(task.model, num_envs, fields, threads)
-    if task.needs_contact_forces:
+    if lacking := [each for each in POST_CONSTRAINT if each in fields]:
         raise ValueError(
-            "engine 'batch' has no contact forces (cfrc_ext), which the task reads: use 'mjdata_pool'"
+            f"engine 'batch' has no contact forces ({', '.join(lacking)}), which the task reads: "
+            "use 'mjdata_pool'"
         )
     return BatchEngine(task.model, num_envs, fields, threads)

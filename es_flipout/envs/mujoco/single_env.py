@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from es_flipout.envs.mujoco.rendering import Camera
 from es_flipout.envs.mujoco.task import MujocoTask
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 
@@ -17,44 +18,28 @@ from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
     """A `MujocoVectorEnv` of one env, with NumPy arrays and floats; it can be rendered."""
 
-    VIEW_KEYWORDS = ("width", "height", "camera_id", "camera_name")
+    VIEW_KEYWORDS = tuple(name for name in inspect.signature(Camera).parameters if name != "model")
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
 
-    def __init__(
-        self,
-        task: MujocoTask,
-        *,
-        render_mode: str | None = None,
-        width: int = 480,
-        height: int = 480,
-        camera_id: int | None = None,
-        camera_name: str | None = None,
-    ) -> None:
+    def __init__(self, task: MujocoTask, *, render_mode: str | None = None, **view: Any) -> None:
         """Creates the environment, which has no time limit of its own.
 
         Args:
             task: the model, and what is observed and rewarded.
             render_mode: None or "rgb_array".
-            width: width of rendered frames in pixels.
-            height: height of rendered frames in pixels.
-            camera_id: index of the model's camera to use; a free camera if None.
-            camera_name: name of the camera, instead of its index.
+            **view: keyword arguments of `Camera`: width, height, camera_name ...
 
         Raises:
-            ValueError: if the render mode is any other.
+            ValueError: if the render mode is any other, or the task or the view is wrong.
         """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": round(1 / task.dt)}
         self._env = MujocoVectorEnv(task, 1, dtype=torch.float64, threads=1)
+        self.metadata = {**self.metadata, "render_fps": round(1 / task.dt)}
         self.observation_space = self._env.single_observation_space
         self.action_space = self._env.single_action_space
-        task.model.vis.global_.offwidth = max(task.model.vis.global_.offwidth, width)
-        task.model.vis.global_.offheight = max(task.model.vis.global_.offheight, height)
-        self._size = height, width
-        self._camera = camera_name if camera_name is not None else -1 if camera_id is None else camera_id
-        self._renderer: mujoco.Renderer | None = None
+        self._camera = None if render_mode is None else Camera(task.model, **view)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -80,24 +65,15 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     def render(self) -> NDArray[np.uint8] | None:
         """Returns a frame, uint8 [height, width, 3], if the render mode is "rgb_array"."""
-        if self.render_mode is None:
+        if self._camera is None:
             return None
-        model = self._env.task.model
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(model, *self._size)
-            self._rendered = mujoco.MjData(model)
-        data = self._rendered
-        data.qpos[:] = self._env.engine.fields["qpos"][0].numpy()
-        mujoco.mj_forward(model, data)
-        self._renderer.update_scene(data, self._camera)
-        frame: NDArray[np.uint8] = self._renderer.render()
-        return frame
+        return self._camera.picture(self._env.engine.fields["qpos"][0].numpy())
 
     def close(self) -> None:
         """Stops the physics threads and closes the renderer."""
         self._env.close()
-        if self._renderer is not None:
-            self._renderer.close()
+        if self._camera is not None:
+            self._camera.close()
 
     @staticmethod
     def _info(info: dict[str, Any]) -> dict[str, Any]:

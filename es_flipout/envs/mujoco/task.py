@@ -8,15 +8,17 @@ host other than numbers.
 
 from __future__ import annotations
 
+import difflib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import mujoco
 import numpy as np
 import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
-from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,13 +36,12 @@ class MujocoTask(ABC):
         frame_skip: substeps per env step.
         fields: names of the MjData fields that the task reads; qpos is always available.
         info_fields: names of further fields that `state_info` reads.
-        needs_contact_forces: whether `fields` has cfrc_ext, which only some engines provide.
     """
 
     fields: Sequence[str]
     info_fields: Sequence[str] = ()
 
-    def __init__(self, xml_file: str, frame_skip: int) -> None:
+    def __init__(self, xml_file: str | os.PathLike[str], frame_skip: int) -> None:
         """Compiles the model.
 
         Args:
@@ -49,13 +50,13 @@ class MujocoTask(ABC):
 
         Raises:
             OSError: if there is no such file.
+            TypeError: if xml_file is not a path.
             ValueError: if the model does not compile, or frame_skip is not a positive integer.
         """
-        if not isinstance(frame_skip, int) or frame_skip < 1:
-            raise ValueError(f"frame_skip must be an integer >= 1, got {frame_skip}")
-        with deprecations_silenced():
-            self.model = mujoco.MjModel.from_xml_path(expand_model_path(xml_file))
-        self.frame_skip = frame_skip
+        if not isinstance(frame_skip, int | np.integer) or isinstance(frame_skip, bool) or frame_skip < 1:
+            raise ValueError(f"frame_skip must be an integer >= 1, got {frame_skip!r}")
+        self.model = _compiled(xml_file)
+        self.frame_skip = int(frame_skip)
         data = mujoco.MjData(self.model)
         self.init_qpos: NDArray[np.float64] = data.qpos.copy()
         self.init_qvel: NDArray[np.float64] = data.qvel.copy()
@@ -64,11 +65,6 @@ class MujocoTask(ABC):
     def dt(self) -> float:
         """Simulated seconds per env step, computed when it is first read."""
         return float(self.model.opt.timestep) * self.frame_skip
-
-    @property
-    def needs_contact_forces(self) -> bool:
-        """Whether the task reads cfrc_ext."""
-        return "cfrc_ext" in self.fields
 
     def body(self, body: int | str) -> int:
         """Returns the index of a body in the body fields (xpos, cfrc_ext ...).
@@ -82,12 +78,10 @@ class MujocoTask(ABC):
         i: int
         i = body if isinstance(body, int) else mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, body)
         if not 0 <= i < self.model.nbody:
-            raise ValueError(f"the model has no body {body!r}")
+            names = [self.model.body(k).name for k in range(self.model.nbody)]
+            close = difflib.get_close_matches(str(body), names, n=1) or names
+            raise ValueError(f"the model has no body {body!r}; it has {', '.join(map(repr, close))}")
         return i
-
-    def seeded_state(self, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns qpos [nq] and qvel [nv] at the start of an episode, given its reset seed."""
-        return self.initial_state(seeding.np_random(seed)[0])
 
     @abstractmethod
     def initial_state(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -113,12 +107,8 @@ class MujocoTask(ABC):
         return qpos, qvel
 
     @abstractmethod
-    def observe(self, fields: Fields) -> Sequence[Tensor]:
-        """Returns the parts of the observation, each [N, ...]; flattened and concatenated they are [N, O]."""
-
-    def observation(self, fields: Fields, dtype: torch.dtype) -> Tensor:
-        """Returns the observation, [N, O], in a floating dtype."""
-        return torch.cat([part.to(dtype).flatten(1) for part in self.observe(fields)], dim=1)
+    def observe(self, fields: Fields) -> Sequence[Tensor] | Tensor:
+        """Returns the observation, or its parts, [N] or [N, ...] each, which are joined to [N, O]."""
 
     def locate(self, fields: Fields) -> Tensor:
         """Returns where each env is, [N, ...]; `reward` gets copies from before and after the step."""
@@ -137,8 +127,7 @@ class MujocoTask(ABC):
             actions: the actions as given to `step`, [N, A], any floating dtype.
 
         Returns:
-            The reward, floating [N], and info entries, [N] each: its terms, and values that it was computed
-            from.
+            The reward, [N], and info entries, [N, ...] each: its terms, and values that it was computed from.
         """
 
     def state_info(self, fields: Fields) -> dict[str, Tensor]:
@@ -152,6 +141,25 @@ class MujocoTask(ABC):
     def terminated(self, fields: Fields) -> Tensor:
         """Returns which envs have terminated by the task's rules, bool [N]."""
         return fields["qpos"].new_zeros(fields["qpos"].shape[0], dtype=torch.bool)
+
+
+def _compiled(xml_file: str | os.PathLike[str]) -> mujoco.MjModel:
+    """Compiles an MJCF file; errors name it."""
+    if not isinstance(xml_file, str | os.PathLike):
+        raise TypeError(f"xml_file must be the path of an MJCF file, got {xml_file!r}")
+    try:
+        path = expand_model_path(os.fspath(xml_file))
+    except OSError as error:
+        raise OSError(
+            f"{error} (names that begin neither with / nor with . are Gymnasium's models)"
+        ) from error
+    if Path(path).is_dir():
+        raise OSError(f"xml_file must be an MJCF file, but {path} is a folder")
+    try:
+        with deprecations_silenced():
+            return mujoco.MjModel.from_xml_path(path)
+    except ValueError as error:
+        raise ValueError(f"{path} does not compile: {' '.join(str(error).split())}") from error
 
 
 def squared_norm(actions: Tensor) -> Tensor:

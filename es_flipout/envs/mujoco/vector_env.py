@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -15,17 +16,35 @@ from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, observation_box
 from es_flipout.envs.engines.contract import Ids
+from es_flipout.envs.mujoco.checked_task import CheckedTask, State, TaskError
 from es_flipout.envs.mujoco.make_engine import cpu_engine, make_engine
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
+from es_flipout.envs.mujoco.task_trial import try_task
 from es_flipout.envs.transfer import to_device, to_host
+
+
+class _Outcome(NamedTuple):
+    """What a task says of envs that have been stepped, [N, ...] each."""
+
+    located: Tensor
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    info: Mapping[str, Tensor]
 
 
 class MujocoVectorEnv(TorchVectorEnv):
     """N envs of one MuJoCo task, on all cores or on a GPU.
 
     A seeded env starts as `gymnasium.make(id).reset(seed=...)` does. The info holds the task's entries,
-    [N, ...] each, meaningless in frozen envs. `step` also takes NumPy actions, and raises
+    [N, ...] each, meaningless in frozen envs. An env for which the task raises, or returns what it must not,
+    has failed; the info of that step lacks the task's entries. `step` also takes NumPy actions, and raises
     `gymnasium.error.ResetNeeded` before the first reset.
+
+    Attributes:
+        task: the task as given.
+        checked_task: the same, to be called through.
+        engine: the physics.
     """
 
     def __init__(
@@ -57,8 +76,9 @@ class MujocoVectorEnv(TorchVectorEnv):
             info: whether `reset` and `step` return the task's info entries; they are faster without.
 
         Raises:
-            ValueError: if the engine cannot run the task.
+            ValueError: if the engine cannot run the task, or a trial of the task shows a mistake in it.
         """
+        self.checked_task = CheckedTask(task)
         if engine == "auto":
             engine = cpu_engine(task)
         self.task = task
@@ -67,7 +87,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         self.device = torch.device(device)
         self.dtype = dtype
         self._with_info = info
-        fields = dict.fromkeys(["qpos", *task.fields, *(task.info_fields if info else ())])
+        fields = dict.fromkeys([*self.checked_task.fields, *(self.checked_task.info_fields if info else ())])
         self.engine = make_engine(
             engine,
             task,
@@ -78,15 +98,17 @@ class MujocoVectorEnv(TorchVectorEnv):
             kwargs=engine_kwargs or {},
         )
 
-        low, high = task.model.actuator_ctrlrange.astype(np.float32).T
-        self.single_observation_space = observation_box((self._observe(self.engine.fields).shape[1],), dtype)
+        try_task(self.checked_task, self.engine, info=info)
+        self._observations = self.checked_task.observe(self.engine.fields, dtype)
+        self._located = self.checked_task.locate(self.engine.fields).clone()
+
+        low, high = self.checked_task.action_range()
+        self.single_observation_space = observation_box(tuple(self._observations.shape[1:]), dtype)
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
-        self._observations = self._observe(self.engine.fields)
-        self._located = task.locate(self.engine.fields).clone()
         self._terminated = np.ones(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
@@ -100,19 +122,45 @@ class MujocoVectorEnv(TorchVectorEnv):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        ids = np.flatnonzero(self._reset_mask(options)).astype(np.int32)
-        seeds = self._env_seeds(seed)
-        states = [self.task.initial_state(self._rng(i, seeds[i])) for i in ids.tolist()]
-        info: dict[str, Any] = {}
-        if states:
-            self._started = True
-            self.engine.reset(ids, np.stack([qpos for qpos, _ in states]), np.stack([v for _, v in states]))
-            self._elapsed[ids] = 0
-            self._terminated[ids] = self._truncated[ids] = False
-            info = self._end_failed()
-            self._update_live()
-            self._look_at(torch.from_numpy(ids).long().to(self.engine.device))
-        return self._given(self._observations), info | self._info({})
+        ids, seeds = np.flatnonzero(self._reset_mask(options)).astype(np.int32), self._env_seeds(seed)
+        info = self._end_failed(self._start(ids, seeds) if len(ids) else {})
+        if self._with_info:
+            with contextlib.suppress(TaskError):  # of an env that ended long ago
+                info |= self._given_all(self.checked_task.info(self.engine.fields, {}))
+        return self._given(self._observations), info
+
+    def _start(self, ids: Ids, seeds: Sequence[int | None]) -> dict[int, str]:
+        """Starts an episode in each of some envs, [M]; returns what went wrong, by env."""
+        self._started = True
+        self._elapsed[ids] = 0
+        self._terminated[ids] = self._truncated[ids] = False
+        states: dict[int, State] = {}
+        failures: dict[int, str] = {}
+        for i in ids.tolist():
+            try:
+                states[i] = self.checked_task.initial_state(self._rng(i, seeds[i]))
+            except TaskError as error:
+                failures[i] = str(error)
+        if not states:
+            return failures
+        begun = np.array(list(states), dtype=np.int32)
+        qpos, qvel = (np.stack(each) for each in zip(*states.values(), strict=True))
+        self.engine.reset(begun, qpos, qvel)
+        failures.update(self.engine.failures)
+        try:
+            self._look_at(begun)
+        except TaskError:
+            failures = self._raised(begun.tolist(), lambda i: self._look_at(begun[begun == i])) | failures
+        return failures
+
+    def _look_at(self, ids: Ids) -> None:
+        """Observes and locates envs that have just been reset, [M]."""
+        index = torch.from_numpy(ids).long().to(self.engine.device)
+        fields = {name: value[index] for name, value in self.engine.fields.items()}
+        observations, located = self._observe(fields), self.checked_task.locate(fields)
+        if self._with_info:
+            self.checked_task.info(fields, {})
+        self._observations[index], self._located[index] = observations, located
 
     @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -122,11 +170,16 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._check_actions(actions)
         on_host = self.engine.device.type == "cpu"
         actions = to_host(actions) if on_host else actions.to(self.engine.device)
-        task, fields, live_ids = self.task, self.engine.fields, self._live_ids
-        self.engine.step(actions, task.frame_skip, live_ids)
-        before, self._located = self._located, task.locate(fields).clone()
-        rewards, terms = task.reward(before, self._located, fields, actions)
-        terminated = task.terminated(fields).cpu().numpy()
+        live_ids = self._live_ids
+        self.engine.step(actions, self.task.frame_skip, live_ids)
+        failures = dict(self.engine.failures)
+        try:
+            outcome = self._outcome(slice(None), actions)
+        except TaskError:
+            outcome, raised = self._outcome_one_by_one(actions)
+            failures = raised | failures
+        self._located, self._observations, rewards = outcome.located, outcome.observations, outcome.rewards
+        terminated = outcome.terminated.cpu().numpy()
         self._elapsed += 1
         if live_ids is None:
             self._terminated = terminated.copy()
@@ -138,18 +191,55 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._terminated |= terminated & live
             if self.max_episode_steps is not None:
                 self._truncated |= (self._elapsed >= self.max_episode_steps) & live
-        info = self._end_failed()
+        info = self._end_failed(failures)
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
-        self._update_live()
-        self._observations = self._observe(self.engine.fields)
         return (
             self._given(self._observations),
             self._given(rewards.to(self.dtype)),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
-            info | self._info(terms),
+            info | self._given_all(outcome.info),
         )
+
+    def _outcome(self, envs: slice, actions: Tensor) -> _Outcome:
+        """Asks the task about some envs that have been stepped."""
+        task, before = self.checked_task, self._located
+        fields: Fields = self.engine.fields
+        if envs != slice(None):
+            fields = {name: value[envs] for name, value in fields.items()}
+            before, actions = before[envs], actions[envs]
+        located = task.locate(fields).clone()
+        rewards, terms = task.reward(before, located, fields, actions)
+        terminated, observations = task.terminated(fields), self._observe(fields)
+        info = task.info(fields, terms) if self._with_info else {}
+        return _Outcome(located, observations, rewards, terminated, info)
+
+    def _outcome_one_by_one(self, actions: Tensor) -> tuple[_Outcome, dict[int, str]]:
+        """Asks the task about each live env alone, since it raised; returns what went wrong, too, by env."""
+        located, observations = self._located.clone(), self._observations.clone()
+        rewards = torch.zeros(self.num_envs, dtype=torch.float64, device=located.device)
+        terminated = torch.zeros(self.num_envs, dtype=torch.bool, device=located.device)
+        outcome = _Outcome(located, observations, rewards, terminated, {})
+
+        def ask(i: int) -> None:
+            own = self._outcome(slice(i, i + 1), actions)
+            for values, value in zip(outcome[:-1], own[:-1], strict=True):
+                values[i] = value[0]
+
+        live = range(self.num_envs) if self._live_ids is None else self._live_ids.tolist()
+        return outcome, self._raised(live, ask)
+
+    @staticmethod
+    def _raised(ids: Iterable[int], ask: Callable[[int], None]) -> dict[int, str]:
+        """Returns what the task raised when asked about each env."""
+        failures = {}
+        for i in ids:
+            try:
+                ask(i)
+            except TaskError as error:
+                failures[i] = str(error)
+        return failures
 
     @override
     def retire(self, mask: Mask) -> None:
@@ -170,26 +260,18 @@ class MujocoVectorEnv(TorchVectorEnv):
         live = np.flatnonzero(~(self._terminated | self._truncated)).astype(np.int32)
         self._live_ids = None if len(live) == self.num_envs else live
 
-    def _end_failed(self) -> dict[str, Any]:
-        """Ends the envs that failed in the engine's last call; returns their info entries."""
-        info = failure_info(self.engine.failures, self.num_envs)
+    def _end_failed(self, failures: Mapping[int, str]) -> dict[str, Any]:
+        """Ends the envs that failed, and notes which are live; returns the info entries of the former."""
+        info = failure_info(failures, self.num_envs)
         if info:
             self._terminated |= info["failed"]
+        self._update_live()
         return info
 
     def _observe(self, fields: Fields) -> Tensor:
-        return self.task.observation(fields, self.dtype)
+        return self.checked_task.observe(fields, self.dtype)
 
-    def _look_at(self, ids: Tensor) -> None:
-        """Observes and locates envs that have just been reset."""
-        fields = {name: value[ids] for name, value in self.engine.fields.items()}
-        self._observations[ids] = self._observe(fields)
-        self._located[ids] = self.task.locate(fields)
-
-    def _info(self, terms: dict[str, Tensor]) -> dict[str, Any]:
-        if not self._with_info:
-            return {}
-        info = self.task.state_info(self.engine.fields) | terms
+    def _given_all(self, info: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self._given(value) for name, value in info.items()}
 
     def _rng(self, i: int, seed: int | None) -> np.random.Generator:
