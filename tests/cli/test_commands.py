@@ -255,7 +255,10 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         (["--env.id", "nowhere:Walk-v0"], "nowhere:Walk-v0: No module named 'nowhere'"),
         (["--env.id", "CartPole-v1", "--env.kwargs.gravity", "3"], "unexpected keyword argument 'gravity'"),
         (["--env.wrappers", "[Nonesuch]"], "wrapper 'Nonesuch' does not exist: give a name in gymnasium.wra"),
-        (["--env.wrappers", "[nowhere:Nonesuch]"], "wrapper 'nowhere:Nonesuch' does not exist"),
+        (
+            ["--env.wrappers", "[nowhere:Nonesuch]"],
+            "env.wrappers nowhere:Nonesuch: No module named 'nowhere'; run the command from",
+        ),
         (["--env.wrappers", "[ClipReward]"], "Both `min_reward` and `max_reward` cannot be None"),
         (["--env.wrappers", "ClipReward"], "env.wrappers must be list"),
         (
