@@ -97,7 +97,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
         if film is not None:
             outcome = "failed" if 0 in episodes.faults else f"return {figure(episodes.returns[0])}"
             about_film = f"{film.num_frames} frames, episode of seed {parsed.seed}, {outcome}"
-            print(f"video   {parsed.video} ({about_film})")
+            print(f"video   {parsed.video if film.num_frames else 'none'} ({about_film})")
     return 1 if len(episodes.faults) == len(episodes) else 0
 
 
@@ -129,8 +129,8 @@ def _told(where: str) -> Iterator[None]:
     except ValueError as error:
         raise UsageError(str(error)) from error
     except (Exception, SystemExit) as error:
-        text = str(error)
-        raise UsageError(f"{where}: {type(error).__name__}{': ' if text else ''}{text}") from error
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise UsageError(f"{where}: {reason}") from error
 
 
 def _make_film(config: Config, num_frames: int | None) -> Film:

@@ -49,11 +49,14 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         self.error: FilmError | None = None
         self._max_frames = max_frames
         self._writer: Any = None
+        self._has_rendered = False
         self._reader = FrameReader()
 
     @contextmanager
     def into(self, path: Path) -> Iterator[None]:
         """Films into a file, .mp4 or .gif, until the block ends; only a whole film replaces the file.
+
+        There is none if the episode fails before its first frame.
 
         Raises:
             FilmError: if there is no film.
@@ -67,10 +70,9 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
             finally:
                 with self._writes(path):
                     self._writer.close()
-            if self.error is None:
-                self._check(unfinished, path)
+            self._check(unfinished, path)
             with self._writes(path):
-                if self.error is None:
+                if self.error is None and self.num_frames:
                     unfinished.replace(path)
         finally:
             self._writer = None
@@ -97,8 +99,9 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
     def _check(self, unfinished: Path, path: Path) -> None:
         """Looks whether a film is whole: ffmpeg, in a process of its own, may end without a word."""
         if self.num_frames == 0:
-            self._fail("render() returned no image")
-        elif path.suffix.lower() == ".mp4":
+            if self._has_rendered:
+                self._fail("render() returned no image")
+        elif self.error is None and path.suffix.lower() == ".mp4":
             with contextlib.suppress(RuntimeError):  # it cannot be read
                 if imageio_ffmpeg.count_frames_and_secs(unfinished)[0] == self.num_frames:
                     return
@@ -110,11 +113,16 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
     def _shoot(self) -> None:
         if self._writer is None or self.error is not None or self.num_frames >= self._max_frames:
             return
+        self._has_rendered = True
         try:
-            frames = list(self._reader.read(self.env.render()))
-        except (Exception, SystemExit) as error:  # whatever a user's render may raise
-            text = str(error)
-            self._fail(f"render() failed: {type(error).__name__}{': ' if text else ''}{text}")
+            rendered = self.env.render()
+        except (Exception, SystemExit) as error:  # whatever a user's code may raise
+            self._fail(f"{type(error).__name__}: {error}".removesuffix(": "))
+            return
+        try:
+            frames = list(self._reader.read(rendered))
+        except ValueError as error:
+            self._fail(str(error))
             return
         for frame in frames:
             if self.num_frames < self._max_frames:

@@ -29,14 +29,23 @@ class FrameReader:
         """Returns the frames of one call.
 
         Raises:
-            TypeError: if it returned no image.
-            ValueError: if an image has a shape or values that no film can have, or another size than before.
+            ValueError: if it returned no image, or one whose shape or values no film can have, or one of
+                another size than before.
         """
-        if rendered is None or isinstance(rendered, str):
-            raise TypeError(f"render() returned {rendered!r:.40}; a film needs {ALLOWED}")
-        is_list = isinstance(rendered, list | tuple) and all(np.ndim(each) in (2, 3) for each in rendered)
-        for each in rendered if is_list else [rendered]:
-            yield self._frame(np.asarray(each))
+        if isinstance(rendered, list | tuple) and all(hasattr(each, "__array__") for each in rendered):
+            images = list(rendered)
+        else:
+            images = [rendered]
+        for each in images:
+            try:
+                image = np.asarray(each)
+            except Exception as error:  # whatever stands between it and an array
+                raise ValueError(
+                    f"render() returned a {type(each).__name__}; a film needs {ALLOWED}"
+                ) from error
+            if image.dtype.kind not in "biuf":
+                raise ValueError(f"render() returned {each!r:.40}; a film needs {ALLOWED}")
+            yield self._frame(image)
 
     def _frame(self, image: NDArray[Any]) -> Frame:
         channels = image.shape[2] if image.ndim == 3 else 1
@@ -54,8 +63,6 @@ class FrameReader:
             return image
         if image.dtype == np.bool_:
             return image * np.uint8(255)
-        if image.dtype.kind not in "iuf":
-            raise TypeError(f"render() returned an array of {image.dtype}; a film needs integers or floats")
         low, high = image.min(), image.max()
         if not (low >= 0 and high <= 255):
             raise ValueError(
