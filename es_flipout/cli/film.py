@@ -49,6 +49,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         self.error: FilmError | None = None
         self._max_frames = max_frames
         self._writer: Any = None
+        self._is_video = False
         self._has_rendered = False
         self._reader = FrameReader()
 
@@ -65,11 +66,13 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         try:
             with self._writes(path):
                 self._writer = imageio.get_writer(unfinished, **self._options(path))
+            self._is_video = path.suffix.lower() == ".mp4"
             try:
                 yield
             finally:
                 with self._writes(path):
-                    self._writer.close()
+                    if self._writer is not None:
+                        self._writer.close()
             self._check(unfinished, path)
             with self._writes(path):
                 if self.error is None and self.num_frames:
@@ -101,7 +104,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         if self.num_frames == 0:
             if self._has_rendered:
                 self._fail("render() returned no image")
-        elif self.error is None and path.suffix.lower() == ".mp4":
+        elif self.error is None and self._is_video:
             with contextlib.suppress(RuntimeError):  # it cannot be read
                 if imageio_ffmpeg.count_frames_and_secs(unfinished)[0] == self.num_frames:
                     return
@@ -127,7 +130,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         for frame in frames:
             if self.num_frames < self._max_frames:
                 with self._writes("the film"):
-                    self._writer.append_data(_padded(frame))
+                    self._writer.append_data(_padded(frame) if self._is_video else frame)
                 self.num_frames += 1
 
     @override
