@@ -28,18 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import describe_machine
 from es_flipout.processes import available_cores
 from es_flipout.rollout import Scorer
-from es_flipout.run import checkpoint
+from es_flipout.run import checkpoint, yaml_text
 from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
 from es_flipout.run.placement import place
+from es_flipout.run.stored_paths import with_absolute_paths
 from scripts.suite_report import plot, table
 
 SCORE_SEED = 3_000_000
@@ -65,7 +65,7 @@ class Entry:
 
 def read_suite(path: Path) -> list[Entry]:
     """Returns the configurations of a suite."""
-    suite = yaml.safe_load(path.read_text())
+    suite = yaml_text.load(path.read_text())
     return [
         Entry(name, shlex.split(entry["arguments"]), entry.get("published", ""))
         for name, entry in suite.items()
@@ -82,7 +82,8 @@ def train_arguments(entry: Entry, seed: int, out: Path, threads: int) -> list[st
     begin = [*entry.arguments, f"--seed={seed}", f"--out={out}", *speed]
     if not (out / "config.yaml").exists():
         return begin
-    stored, wanted = load_config(out / "config.yaml"), place(parse_train(begin).config, lambda line: None)
+    stored = load_config(out / "config.yaml")
+    wanted = with_absolute_paths(place(parse_train(begin).config, lambda line: None))
     if (differ := _first_difference(asdict(stored), asdict(wanted))) is not None:
         raise ValueError(f"{out} was begun with another {differ}; remove it, or choose another --out")
     return [f"--resume={out}", *speed]

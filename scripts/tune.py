@@ -25,7 +25,6 @@ from typing import Any
 
 import optuna
 import torch
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -35,6 +34,7 @@ from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import describe_machine
 from es_flipout.rollout import Scorer
+from es_flipout.run import yaml_text
 from es_flipout.run.build import official_maker
 from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config
@@ -52,7 +52,7 @@ FIRST_TRAINING_SEED = 1000
 def read_space(path: Path) -> dict[str, BaseDistribution]:
     """Returns the choices by the name of the setting."""
     space: dict[str, BaseDistribution] = {}
-    for name, values in yaml.safe_load(path.read_text()).items():
+    for name, values in yaml_text.load(path.read_text()).items():
         if isinstance(values, list):
             # As text, because a choice may be a list or a mapping, such as the widths of hidden layers.
             space[name] = CategoricalDistribution([json.dumps(value) for value in values])
@@ -212,7 +212,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(each)
     if arguments.json:
         command = shlex.join(["python", "-m", "scripts.tune", *(words or sys.argv[1:])])
-        body = {"command": command, "space": yaml.safe_load(arguments.space.read_text()), "trials": found}
+        body = {"command": command, "space": yaml_text.load(arguments.space.read_text()), "trials": found}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({**body, "machine": describe_machine()}, indent=2) + "\n")
 

@@ -15,7 +15,8 @@ from types import ModuleType
 import torch
 
 from benchmarks.speed import device, env, loop, memory, policy, single_forward, tables, update
-from es_flipout.cli.process import silence_mujoco
+from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
 from es_flipout.cli.results import Results, describe_machine
 from es_flipout.processes import available_cores
 
@@ -26,13 +27,17 @@ BENCHES: dict[str, ModuleType] = {
 """By name; each has `add_options`, `measure` and the defaults of the common options."""
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    words = sys.argv[1:] if words is None else words
-    parser = argparse.ArgumentParser(prog="benchmarks.speed", description=__doc__)
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs a bench and returns the exit status."""
+    return run_command("benchmarks.speed", _measure, words)
+
+
+def _measure(words: Sequence[str]) -> int:
+    parser = UsageParser(prog="benchmarks.speed", description=__doc__, allow_abbrev=False)
     benches = parser.add_subparsers(dest="bench", required=True)
     for name, bench in BENCHES.items():
         about = str(bench.__doc__).partition("\n")[0]
-        own = benches.add_parser(name, help=about, description=about)
+        own = benches.add_parser(name, help=about, description=about, allow_abbrev=False)
         bench.add_options(own)
         own.add_argument("--rounds", type=int, help="alternating rounds")
         own.add_argument("--seconds", type=float, help="least duration of a measurement")
@@ -50,12 +55,13 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         bench.measure(options, results)
     except (argparse.ArgumentTypeError, ValueError) as error:
-        parser.error(str(error))
+        raise UsageError(str(error)) from error
     results.settings["machine"] = describe_machine(results.settings["device"])
     print(tables.OF_BENCH[options.bench](results))
     if options.json:
         results.write(options.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

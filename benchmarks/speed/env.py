@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from benchmarks.speed.replay import PhysicsCalls
 from benchmarks.speed.timing import turns
 from benchmarks.speed.training import record_physics, training
+from es_flipout.cli.config_file import keyword_arguments
 from es_flipout.cli.results import Results
 from es_flipout.cli.throughput import ENV_STEPS
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec
@@ -150,7 +150,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this bench."""
     option = parser.add_argument
     option("--env", default="Humanoid-v5", help="a native task")
-    option("--env-kwargs", type=json.loads, default={}, help="its keyword arguments, as JSON")
+    option("--env-kwargs", type=keyword_arguments, default={}, help="its keyword arguments, as YAML")
     option("--num-envs", type=int, default=256, help="envs stepped together")
     option("--population-size", type=int, default=1024, help="members per generation of training")
     option("--hidden-sizes", type=int, nargs="*", default=[64, 64], help="of the MLP")

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -15,6 +15,7 @@ from typing import Any, NoReturn, get_type_hints
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
+    set_loader,
     set_parsing_settings,
 )
 from typing_extensions import override
@@ -31,19 +32,31 @@ from es_flipout.cli.shipped import find_config
 from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.migration import migrate_arguments
+from es_flipout.run.placement import on_device
 
-__all__ = ["RESUME_OPTIONS", "TrainArguments", "UsageError", "load_config", "parse_train"]
+__all__ = ["RESUME_OPTIONS", "ParserExit", "TrainArguments", "UsageError", "load_config", "parse_train"]
 
-RESUME_OPTIONS = ("generations", "max_env_steps", "threads", "logging")
+RESUME_OPTIONS = ("generations", "max_env_steps", "threads", "device", "logging")
 """What may be changed when a run is resumed: its budget, its speed, its logging."""
 
 
 @dataclass(frozen=True)
 class TrainArguments:
-    """What `es-train` was asked for: a new run, or the run at `resume` with its own configuration."""
+    """What `es-train` was asked for: a new run, or the run at `resume` with its own configuration.
+
+    Attributes:
+        config: of the run.
+        resume: the run directory; None for a new run.
+        keeps_device: whether the device is the one that the run has stored.
+    """
 
     config: Config
     resume: Path | None
+    keeps_device: bool = False
+
+
+class ParserExit(SystemExit):
+    """A parser has done what was asked for, such as --help. Any other `SystemExit` is of a user's code."""
 
 
 class _Parser(ArgumentParser):
@@ -52,6 +65,10 @@ class _Parser(ArgumentParser):
     @override
     def error(self, message: str, *_: Any) -> NoReturn:
         raise UsageError(message)
+
+    @override
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise ParserExit(status)
 
 
 def parse_train(arguments: Sequence[str]) -> TrainArguments:
@@ -81,9 +98,11 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
         path = Path(known.resume) / "config.yaml"
         if not path.is_file():
             raise UsageError(f"{known.resume} is not a run directory: it has no config.yaml")
-        config = load_config(path, overrides)
-        _check_resumed_schedules(config, load_config(path))
-        return TrainArguments(config, Path(known.resume))
+        config, stored = load_config(path, overrides), load_config(path)
+        _check_resumed_schedules(config, stored)
+        keeps_device = not any(re.match(r"--device(=|$)", each) for each in overrides)
+        config = on_device(replace(config, device=stored.device), config.device)
+        return TrainArguments(config, Path(known.resume), keeps_device)
     try:
         path = find_config(known.config) if known.config is not None else None
     except ValueError as error:
@@ -114,6 +133,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 def _config_parser() -> _Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_loader("yaml", yaml_text.load, exceptions=(ValueError,))
     parser = _Parser(
         prog="es-train",
         description="Train a policy by evolution strategies.",

@@ -6,7 +6,6 @@ import argparse
 import itertools
 import math
 import os
-import re
 import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from es_flipout.cli.arguments import UsageError
-from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
+from es_flipout.cli.config_file import keyword_arguments
+from es_flipout.cli.process import OutputConsole, UsageParser, run_command, silence_mujoco
 from es_flipout.cli.results import Results, describe_machine, number
 from es_flipout.cli.throughput import (
     ENV_STEPS,
@@ -35,6 +34,7 @@ from es_flipout.cli.throughput import (
     contestants,
 )
 from es_flipout.processes import available_cores
+from es_flipout.run.checkpoint import safe_name
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
 
 QUICK = {"num_envs": 32, "population_size": 32, "rounds": 2, "seconds": 0.5}
@@ -63,16 +63,6 @@ def _checked(
     return checked
 
 
-def _mapping(text: str) -> Mapping[str, Any]:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be keys and values in YAML, got {text!r}")
-    return value
-
-
 def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
     """Returns the parser of `es-bench`, and that of `es-bench throughput`."""
     parser = UsageParser(prog="es-bench", description=__doc__, allow_abbrev=False)
@@ -89,7 +79,9 @@ def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
         bench.add_argument(f"--{name}", help=text, **settings)
 
     option("env", "any task that es-train takes", default="Humanoid-v5")
-    option("env-kwargs", "its keyword arguments, as YAML: '{frame_skip: 4}'", type=_mapping, default={})
+    option(
+        "env-kwargs", "its keyword arguments, as YAML: '{frame_skip: 4}'", type=keyword_arguments, default={}
+    )
     option("num-envs", "envs stepped together", type=positive, default=256)
     option("population-size", "members per generation (default: 4 x num-envs)", type=positive)
     option("hidden-sizes", "of the MLP", type=positive, nargs="*", default=[64, 64])
@@ -159,7 +151,7 @@ def _bench(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     _print(table(results), f"{parsed.env}, {parsed.population_size} members, {parsed.num_envs} envs")
     if parsed.out is not None:
-        path = parsed.out / re.sub(r"[^\w.-]+", "-", f"throughput_{parsed.env}.json")
+        path = parsed.out / safe_name(f"throughput_{parsed.env}.json")
         results.write(path)
         print(path)
     return 0
@@ -219,7 +211,7 @@ def _print(cells: Sequence[Sequence[str]], title: str) -> None:
         shown.add_column(head, justify="right" if index else "left", no_wrap=index < 2)
     for row in cells[1:]:
         shown.add_row(*row)
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     if not console.is_terminal:
         console.width = 140
     console.print(shown)

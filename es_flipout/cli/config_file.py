@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
-
-import yaml
-from typing_extensions import override
 
 from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
@@ -48,13 +46,25 @@ def read_yaml(read: Callable[[], str], source: object) -> object:
         UsageError: if it cannot be read, is not YAML, or repeats a key.
     """
     try:
-        return yaml.load(read(), Loader=_StrictLoader)
-    except UsageError as error:
+        return yaml_text.load(read())
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config file {source} is not a text in UTF-8: {error.reason}") from error
+    except ValueError as error:
         raise UsageError(f"config file {source}: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {source} is not valid YAML: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise UsageError(f"cannot read config file {source}: {error.strerror}") from error
+
+
+def keyword_arguments(text: str) -> dict[str, Any]:
+    """Reads the value of an option that takes keyword arguments; the `type` of an argparse option.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is anything else.
+    """
+    try:
+        return yaml_text.load_mapping(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def check_keys(content: object, section: type, source: object, prefix: str = "") -> None:
@@ -98,22 +108,3 @@ def suggestion(name: str, allowed: Sequence[str]) -> str:
         return f"; it is called {OPTIONS[name]} now"
     close = difflib.get_close_matches(name, allowed, n=1)
     return f"; did you mean {close[0]}?" if close else f" (allowed: {', '.join(allowed)})"
-
-
-class _StrictLoader(yaml_text.Loader):
-    """A YAML loader that refuses a key that appears twice in one mapping."""
-
-    @override
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<: *anchor` may be overridden by the keys beside it
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, Hashable):
-                raise UsageError(f"key {key!r} in line {line} is not a name")
-            if key in seen:
-                raise UsageError(f"key {key!r} appears twice (the second time in line {line})")
-            seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
+import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
-import imageio.v2 as imageio
-import numpy as np
 import torch
-from typing_extensions import override
+from rich.console import Console
+from torch import nn
 
 from es_flipout.cli.arguments import UsageError, load_config
+from es_flipout.cli.film import SUFFIXES, Film, FilmError
+from es_flipout.cli.modules import check_modules
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
-from es_flipout.rollout import Scorer
+from es_flipout.cli.score_report import as_json, figure, report
+from es_flipout.dotted_path import is_dotted
+from es_flipout.rollout import Episodes, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.checkpoint import RunDirectory
-
-VIDEO_SUFFIXES = (".mp4", ".gif")
+from es_flipout.run.config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,35 +37,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = UsageParser(prog="es-eval", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", help="run directory")
-    parser.add_argument("--episodes", type=int, default=20, help="number of episodes (default: %(default)s)")
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="reset seed of the first episode; episode i uses seed + i (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        default=None,
-        help="best, last, or a checkpoint file (default: best if it exists, otherwise last)",
-    )
-    parser.add_argument(
-        "--video", type=Path, metavar="FILE", help="write a video of the first episode to FILE (.mp4 or .gif)"
-    )
+    option = parser.add_argument
+    option("run", metavar="RUN", help="run directory")
+    option("--episodes", type=int, default=20, help="number of episodes (default: %(default)s)")
+    seed = "reset seed of the first episode; episode i uses seed + i (default: %(default)s)"
+    option("--seed", type=int, default=0, help=seed)
+    which = "best, last, or a checkpoint file (default: best if it exists, otherwise last)"
+    option("--checkpoint", help=which)
+    option("--video", type=Path, metavar="FILE", help="film the first episode into FILE (.mp4 or .gif)")
+    length = "end the video after N frames, however long the episode is (default: all of it)"
+    option("--video-frames", type=int, metavar="N", help=length)
+    option("--json", action="store_true", help="print the figures of every episode, as JSON")
     parsed = parser.parse_args(arguments)
     if parsed.episodes < 1:
         raise UsageError(f"--episodes must be >= 1, got {parsed.episodes}")
     if parsed.seed < 0:
         raise UsageError(f"--seed must be >= 0, got {parsed.seed}")
+    if parsed.video_frames is not None and (parsed.video is None or parsed.video_frames < 1):
+        raise UsageError(f"--video-frames must be >= 1, and needs --video; got {parsed.video_frames}")
     if parsed.video is not None:
-        if parsed.video.suffix not in VIDEO_SUFFIXES:
-            raise UsageError(f"--video must end in {' or '.join(VIDEO_SUFFIXES)}, got {parsed.video}")
-        if not parsed.video.absolute().parent.is_dir():
-            raise UsageError(f"--video: folder {parsed.video.parent} does not exist")
-        if parsed.video.is_dir() or not os.access(parsed.video.absolute().parent, os.W_OK):
-            raise UsageError(f"--video: cannot write {parsed.video}")
+        _check_video(parsed.video)
     return parsed
+
+
+def _check_video(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--video must end in {' or '.join(SUFFIXES)}, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--video: folder {path.parent} does not exist")
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"--video: cannot write {path}")
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
@@ -69,35 +74,31 @@ def _evaluate(arguments: Sequence[str]) -> int:
     run = RunDirectory.open(parsed.run)
     path = _checkpoint_path(run, parsed.checkpoint)
     config = load_config(run.config)
-    if parsed.video is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    try:
-        make = official_maker(config.env)
-        film = None if parsed.video is None else Film(make(render_mode="rgb_array"))
-        scorer = Scorer(make, parsed.episodes, first=film)
-        policy = make_policy(config.policy, scorer.observation_space, scorer.action_space)
-    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
-        raise UsageError(f"{run.config}: {error}") from error
-    with closing(scorer):
-        state = checkpoint.load(path)
-        checkpoint.load_policy(policy, state, path)
-        torch.set_num_threads(1)
-        silence_mujoco()
-        with film.into(parsed.video) if film is not None else nullcontext():
-            episodes = scorer.score(policy, seed=parsed.seed)
-    count = f"{parsed.episodes} episode{'' if parsed.episodes == 1 else 's'}"
-    print(f"{config.env.id}, {path} (generation {state.get('generation')}), {count}")
-    returns, lengths = episodes.returns, episodes.lengths
-    print(
-        f"return  mean {episodes.mean_return:.1f}  std {episodes.std_return:.1f}  "
-        f"min {np.nanmin(returns):.1f}  max {np.nanmax(returns):.1f}"
-    )
-    if episodes.faults:
-        print(f"failed  {len(episodes.faults)} of {count} (left out of the statistics)")
-    print(f"length  mean {lengths.mean():.1f}  min {lengths.min()}  max {lengths.max()}")
-    if parsed.video is not None:
-        print(f"video   {parsed.video} (episode of seed {parsed.seed}, return {returns[0]:.1f})")
-    return 0
+    check_modules(config)
+    with _stdout_on_stderr() if parsed.json else contextlib.nullcontext():
+        film = None if parsed.video is None else _make_film(config, parsed.video_frames)
+        scorer = _make_scorer(config, parsed.episodes, film)
+        with closing(scorer):
+            policy = _make_policy(config, scorer)
+            state = checkpoint.load(path)
+            checkpoint.load_policy(policy, state, path)
+            torch.set_num_threads(1)
+            silence_mujoco()
+            episodes = _score(config, scorer, policy, parsed.seed, film, parsed.video)
+    generation = state.get("generation")
+    if parsed.json:
+        about = {"env": config.env.id, "checkpoint": str(path), "generation": generation}
+        about |= {"episodes": parsed.episodes, "seed": parsed.seed}
+        print(json.dumps({**about, **as_json(episodes)}, allow_nan=False))
+    else:
+        count = f"{parsed.episodes} episode{'' if parsed.episodes == 1 else 's'}"
+        print(f"{config.env.id}, {path} (generation {generation}), {count}")
+        print("\n".join(report(episodes)))
+        if film is not None:
+            outcome = "failed" if 0 in episodes.faults else f"return {figure(episodes.returns[0])}"
+            about_film = f"{film.num_frames} frames, episode of seed {parsed.seed}, {outcome}"
+            print(f"video   {parsed.video if film.num_frames else 'none'} ({about_film})")
+    return 1 if len(episodes.faults) == len(episodes) else 0
 
 
 def _checkpoint_path(run: RunDirectory, name: str | None) -> Path:
@@ -106,32 +107,82 @@ def _checkpoint_path(run: RunDirectory, name: str | None) -> Path:
     return {"best": run.best, "last": run.last}.get(name, Path(name))
 
 
-class Film(gym.Wrapper[Any, Any, Any, Any]):
-    """Films an environment that renders RGB arrays: a frame before every action."""
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        """Takes the environment."""
-        super().__init__(env)
-        self._take: Callable[[Any], None] = lambda frame: None
-
-    @contextmanager
-    def into(self, path: Path) -> Iterator[None]:
-        """Films into a file, .mp4 or .gif, until the block ends."""
-        fps = self.metadata.get("render_fps", 30)
-        options = {"fps": fps} if path.suffix == ".mp4" else {"duration": 1000 / fps, "loop": 0}
-        with imageio.get_writer(path, **options) as writer:
-            self._take = writer.append_data  # type: ignore[attr-defined]
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Has standard error take what a user's environment prints, by Python or C, so that JSON stands alone."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
             yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
-    @override
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        result = super().reset(**kwargs)
-        self._take(np.asarray(self.render(), dtype=np.uint8))
-        return result
 
-    @override
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
-        if not (terminated or truncated):
-            self._take(np.asarray(self.render(), dtype=np.uint8))
-        return observation, reward, terminated, truncated, info
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Turns whatever a user's code raises in the block into one line. A `ValueError` is a line already."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise UsageError(f"{where}: {reason}") from error
+
+
+def _make_film(config: Config, num_frames: int | None) -> Film:
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    with _told(f"--video needs render_mode rgb_array, with which {config.env.id} cannot be made"):
+        return Film(official_maker(config.env)(render_mode="rgb_array"), max_frames=num_frames or math.inf)
+
+
+def _make_scorer(config: Config, episodes: int, film: Film | None) -> Scorer:
+    with _told(config.env.id):
+        return Scorer(official_maker(config.env), episodes, first=film)
+
+
+def _make_policy(config: Config, scorer: Scorer) -> nn.Module:
+    with _told(f"policy {config.policy.kind}"):
+        return make_policy(config.policy, scorer.observation_space, scorer.action_space)
+
+
+def _score(
+    config: Config, scorer: Scorer, policy: nn.Module, seed: int, film: Film | None, video: Path | None
+) -> Episodes:
+    """Plays the episodes, and films the first.
+
+    Raises:
+        UsageError: if the film or the policy fails.
+    """
+    filming = contextlib.nullcontext() if film is None or video is None else film.into(video)
+    try:
+        with _display(config.env.id) as show, filming, contextlib.suppress(PlayStoppedError):
+
+            def should_stop() -> bool:
+                show()
+                return film is not None and film.error is not None
+
+            return scorer.score(policy, seed=seed, should_stop=should_stop)
+    except FilmError as error:
+        raise UsageError(f"{config.env.id}: {error}") from error
+    except Exception as error:
+        if not is_dotted(config.policy.kind):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"policy {config.policy.kind} cannot act: {reason}") from error
+    raise AssertionError("a film that stops the episodes raises at its end")
+
+
+@contextlib.contextmanager
+def _display(env_id: str) -> Iterator[Callable[[], None]]:
+    """Shows on a terminal how far the episodes are; gives what is to be called before every step."""
+    console, steps = Console(stderr=True), itertools.count()
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    with console.status("") as status:
+        yield lambda: status.update(f"{env_id}: step {next(steps):,}")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import torch
 from rich.console import Console
 
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
-from es_flipout.cli.process import StopRequest, run_command, silence_mujoco
-from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.cli.modules import check_modules
+from es_flipout.cli.process import OutputConsole, StopRequest, run_command, silence_mujoco
+from es_flipout.run.checkpoint import RunBrokenError, RunDirectory
 from es_flipout.run.metrics import JsonLines, Reporter
+from es_flipout.run.placement import carried_over
 from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.terminal import Terminal
 from es_flipout.run.trainer import Trainer
@@ -29,7 +32,10 @@ def _train(arguments: Sequence[str]) -> int:
     # not depend on the number of cores.
     torch.set_num_threads(1)
     silence_mujoco()
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = OutputConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    check_modules(request.config)
+    if request.keeps_device:
+        request = replace(request, config=carried_over(request.config, console.print))
     try:
         continues = request.resume is not None and RunDirectory(request.resume).last.exists()
         trainer = Trainer(request.config, continues=continues, announce=console.print)
@@ -41,17 +47,23 @@ def _train(arguments: Sequence[str]) -> int:
         if trainer.finished:
             console.print(f"{run.path} has already used up its budget ({trainer.es.generation} generations)")
             return 0
-        if request.resume:
-            run.write_config(trainer.config)
         action = f"continues after generation {trainer.es.generation}" if request.resume else "starts"
         if trainer.config.init_from is not None and not request.resume:
             action += f" with the policy of {trainer.config.init_from}"
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
         stop = StopRequest()
-        for reporter in (reporters := _reporters(request, trainer, run, console)):
-            stack.callback(reporter.close)
-        trainer.train(run, reporters, stop)
-        stop.restore()
+        stack.callback(stop.restore)
+        try:
+            if request.resume:
+                run.write_config(trainer.config)
+            for reporter in (reporters := _reporters(request, trainer, run, console)):
+                stack.callback(reporter.close)
+            trainer.train(run, reporters, stop)
+        except RunBrokenError as error:
+            if not run.config.exists():
+                raise
+            advice = f"once that is mended, continue with: es-train --resume {name}"
+            raise RunBrokenError(f"{error}; {advice}") from error
     if stop():
         where = f"generation {trainer.es.generation}{', not scored yet' if trainer.awaits_score else ''}"
         console.print(f"stopped after {where}; continue with: es-train --resume {name}")
@@ -78,5 +90,5 @@ def _reporters(
     reporters: list[Reporter] = [JsonLines(run.metrics), terminal]
     if request.config.logging.tensorboard:
         purge_after = trainer.reported_env_steps if request.resume else None
-        reporters.insert(0, TensorBoard(run.path, purge_after))
+        reporters.insert(0, TensorBoard(run.path, purge_after, console.print))
     return reporters

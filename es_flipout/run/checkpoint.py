@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import itertools
 import json
 import os
 import pickle
+import re
+import shlex
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +30,23 @@ from torch import Tensor, nn
 from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.migration import FORMAT, OLD_FORMAT, migrate_checkpoint, migrate_metrics
+from es_flipout.run.stored_paths import with_absolute_paths
 
 
 class RunError(ValueError):
-    """A run directory or a checkpoint cannot be used; the message says why, in one line."""
+    """A run directory or a checkpoint cannot be used; the message says why, in one line.
+
+    Attributes:
+        exit_status: of the command that it ends.
+    """
+
+    exit_status = 2
+
+
+class RunBrokenError(RunError):
+    """A run that had begun cannot go on. What it has saved is whole: a resumed run continues from there."""
+
+    exit_status = 1
 
 
 class RunBrokenError(RunError):
@@ -85,17 +101,30 @@ class RunDirectory:
             run.path.mkdir(parents=True, exist_ok=True)
             with run.locked():
                 run._refuse_if_taken()  # another process may have been faster
-                run.checkpoints.mkdir()
-                run.write_config(config)
+                try:
+                    run.checkpoints.mkdir()
+                    run._write_config(config)
+                except OSError:
+                    run._remove_what_create_made()
+                    raise
         except OSError as error:
             place = config.out or "runs"
             raise RunError(f"cannot write to the run directory {place}: {error.strerror}") from error
         return run
 
+    def _remove_what_create_made(self) -> None:
+        with contextlib.suppress(OSError):
+            self.checkpoints.rmdir()
+        with contextlib.suppress(OSError):
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+
     def _refuse_if_taken(self) -> None:
         if not self.path.is_dir() or not any(entry.name != ".lock" for entry in self.path.iterdir()):
             return
-        advice = f"continue it with --resume {self.path} or " if self.config.exists() else ""
+        advice = (
+            f"continue it with --resume {shlex.quote(str(self.path))} or " if self.config.exists() else ""
+        )
         raise RunError(f"{self.path} is not empty; {advice}choose another --out")
 
     @classmethod
@@ -111,12 +140,20 @@ class RunDirectory:
         return run
 
     def write_config(self, config: Config) -> None:
-        """Writes the resolved configuration."""
+        """Writes the resolved configuration.
+
+        Raises:
+            RunBrokenError: if it cannot be written.
+        """
+        with writing(self.config):
+            self._write_config(config)
+
+    def _write_config(self, config: Config) -> None:
         with atomic_write(self.config) as file:
-            file.write(yaml_text.dump(asdict(config)).encode())
+            file.write(yaml_text.dump(asdict(with_absolute_paths(config))).encode())
 
     @contextlib.contextmanager
-    def locked(self) -> Any:
+    def locked(self) -> Iterator[None]:
         """Locks the run for this process; the lock ends with the process, even if that is killed.
 
         Raises:
@@ -131,6 +168,8 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(f"another process is training in {self.path}") from error
+            except OSError as error:  # some network file systems have no locks
+                raise RunError(f"cannot lock the run directory {self.path}: {error.strerror}") from error
             yield
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -143,8 +182,8 @@ class RunDirectory:
         if not self.metrics.exists():
             return []
         found = []
-        for number, line in enumerate(self.metrics.read_text().splitlines(keepends=True), 1):
-            if not line.endswith("\n"):
+        for number, line in enumerate(self.metrics.read_bytes().splitlines(keepends=True), 1):
+            if not line.endswith(b"\n"):
                 break
             try:
                 figures = migrate_metrics(json.loads(line))
@@ -159,17 +198,23 @@ class RunDirectory:
 
         Raises:
             RunError: if a line is damaged.
+            RunBrokenError: if the file cannot be written.
         """
         if not self.metrics.exists():
             return
         kept = [line for line in self.read_metrics() if line["generation"] <= generation]
-        with atomic_write(self.metrics) as file:
+        with writing(self.metrics), atomic_write(self.metrics) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def safe_name(text: str) -> str:
+    """Returns a file name that every system, shell and tool takes: only letters, digits, - _ and dots."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".-")
 
 
 def _make_unnamed(config: Config) -> Path:
     """Creates a directory under a free name, safely if several processes do so at the same time."""
-    name = f"{config.env.id.replace('/', '_')}-seed{config.seed}"
+    name = safe_name(f"{config.env.id}-seed{config.seed}")
     for number in itertools.count(1):
         path = Path("runs") / (name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):
@@ -179,7 +224,22 @@ def _make_unnamed(config: Config) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Any:
+def writing(what: object) -> Iterator[None]:
+    """Turns an `OSError` of the block (a full disk, a folder that is gone) into a `RunBrokenError`.
+
+    Args:
+        what: is being written, for the message.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads the output any more, which is no fault of the run
+        raise
+    except OSError as error:
+        raise RunBrokenError(f"cannot write {what}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a binary file that replaces `path` once the block ends without an exception."""
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -189,13 +249,20 @@ def atomic_write(path: Path) -> Any:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint of tensors, numbers, strings and containers of them."""
-    with atomic_write(path) as file:
-        torch.save({"format": FORMAT, **state}, file)
+    """Writes a checkpoint of tensors, numbers, strings and containers of them.
+
+    Raises:
+        RunBrokenError: if it cannot be written; a file that was there is as it was.
+    """
+    content = io.BytesIO()  # torch hides why a write to a file has failed
+    torch.save({"format": FORMAT, **state}, content)
+    with writing(path), atomic_write(path) as file:
+        file.write(content.getbuffer())
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -206,7 +273,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     if not path.is_file():
         raise RunError(f"checkpoint {path} does not exist")
-    if not zipfile.is_zipfile(path):
+    try:
+        with path.open("rb") as file:
+            is_whole = zipfile.is_zipfile(file)
+    except OSError as error:
+        raise RunError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    if not is_whole:
         raise RunError(f"checkpoint {path} is damaged, truncated, or not a checkpoint")
     try:
         state = torch.load(path, map_location=device, weights_only=True)

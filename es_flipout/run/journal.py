@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from es_flipout.run import checkpoint
-from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.checkpoint import RunDirectory, writing
 from es_flipout.run.config import Config
 from es_flipout.run.metrics import GenerationMetrics, Reporter
 
@@ -41,13 +41,17 @@ class Journal:
             histograms: values whose distribution is of interest, by name; those of the parameters are added,
                 if there are any.
             state: of the run after it.
+
+        Raises:
+            RunBrokenError: if anything of it cannot be written.
         """
         if histograms:
             parameters = {f"parameters/{name}": each.detach() for name, each in policy.named_parameters()}
             histograms = {**histograms, **parameters}
         progress = self._config.progress(metrics.generation, metrics.env_steps)
         for reporter in self._reporters:
-            reporter.report(metrics, histograms, progress)
+            with writing(f"the report of generation {metrics.generation}"):
+                reporter.report(metrics, histograms, progress)
         interval = self._config.logging.keep_interval
         if interval and metrics.generation % interval == 0:
             checkpoint.save(self._run.kept(metrics.generation), state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from es_flipout.fitness import failed
 from es_flipout.rollout import Episodes
+from es_flipout.run.checkpoint import writing
 from es_flipout.strategy import FlipoutES, Update
 
 
@@ -199,14 +201,17 @@ class JsonLines(Reporter):
     """Appends one line per generation to metrics.jsonl, synced to disk."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
+        with writing(path):
+            self._file = path.open("a")
 
     @override
     def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
-        self._file.write(metrics.as_json() + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())  # on disk before the checkpoint that builds on it
+        with writing(self._file.name):
+            self._file.write(metrics.as_json() + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())  # on disk before the checkpoint that builds on it
 
     @override
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # only what could not be written is still buffered
+            self._file.close()

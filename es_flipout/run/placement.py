@@ -1,4 +1,7 @@
-"""Where a run takes place: on the GPU as a whole, in parts, or on the CPU."""
+"""Where a run takes place: on the GPU as a whole, in parts, or on the CPU.
+
+A run stores where it takes place. On a machine that lacks the device or the engine, it continues elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ import torch
 from es_flipout.envs.engines.warp_setup import NO_GPU_FOR_WARP, num_warp_gpus
 from es_flipout.envs.native import runs_natively
 from es_flipout.run.config import Config
+from es_flipout.run.trial import check_device
+
+NO_CUDA = "torch sees no CUDA device"
 
 
 def place(config: Config, announce: Callable[[str], None]) -> Config:
@@ -31,6 +37,36 @@ def place(config: Config, announce: Callable[[str], None]) -> Config:
     if config.env.engine == "warp":
         announce("mujoco_warp compiles its kernels on first use, which may take minutes")
     return config
+
+
+def carried_over(config: Config, announce: Callable[[str], None]) -> Config:
+    """Returns a stored run's configuration as one for this machine.
+
+    Args:
+        config: as the run has stored it.
+        announce: receives a line that says what this machine lacks, if anything.
+
+    Returns:
+        The configuration, with the device (and engine warp) to be decided anew if they are not here.
+    """
+    try:
+        check_device(config.device)
+        lacks = _obstacle(config) if config.env.engine == "warp" else None
+    except ValueError as error:
+        lacks = str(error.__cause__).partition("\n")[0] if torch.cuda.is_available() else NO_CUDA
+    if lacks is None:
+        return config
+    physics = " with env.engine warp" if config.env.engine == "warp" else ""
+    announce(f"the run's device {config.device}{physics} is not available here ({lacks}): choosing another")
+    return on_device(config, "auto")
+
+
+def on_device(config: Config, device: str) -> Config:
+    """Returns a stored run's configuration on another device; engine warp was chosen for the old one."""
+    if device == config.device:
+        return config
+    engine = "auto" if config.env.engine == "warp" else config.env.engine
+    return replace(config, device=device, env=replace(config.env, engine=engine))
 
 
 def _placed(config: Config) -> tuple[Config, str]:
@@ -62,7 +98,7 @@ def _obstacle(config: Config) -> str | None:
     if not runs_natively(env.id, env.engine, env.wrappers):
         return f"{env.id}{' in wrappers' if env.wrappers else ''} is not a native task"
     if config.device == "auto" and not torch.cuda.is_available():
-        return "torch sees no CUDA device"
+        return NO_CUDA
     if find_spec("mujoco_warp") is None:
         return "mujoco-warp is not installed (pip install 'es-flipout[gpu]')"
     if config.device != "cpu" and torch.cuda.is_available():

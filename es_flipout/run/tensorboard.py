@@ -1,15 +1,30 @@
-"""Metrics as TensorBoard events."""
+"""Metrics as TensorBoard events.
+
+Events are written when they are reported, by the thread that reports them. torch's `SummaryWriter` has a
+thread of its own, which dies with a traceback when the disk is full.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
+    Event,
+    SessionLog,
+)
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import histogram, scalar
 from typing_extensions import override
 
 from es_flipout.run.metrics import GenerationMetrics, Reporter
@@ -38,35 +53,76 @@ TENSORBOARD_TAGS = {
 }
 """TensorBoard tag of each metric."""
 
+_POSITIVE_EDGES = 1e-12 * 1.1 ** np.arange(774)
+_BIN_EDGES = np.concatenate([-_POSITIVE_EDGES[::-1], [0.0], _POSITIVE_EDGES])
+"""Edges of the bins of histograms, those of TensorFlow: from -1e20 to 1e20, finer towards 0."""
+
 
 class TensorBoard(Reporter):
-    """Writes scalars and histograms over env steps for TensorBoard."""
+    """Writes scalars and histograms over env steps for TensorBoard.
 
-    def __init__(self, directory: Path, purge_after: int | None = None) -> None:
+    It never ends a run: when events cannot be written, it says so once and writes no more.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        purge_after: int | None = None,
+        announce: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Opens the events file.
 
         Args:
             directory: the run directory.
             purge_after: when a run is resumed, env steps after which earlier events are discarded.
+            announce: is told when events cannot be written.
         """
-        self._writer = SummaryWriter(
-            str(directory), purge_step=None if purge_after is None else purge_after + 1
-        )
+        self._announce = announce
+        self._path = directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._writer: RecordWriter | None = None
+        first = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        if purge_after is not None:
+            start = SessionLog(status=SessionLog.START)
+            first.append(Event(wall_time=time.time(), step=purge_after + 1, session_log=start))
+        with self._turned_off_by_failure():
+            self._writer = RecordWriter(self._path.open("wb"))
+            self._write(first)
 
     @override
     def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
-        step, writer = metrics.env_steps, self._writer
-        for field, tag in TENSORBOARD_TAGS.items():
-            if (value := getattr(metrics, field)) is not None and math.isfinite(value):
-                writer.add_scalar(tag, value, step)
-        for field, value in asdict(metrics.timing).items():
-            writer.add_scalar(f"time/{field}", value, step)
+        if self._writer is None:
+            return
+        scalars = {tag: getattr(metrics, field) for field, tag in TENSORBOARD_TAGS.items()}
+        scalars |= {f"time/{field}": value for field, value in asdict(metrics.timing).items()}
+        summaries = []
+        for tag, value in scalars.items():
+            if value is not None and math.isfinite(value):
+                summaries.append(scalar(tag, value))  # type: ignore[no-untyped-call]
         for name, values in histograms.items():
-            finite = values[torch.isfinite(values)]
-            if finite.numel():
-                writer.add_histogram(name, finite, step)
-        writer.flush()
+            finite = values[torch.isfinite(values)].cpu().numpy()
+            if finite.size:
+                summaries.append(histogram(name, finite, _BIN_EDGES))  # type: ignore[no-untyped-call]
+        now = time.time()
+        with self._turned_off_by_failure():
+            self._write([Event(wall_time=now, step=metrics.env_steps, summary=each) for each in summaries])
+
+    def _write(self, events: list[Any]) -> None:
+        assert self._writer is not None
+        for each in events:
+            self._writer.write(each.SerializeToString())
+        self._writer.flush()
+
+    @contextlib.contextmanager
+    def _turned_off_by_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            self._writer = None
+            self._announce(f"no more TensorBoard events: cannot write {self._path}: {error.strerror}")
 
     @override
     def close(self) -> None:
-        self._writer.close()
+        with contextlib.suppress(OSError):  # the end of what could not be written
+            if self._writer is not None:
+                self._writer.close()

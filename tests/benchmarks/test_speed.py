@@ -37,7 +37,7 @@ EVERYDAY = ("loop", "update", "policy", "single_forward")
 )
 def test_a_bench_runs(name, capsys, tmp_path):
     command, printed = COMMANDS[name]
-    speed.main([*command.split(), "--threads", "1", "--json", str(tmp_path / "it.json")])
+    assert speed.main([*command.split(), "--threads", "1", "--json", str(tmp_path / "it.json")]) == 0
     assert printed in capsys.readouterr().out
     results = Results.read(tmp_path / "it.json")
     assert results.settings["command"].startswith(f"python -m benchmarks.speed {command}")
@@ -55,10 +55,13 @@ def test_a_bench_runs(name, capsys, tmp_path):
         ("policy --population-size 20", "--population-size must be a multiple of 16"),
         ("policy --device abacus", "device 'abacus' is not available"),
         ("update --samples 100 --members-per-base 40", "--samples must be a multiple of --members-per-base"),
+        ("env --env-kwargs {frame_skip:", "--env-kwargs: not valid YAML"),
+        ("env --env-kwargs 5", "--env-kwargs: must be keys and values in YAML"),
         ("env --env CartPole-v1 --num-envs 2 --population-size 4", "CartPole-v1 is not a native task"),
     ],
 )
-def test_a_mistake_is_told(command, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        speed.main([*command.split(), "--threads", "1"])
-    assert message in capsys.readouterr().err
+def test_a_mistake_is_told_with_status_2(command, message, capsys):
+    assert speed.main([*command.split(), "--threads", "1"]) == 2
+    *progress, last = capsys.readouterr().err.splitlines()
+    assert message in last
+    assert all(line.startswith("round ") for line in progress)

@@ -68,8 +68,8 @@ def test_free_form_keywords_merge_key_by_key():
         ("env:\n", "env in run.yaml must not be null"),
         ("env: {kwargs: {threads: 2}}\n", "env.kwargs must not contain 'threads'"),
         ("env: {kwargs: {1: 2}}\n", "env.kwargs must not contain 1"),
-        ("es: [\n", "config file run.yaml is not valid YAML"),
-        ("\x00", "config file run.yaml is not valid YAML"),
+        ("es: [\n", "config file run.yaml: not valid YAML"),
+        ("\x00", "config file run.yaml: not valid YAML"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(content, message):

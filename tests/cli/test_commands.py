@@ -18,6 +18,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import imageio.v2 as imageio
+import numpy as np
 import pytest
 import torch
 
@@ -120,7 +121,30 @@ class LineEnv(gym.Env):
         return action, 0.0, True, False, {}
 
 
+class FaultyEnv(gym.Env):
+    """One step of small pay, after every fourth seed; the others raise in it."""
+
+    observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    constructor_error = None
+
+    def __init__(self):
+        if self.constructor_error is not None:
+            raise self.constructor_error
+
+    def reset(self, *, seed=None, options=None):
+        self.kind = seed % 4
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        if self.kind == 2:
+            raise IndexError("of\ntwo lines")
+        if self.kind:
+            raise KeyError("arm")
+        return np.zeros(1, np.float32), 0.0012, True, False, {}
+
+
 gym.register("Dict-v0", DictEnv)
+gym.register("Faulty-v0", FaultyEnv)
 gym.register("OnlyHere-v0", LineEnv)
 
 
@@ -183,12 +207,115 @@ def test_eval_scores_a_run_and_films_it(run, finished_run, monkeypatch):
     for film in ("film.gif", "film.mp4"):
         result = run("eval", finished_run, "--episodes", 3, "--video", film)
         assert result.status == 0, result.stderr
-        assert re.search(r"return  mean [\d.]+  std [\d.]+  min [\d.]+  max [\d.]+", result.stdout)
-        steps = int(re.search(r"episode of seed 0, return (\d+)", result.stdout)[1])
+        assert re.search(r"return  mean [\d.]+  std [\d.]+  min [\d.]+  max [\d.]+\n", result.stdout)
+        pay = float(re.search(r"episode of seed 0, return ([\d.]+)\)", result.stdout)[1])
         frames = len(imageio.mimread(film, memtest=False))
-        # A frame before every step; the step in which the pole falls pays nothing. Players merge
-        # equal frames of a gif, so it may hold fewer.
-        assert frames in (steps, steps + 1) or (film.endswith("gif") and 1 < frames <= steps + 1)
+        # A frame at the start and after every step; the step in which the pole falls pays nothing. Players
+        # merge equal frames of a gif, so it may hold fewer.
+        assert frames in (pay + 1, pay + 2) or (film.endswith("gif") and 1 < frames <= pay + 2)
+
+
+def test_eval_prints_json_alone(run, finished_run):
+    result = run("eval", finished_run, "--episodes", 3, "--seed", 5, "--json")
+    assert result.status == 0
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert (found["env"], found["episodes"], found["seed"]) == ("InvertedPendulum-v5", 3, 5)
+    assert found["checkpoint"] == str(finished_run / "checkpoints" / "best.pt")
+    assert found["generation"] in (2, 3)
+    assert found["failures"] == {}
+    assert len(found["returns"]) == len(found["lengths"]) == 3
+    assert found["mean"] == pytest.approx(sum(found["returns"]) / 3)
+    assert (found["min"], found["max"]) == (min(found["returns"]), max(found["returns"]))
+    text = run("eval", finished_run, "--episodes", 3, "--seed", 5).stdout
+    assert float(re.search(r"mean ([\d.]+)", text)[1]) == pytest.approx(found["mean"], rel=1e-3)
+
+
+def evaluated(run, episodes, *arguments):
+    """Returns what es-eval says of a run on `FaultyEnv`, whose training counts the same faults."""
+    if not Path("faulty").exists():
+        quiet = ["--logging.tensorboard", "false", "--threads", 1, "--generations", 1, "--out", "faulty"]
+        sizes = ["--es.population_size", 4, "--env.num_envs", 4, "--evaluation.interval", 0]
+        trained = run("train", "--env.id", f"{__name__}:Faulty-v0", *sizes, *quiet)
+        assert trained.status == 0, trained.stderr
+    return run("eval", "faulty", "--episodes", episodes, *arguments)
+
+
+def test_eval_says_why_episodes_failed(run):
+    # Seeds 0, 4, 8 go well, 1, 5, 9 and 3, 7 raise a KeyError, 2, 6 an IndexError over two lines.
+    some = evaluated(run, 10)
+    assert (some.status, some.stderr) == (0, "")
+    assert "return  mean 0.0012  std 0.0  min 0.0012  max 0.0012\n" in some.stdout
+    reasons = "      5 KeyError: 'arm'\n      2 IndexError: of two lines\n"
+    assert f"failed  7 of 10 episodes\n{reasons}" in some.stdout
+    every = evaluated(run, 1, "--seed", 2)
+    assert (every.status, every.stderr) == (1, "")
+    assert "return" not in every.stdout
+    assert "failed  1 of 1 episode: IndexError: of two lines\n" in every.stdout
+    found = json.loads(evaluated(run, 3, "--seed", 1, "--json").stdout, parse_constant=pytest.fail)
+    assert found["returns"] == [None] * 3
+    assert (found["mean"], found["std"], found["min"], found["max"]) == (None,) * 4
+    assert found["failures"] == {"KeyError: 'arm'": 2, "IndexError: of two lines": 1}
+
+
+def test_eval_tells_whatever_an_environment_raises_in_one_line(run, monkeypatch):
+    assert evaluated(run, 1).status == 0
+    for error, text in (
+        (KeyError("robot.yaml"), "KeyError: 'robot.yaml'"),
+        (NotImplementedError(), "NotImplementedError"),
+        (SystemExit("no license"), "SystemExit: no license"),
+        (AssertionError("of\ntwo"), "AssertionError: of two"),
+    ):
+        monkeypatch.setattr(FaultyEnv, "constructor_error", error)
+        result = evaluated(run, 1)
+        assert result.status == 2
+        assert result.stderr.endswith(f"{text}\n")
+        assert f"{__name__}:Faulty-v0: " in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_run_works_from_another_folder_and_says_when_it_cannot(run, monkeypatch):
+    assets = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
+    shutil.copy(assets / "inverted_pendulum.xml", "mine.xml")
+    sizes = ["--es.population_size", 4, "--env.num_envs", 4, "--threads", 1, "--evaluation.interval", 0]
+    arguments = ["--env.id", "InvertedPendulum-v5", "--env.kwargs.xml_file", "./mine.xml", *sizes]
+    assert run("train", *arguments, "--generations", 1, "--out", "run").status == 0
+    here = Path.cwd()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert run("eval", "../run", "--episodes", 1).status == 0
+    assert run("train", "--resume", "../run", "--generations", 2).status == 0
+    (here / "mine.xml").unlink()
+    result = run("eval", "../run", "--episodes", 1)
+    assert result.status == 2
+    assert result.stderr.endswith(f"File {here}/mine.xml does not exist\n")
+    assert result.stderr.count("\n") == 1
+    config = here / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("id: Inv", "id: nowhere.envs:Inv"))
+    for result in (run("eval", "../run"), run("train", "--resume", "../run")):
+        assert result.status == 2
+        assert "No module named 'nowhere.envs'; run the command from the folder that" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_run_continues_on_a_machine_without_its_gpu(run, tiny_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command = ["--config", tiny_config, "--threads", 1]
+    assert run("train", *command, "--out", "run", "--generations", 2).status == 0
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda:1"))
+    refused = run("train", "--resume", "run", "--device", "cuda", "--generations", 6)
+    assert (refused.status, refused.stderr) == (2, "es-train: device 'cuda' is not available\n")
+    config.write_text(config.read_text().replace("engine: auto", "engine: warp"))
+    resumed = run("train", "--resume", "run", "--generations", 6)
+    assert resumed.status == 0, resumed.stderr
+    first, second, _ = resumed.stdout.split("\n", 2)
+    assert first == (
+        "the run's device cuda:1 with env.engine warp is not available here (torch sees no CUDA device): "
+        "choosing another"
+    )
+    assert second == "device cpu, because torch sees no CUDA device"
+    assert run("train", *command, "--out", "whole").status == 0
+    assert flatten(last_state(Path("run"))) == flatten(last_state(Path("whole")))
 
 
 def test_a_run_begins_with_the_policy_of_another(run, finished_run, tiny_config):
@@ -222,6 +349,8 @@ def test_a_population_is_trained_on_warps_cpu_device_from_end_to_end(run, tmp_pa
         (["RUN", "--episodes", "some"], "invalid int value"),
         (["RUN", "--video", "film.avi"], "--video must end in .mp4 or .gif"),
         (["RUN", "--video", "nowhere/film.gif"], "folder nowhere does not exist"),
+        (["RUN", "--video-frames", "3"], "--video-frames must be >= 1, and needs --video; got 3"),
+        (["RUN", "--video", "film.gif", "--video-frames", "0"], "--video-frames must be >= 1"),
         (["RUN", "--checkpoint", "nope.pt"], "checkpoint nope.pt does not exist"),
     ],
 )
@@ -255,7 +384,10 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         (["--env.id", "nowhere:Walk-v0"], "nowhere:Walk-v0: ModuleNotFoundError: No module named 'nowhere'"),
         (["--env.id", "CartPole-v1", "--env.kwargs.gravity", "3"], "unexpected keyword argument 'gravity'"),
         (["--env.wrappers", "[Nonesuch]"], "wrapper 'Nonesuch' does not exist: give a name in gymnasium.wra"),
-        (["--env.wrappers", "[nowhere:Nonesuch]"], "wrapper 'nowhere:Nonesuch' does not exist"),
+        (
+            ["--env.wrappers", "[nowhere:Nonesuch]"],
+            "env.wrappers nowhere:Nonesuch: No module named 'nowhere'; run the command from",
+        ),
         (["--env.wrappers", "[ClipReward]"], "Both `min_reward` and `max_reward` cannot be None"),
         (["--env.wrappers", "ClipReward"], "env.wrappers must be list"),
         (

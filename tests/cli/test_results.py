@@ -6,8 +6,11 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from es_flipout.cli.results import Results, Spread, number
+from es_flipout.cli.score_report import figure
 
 
 @pytest.fixture
@@ -53,3 +56,27 @@ def test_what_is_written_is_read(results, tmp_path):
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.001234, "0.001234"),
+        (0.385, "0.385"),
+        (6780.3, "6780.3"),
+        (-12.35, "-12.35"),
+        (0.0, "0.0"),
+        (100, "100.0"),
+        (0.99996, "1.0"),
+        (1.23456e-9, "1.235e-09"),
+        (-2.5e15, "-2.5e+15"),
+        (math.nan, "nan"),
+    ],
+)
+def test_figures_have_four_digits_and_a_decimal(value, text):
+    assert figure(value) == text
+
+
+@given(st.floats(-1e300, 1e300))
+def test_a_figure_is_near_its_number(value):
+    assert float(figure(value)) == pytest.approx(value, rel=5.1e-4, abs=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from es_flipout.cli.arguments import load_config
 from es_flipout.run import checkpoint
 from es_flipout.run.checkpoint import RunDirectory, RunError
-from es_flipout.run.config import Config, ESConfig
+from es_flipout.run.config import Config, EnvConfig, ESConfig
 
 
 class _Payload:
@@ -102,6 +103,22 @@ def test_the_written_configuration_reads_back_equal():
         assert load_config(run.config) == config
 
 
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        ("mist:RewScalar-v0", "mist_RewScalar-v0-seed0"),
+        ("ALE/Pong-v5", "ALE_Pong-v5-seed0"),
+        ("my.tasks:Reach_2.1-v0", "my.tasks_Reach_2.1-v0-seed0"),
+        ("ns/Ärm $(x)-v0", "ns_rm_x_-v0-seed0"),
+        ("..:-v0", "_-v0-seed0"),
+    ],
+)
+def test_the_name_of_a_run_is_safe_everywhere(env_id, name):
+    run = RunDirectory.create(Config(env=EnvConfig(env_id)))
+    assert run.path == Path("runs") / name
+    assert shlex.quote(str(run.path)) == str(run.path)
+
+
 def test_runs_without_a_name_never_share_a_directory():
     names = [RunDirectory.create(Config()).path.name for _ in range(3)]
     assert names == ["Humanoid-v5-seed0", "Humanoid-v5-seed0-2", "Humanoid-v5-seed0-3"]
@@ -146,6 +163,9 @@ def test_damaged_metrics_are_told():
     run = RunDirectory.create(Config())
     run.metrics.write_bytes(b'{"generation": 1}\n' + bytes(20) + b"\n")
     with pytest.raises(RunError, match=r"metrics.jsonl is damaged in line 2"):
+        run.truncate_metrics(2)
+    run.metrics.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(RunError, match=r"metrics.jsonl is damaged in line 1"):
         run.truncate_metrics(2)
 
 

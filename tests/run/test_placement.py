@@ -9,7 +9,7 @@ import torch
 
 from es_flipout.run import placement
 from es_flipout.run.config import Config, EnvConfig
-from es_flipout.run.placement import place
+from es_flipout.run.placement import carried_over, place
 
 NO_GPU = "torch sees no CUDA device"
 
@@ -82,6 +82,47 @@ def test_auto_takes_the_cpu_and_says_why(machine, gpu, warp, wanted, reason):
     machine(gpu=gpu, warp=warp)
     engine = wanted.get("engine", "auto")
     assert placed(**wanted) == ("cpu", engine, f"device cpu, because {reason}")
+
+
+def carried(device, engine, **fields):
+    lines = []
+    config = Config(env=EnvConfig("Humanoid-v5", engine=engine), device=device, **fields)
+    config = carried_over(config, lines.append)
+    return config.device, config.env.engine, lines
+
+
+def missing(device):
+    raise ValueError(f"device {device!r} is not available") from RuntimeError("no such GPU\nat all")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize(("engine", "kept"), [("warp", "auto"), ("auto", "auto"), ("batch", "batch")])
+def test_a_stored_run_leaves_a_gpu_that_is_not_here(machine, monkeypatch, device, engine, kept):
+    machine(gpu=False, warp=True)
+    monkeypatch.setattr(placement, "check_device", missing)
+    found_device, found_engine, (line,) = carried(device, engine)
+    assert (found_device, found_engine) == ("auto", kept)
+    assert line.startswith(f"the run's device {device}")
+    assert line.endswith(f"is not available here ({NO_GPU}): choosing another")
+
+
+def test_a_stored_run_leaves_an_engine_or_one_gpu_of_several_that_is_not_here(machine, monkeypatch):
+    machine(gpu=True, warp=False)
+    monkeypatch.setattr(placement, "check_device", lambda device: None)
+    assert carried("cuda", "warp")[:2] == ("auto", "auto")
+    assert "(mujoco-warp is not installed" in carried("cuda", "warp")[2][0]
+    machine(gpu=True, warp=True)
+    monkeypatch.setattr(placement, "check_device", missing)
+    assert carried("cuda:7", "warp")[2][0].endswith("(no such GPU): choosing another")
+
+
+def test_a_stored_run_stays_where_it_can(machine, monkeypatch):
+    monkeypatch.setattr(placement, "check_device", lambda device: None)
+    machine(gpu=True, warp=True)
+    for device, engine in (("cuda", "warp"), ("cuda:1", "auto"), ("cpu", "auto"), ("cpu", "warp")):
+        assert carried(device, engine) == (device, engine, [])
+    machine(gpu=False, warp=True)
+    assert carried("cpu", "warp") == ("cpu", "warp", [])
 
 
 @pytest.mark.gpu

@@ -1,0 +1,38 @@
+"""The user's modules that a configuration names, which a command in another folder may not find."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from es_flipout.cli.config_file import UsageError
+from es_flipout.dotted_path import is_dotted
+from es_flipout.run.config import Config
+
+
+def check_modules(config: Config) -> None:
+    """Checks that every module of the user's can be found.
+
+    Raises:
+        UsageError: for the first that cannot, with what to do.
+    """
+    paths = [("env.id", config.env.id, ":")]
+    paths += [("env.wrappers", wrapper, ":") for wrapper in config.env.wrappers]
+    for option, path in (("policy.kind", config.policy.kind), ("optimizer.name", config.optimizer.name)):
+        paths += [(option, path, ":" if ":" in path else ".")] if is_dotted(path) else []
+    for option, path, separator in paths:
+        module = path.rpartition(separator)[0]
+        if module and not _is_found(module):
+            raise UsageError(
+                f"{option} {path}: No module named {module!r}; run the command from the folder that contains "
+                f"it (this is {Path.cwd()}), or name that folder in PYTHONPATH"
+            )
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        return not f"{module}.".startswith(f"{error.name}.")  # otherwise it lacks a module itself
+    except Exception:  # whatever a user's package may raise: told by what imports it
+        return True
