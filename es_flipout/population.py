@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from es_flipout.perturbations import MemberRows, Perturbation, PopulationNoise
+from es_flipout.perturbations import MemberRows, Perturbation, PopulationNoise, copy_module
 from es_flipout.perturbations.torch_modes import eagerly, untracked
 from es_flipout.seeding import torch_generator
 
@@ -18,6 +19,59 @@ from es_flipout.seeding import torch_generator
 def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
     """Returns the parameters that are trained, by name: those that require a gradient."""
     return {name: value for name, value in policy.named_parameters() if value.requires_grad}
+
+
+TRAINABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_trained(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Checks that parameters, given by name, can be perturbed and trained; their values are not read.
+
+    Raises:
+        ValueError: if one of them cannot, or there is none.
+    """
+    if not parameters:
+        raise ValueError("the policy has no parameter that requires a gradient: there is nothing to train")
+    first = next(iter(parameters.values())).device
+    for name, value in parameters.items():
+        if isinstance(value, nn.parameter.UninitializedParameter):
+            problem = "has no shape yet: run the policy once on an example"
+        elif value.is_meta:
+            problem = "is on the meta device, without values: use policy.to_empty(device=...) and load them"
+        elif value.layout != torch.strided or value.is_quantized or value.is_nested:
+            problem = f"is not an ordinary dense tensor ({value.layout}, {value.dtype}): train a dense copy"
+        elif value.is_complex():
+            problem = (
+                f"is complex ({value.dtype}): train torch.view_as_real(...), and view_as_complex in forward"
+            )
+        elif value.dtype not in TRAINABLE_DTYPES:
+            problem = (
+                f"has the dtype {value.dtype}: convert it to one of {', '.join(map(str, TRAINABLE_DTYPES))}"
+            )
+        elif value.device != first:
+            problem = f"is on {value.device}, others are on {first}: move the policy to one device"
+        elif any(step == 0 and size > 1 for step, size in zip(value.stride(), value.shape, strict=True)):
+            problem = "is expanded, so that its entries share memory: use .clone() of it"
+        else:
+            continue
+        raise ValueError(f"the parameter {name!r} {problem}, or freeze it (requires_grad_(False))")
+
+
+def first_not_finite(parameters: Mapping[str, Tensor]) -> str | None:
+    """Returns the name of the first parameter that holds NaN or infinity, if one does."""
+    return next((name for name, value in parameters.items() if not value.isfinite().all()), None)
+
+
+def padding_entries(policy: nn.Module) -> dict[str, int]:
+    """Returns the entry, by name of the trained table, that an embedding's `padding_idx` keeps fixed."""
+    names = {id(value): name for name, value in trained_parameters(policy).items()}
+    return {
+        names[id(module.weight)]: module.padding_idx
+        for module in policy.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        and module.padding_idx is not None
+        and id(module.weight) in names
+    }
 
 
 @dataclass(frozen=True)
@@ -50,13 +104,18 @@ class NoiseOrigin:
         parameters = trained_parameters(policy)
         device = next(iter(parameters.values())).device
         generator = torch_generator(self.seed, self.generation, "perturbation", self.block, device=device)
-        return self.perturbation.sample(
+        noise = self.perturbation.sample(
             parameters, self.population_size, generator, antithetic=self.antithetic
         )
+        noise.pin(padding_entries(policy))
+        return noise
 
 
 class Population:
     """All P members of one generation.
+
+    Its members are the policy plus noise, wherever the policy is: `tell` moves the policy, and with it every
+    member of a population that is kept. Copies and pickles contain the policy.
 
     Attributes:
         policy: the unperturbed policy (the center); any module whose operations have rules.
@@ -75,7 +134,10 @@ class Population:
         self.origin = origin
         self.trained = list(trained_parameters(policy))
         self._all: MemberRows | None = None
-        self._all_state: list[Any] = []
+        self._all_state: tuple[list[Any], list[Any]] = [], []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_all": None, "_all_state": ([], [])}
 
     @property
     def size(self) -> int:
@@ -107,24 +169,32 @@ class Population:
         if members is not None:
             return self.select(members).each(*inputs)
         state = self._state()
-        if self._all is None or self._all_state != state:
+        if self._all is None or not _is_same(state, self._all_state):
             self._all, self._all_state = self.select(torch.arange(self.size)), state
         return self._all.each(*inputs)
 
-    def _state(self) -> list[Any]:
-        """Returns what shows whether the policy is still as it was copied; a copy shares its tensors."""
+    def _state(self) -> tuple[list[Any], list[Any]]:
+        """Returns objects and values that stay the same while the policy is as it was copied.
+
+        A copy shares the policy's tensors and their memory, and has attributes of its own.
+        """
         policy = self.policy
-        tensors = [id(tensor) for tensor in itertools.chain(policy.parameters(), policy.buffers())]
-        return [self.sigma, *tensors, *((module.training, id(module)) for module in policy.modules())]
+        tensors = [*policy.parameters(), *policy.buffers()]
+        attributes = itertools.chain.from_iterable(vars(part).values() for part in policy.modules())
+        memory = [each.data_ptr() for each in tensors if each.layout == torch.strided]
+        return [*tensors, *attributes], [self.sigma, *memory]
 
     def select(self, members: Tensor) -> MemberRows:
         """Returns the policy in which row n runs as member `members[n]` (int64 [N], repeats allowed).
 
         Raises:
             IndexError: if there is no such member.
+            TypeError: if these are no integers, or a part of the policy cannot be copied.
         """
-        members = torch.as_tensor(members, dtype=torch.int64)
-        return MemberRows(self.policy, self.trained, self.noise, self.sigma, members)
+        members = torch.as_tensor(members)
+        if members.numel() and (members.dtype == torch.bool or members.is_floating_point()):
+            raise TypeError(f"members must be the indices of members, integers: got {members.dtype}")
+        return MemberRows(self.policy, self.trained, self.noise, self.sigma, members.to(torch.int64))
 
     @untracked
     def member(self, index: int) -> dict[str, Tensor]:
@@ -133,7 +203,7 @@ class Population:
         Raises:
             IndexError: if there is no such member.
         """
-        if not 0 <= index < self.size:
+        if not 0 <= operator.index(index) < self.size:
             raise IndexError(f"member {index} of a population of {self.size}")
         noise = self.noise.member(index)
         by_parameter = {
@@ -153,7 +223,7 @@ class Population:
         Raises:
             IndexError: if there is no such member.
         """
-        module = copy.deepcopy(self.policy)
+        module = copy_module(self.policy)
         module.load_state_dict(self.member(index))
         for part in module.modules():
             if isinstance(part, nn.RNNBase):
@@ -171,8 +241,18 @@ class Population:
 
         Raises:
             ValueError: if there is not one utility per member.
+
+        The estimate is zero if sigma is: then all members are equal.
         """
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")
+        if self.sigma == 0:
+            return {name: torch.zeros_like(self.policy.get_parameter(name)) for name in self.trained}
         total = self.noise.weighted_sum(utilities.to(self.noise.device))
         return {name: total[name] / (self.size * self.sigma) for name in self.trained}
+
+
+def _is_same(one: tuple[list[Any], list[Any]], other: tuple[list[Any], list[Any]]) -> bool:
+    """Returns whether two states of a policy consist of the same objects and equal values."""
+    same_size = len(one[0]) == len(other[0])
+    return same_size and one[1] == other[1] and all(map(operator.is_, one[0], other[0]))
