@@ -51,8 +51,10 @@ def as_fitness(values: Any, size: int, name: str = "fitness") -> Tensor:
     else:
         raise _not_numbers(name, size, described(values))
     if result.shape != (size,):
-        remedy = _remedy(result.shape, size, name) or "one number per member is needed"
-        raise ValueError(f"{name} must be [{size}], got {list(result.shape)}: {remedy}")
+        remedy = _remedy(result.shape, size)
+        raise ValueError(
+            f"{name} must be [{size}], got {list(result.shape)}, not one number per member{remedy}"
+        )
     return result
 
 
@@ -106,13 +108,13 @@ def described(value: Any) -> str:
     return f"an object of type {type(value).__qualname__}"
 
 
-def _remedy(shape: torch.Size, size: int, name: str) -> str:
+def _remedy(shape: torch.Size, size: int) -> str:
     """Returns what to do about an array of the wrong shape, if that can be said."""
     if len(shape) == 2 and shape.numel() == size:
-        return f"pass {name}.squeeze({shape.index(1)})" if 1 in shape else f"pass {name}.flatten()"
+        return f": use .squeeze({shape.index(1)})" if 1 in shape else ": use .flatten()"
     if len(shape) > 1 and shape[0] == size:
         others = ", ".join(map(str, range(1, len(shape))))
-        return f"reduce it to one number per member, for example {name}.mean({others})"
+        return f": reduce it, for example by .mean(({others}))"
     return ""
 
 

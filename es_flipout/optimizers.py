@@ -8,6 +8,7 @@ gradient g, and bounds the speed of the parameters:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -119,9 +120,10 @@ _UNUSABLE = (
 
 def _is_usable(optimizer: type[torch.optim.Optimizer]) -> bool:
     """Returns whether an optimizer takes dense gradients and steps without a closure."""
-    return optimizer not in _UNUSABLE and not _needs_closure(optimizer)
+    return optimizer not in _UNUSABLE and not _needs_closure(optimizer)  # type: ignore[arg-type]
 
 
+@functools.cache
 def _needs_closure(optimizer: type) -> bool:
     arguments = list(inspect.signature(optimizer.step).parameters.values())[1:]  # type: ignore[attr-defined]
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -188,7 +190,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, T
         raise TypeError(
             f"the optimizer must be a torch.optim.Optimizer over policy.parameters(), got {optimizer!r:.80}"
         )
-    if isinstance(optimizer, torch.optim.SparseAdam) or _needs_closure(type(optimizer)):
+    if isinstance(optimizer, torch.optim.SparseAdam) or _needs_closure(type(optimizer)):  # type: ignore[arg-type]
         raise ValueError(
             f"{type(optimizer).__name__} needs a closure or sparse gradients: use another optimizer"
         )

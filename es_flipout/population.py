@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from es_flipout.perturbations import MemberRows, Perturbation, PopulationNoise, copy_module
+from es_flipout.perturbations.module_copy import deep_copy
 from es_flipout.perturbations.torch_modes import eagerly, untracked
 from es_flipout.seeding import torch_generator
 
@@ -34,7 +34,10 @@ def check_trained(parameters: Mapping[str, nn.Parameter]) -> None:
         raise ValueError("the policy has no parameter that requires a gradient: there is nothing to train")
     first = next(iter(parameters.values())).device
     for name, value in parameters.items():
-        if isinstance(value, nn.parameter.UninitializedParameter):
+        is_lazy = isinstance(value, nn.parameter.UninitializedParameter)
+        if not is_lazy and value.device == first and _is_ordinary(value):
+            continue
+        if is_lazy:
             problem = "has no shape yet: run the policy once on an example"
         elif value.is_meta:
             problem = "is on the meta device, without values: use policy.to_empty(device=...) and load them"
@@ -50,11 +53,19 @@ def check_trained(parameters: Mapping[str, nn.Parameter]) -> None:
             )
         elif value.device != first:
             problem = f"is on {value.device}, others are on {first}: move the policy to one device"
-        elif any(step == 0 and size > 1 for step, size in zip(value.stride(), value.shape, strict=True)):
-            problem = "is expanded, so that its entries share memory: use .clone() of it"
         else:
-            continue
+            problem = "is expanded, so that its entries share memory: use .clone() of it"
         raise ValueError(f"the parameter {name!r} {problem}, or freeze it (requires_grad_(False))")
+
+
+def _is_ordinary(value: Tensor) -> bool:
+    """Returns whether a tensor is dense, has values of a trainable dtype, and memory for each of them."""
+    return (
+        value.dtype in TRAINABLE_DTYPES
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_nested)
+        and all(step or size <= 1 for step, size in zip(value.stride(), value.shape, strict=True))
+    )
 
 
 def first_not_finite(parameters: Mapping[str, Tensor]) -> str | None:
@@ -64,13 +75,14 @@ def first_not_finite(parameters: Mapping[str, Tensor]) -> str | None:
 
 def padding_entries(policy: nn.Module) -> dict[str, int]:
     """Returns the entry, by name of the trained table, that an embedding's `padding_idx` keeps fixed."""
+    tables = [part for part in policy.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+    if not tables:
+        return {}
     names = {id(value): name for name, value in trained_parameters(policy).items()}
     return {
-        names[id(module.weight)]: module.padding_idx
-        for module in policy.modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        and module.padding_idx is not None
-        and id(module.weight) in names
+        names[id(table.weight)]: table.padding_idx
+        for table in tables
+        if table.padding_idx is not None and id(table.weight) in names
     }
 
 
@@ -139,6 +151,11 @@ class Population:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_all": None, "_all_state": ([], [])}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Population:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(deep_copy(self.__getstate__(), memo))
+        return twin
+
     @property
     def size(self) -> int:
         """Number of members P."""
@@ -178,11 +195,13 @@ class Population:
 
         A copy shares the policy's tensors and their memory, and has attributes of its own.
         """
-        policy = self.policy
-        tensors = [*policy.parameters(), *policy.buffers()]
-        attributes = itertools.chain.from_iterable(vars(part).values() for part in policy.modules())
-        memory = [each.data_ptr() for each in tensors if each.layout == torch.strided]
-        return [*tensors, *attributes], [self.sigma, *memory]
+        objects: list[Any] = []
+        tensors: list[Tensor | None] = []
+        for part in self.policy.modules():
+            objects += vars(part).values()
+            tensors += (*part._parameters.values(), *part._buffers.values())
+        memory = [each.data_ptr() for each in tensors if each is not None and each.layout == torch.strided]
+        return objects + tensors, [self.sigma, *memory]
 
     def select(self, members: Tensor) -> MemberRows:
         """Returns the policy in which row n runs as member `members[n]` (int64 [N], repeats allowed).

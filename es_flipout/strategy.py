@@ -39,7 +39,7 @@ from es_flipout.optimizers import (
     with_frozen,
 )
 from es_flipout.perturbations import Flipout, Perturbation
-from es_flipout.perturbations.module_copy import deep_copy
+from es_flipout.perturbations.module_copy import copy_state, deep_copy
 from es_flipout.perturbations.torch_modes import untracked
 from es_flipout.population import (
     NoiseOrigin,
@@ -313,9 +313,12 @@ class FlipoutES:
         for name, entry in padding.items():
             descent[name][entry] = 0
         try:
-            for value in parameters.values():
+            for name, value in parameters.items():
                 value.grad = None
-            torch.autograd.backward(list(parameters.values()), list(descent.values()))  # runs their hooks
+                if value._backward_hooks or value._post_accumulate_grad_hooks:
+                    torch.autograd.backward(value, descent[name])
+                else:
+                    value.grad = descent[name]
             self.optimizer.step()
             norm = _norm(parameters)
             if not math.isfinite(norm):
@@ -363,6 +366,11 @@ class FlipoutES:
         noise = _norm(difference) ** 2 / 4
         return _dot(first, second) / noise if noise else math.nan
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlipoutES:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(deep_copy(vars(self), memo))
+        return twin
+
     def state_dict(self) -> dict[str, Any]:
         """Returns everything the next generation depends on, besides the constructor's arguments.
 
@@ -375,7 +383,8 @@ class FlipoutES:
             "sigma": self.sigma,
             "last_update": self._last_update,
         }
-        return deep_copy(state)
+        copied: dict[str, Any] = copy_state(state)
+        return copied
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a copy of a state returned by `state_dict`; if that fails, nothing is changed.
@@ -384,12 +393,14 @@ class FlipoutES:
             ValueError: if a part of the state is missing, or does not fit the optimizer.
             RuntimeError: if it does not fit the policy.
         """
+        if not isinstance(state, Mapping):
+            raise ValueError(f"the state must be what state_dict returned, got {_shown(state)}")
         before = self.state_dict()
         missing = [name for name in before if name not in state]
         if missing:
             raise ValueError(f"the state lacks {', '.join(map(repr, missing))}: it needs {', '.join(before)}")
         try:
-            self._load(deep_copy({name: state[name] for name in before}))
+            self._load(copy_state({name: state[name] for name in before}))
         except Exception:
             self._load(before)
             raise

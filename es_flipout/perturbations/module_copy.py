@@ -1,4 +1,4 @@
-"""Copies of a user's module: the one place where a policy is copied and what cannot be copied is named."""
+"""Copies of modules and their states: the one place where policies are copied, or refused by name."""
 
 from __future__ import annotations
 
@@ -51,6 +51,20 @@ def copy_module(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
     except Exception as error:  # a user's __deepcopy__ may raise anything
         parts = {id(part): part for part in module.modules()}
         raise TypeError(f"{_culprit(module, parts)} cannot be copied: {error}") from error
+
+
+def copy_state(state: Any) -> Any:
+    """Returns a copy of a state dict, or of a container of some: much faster than a deep copy."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, list):
+        return [copy_state(value) for value in state]
+    if not isinstance(state, dict):
+        return deep_copy(state)
+    twin = copy.copy(state)  # with the attributes that torch gives a module's
+    for key, value in state.items():
+        twin[key] = copy_state(value)
+    return twin
 
 
 def _culprit(module: nn.Module, memo: Mapping[int, Any]) -> str:
