@@ -193,12 +193,16 @@ class Population:
     def _state(self) -> tuple[list[Any], list[Any]]:
         """Returns objects and values that stay the same while the policy is as it was copied.
 
-        A copy shares the policy's tensors and their memory, and has attributes of its own.
+        A copy shares the policy's tensors and their memory, and has attributes and hooks of its own.
         """
         objects: list[Any] = []
         tensors: list[Tensor | None] = []
         for part in self.policy.modules():
-            objects += vars(part).values()
+            objects += (
+                *vars(part).values(),
+                *part._forward_pre_hooks.values(),
+                *part._forward_hooks.values(),
+            )
             tensors += (*part._parameters.values(), *part._buffers.values())
         memory = [each.data_ptr() for each in tensors if each is not None and each.layout == torch.strided]
         return objects + tensors, [self.sigma, *memory]
