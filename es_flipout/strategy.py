@@ -10,10 +10,7 @@ One generation is
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,7 +27,6 @@ from es_flipout.fitness import (
     tied_fraction,
 )
 from es_flipout.optimizers import (
-    FLOAT16_EPS,
     LEARNING_RATE,
     OPTIMIZER,
     check_optimizer,
@@ -38,44 +34,19 @@ from es_flipout.optimizers import (
     make_optimizer,
     with_frozen,
 )
-from es_flipout.perturbations import Flipout, Perturbation
-from es_flipout.perturbations.module_copy import copy_state, deep_copy
-from es_flipout.perturbations.torch_modes import untracked
-from es_flipout.population import (
-    NoiseOrigin,
-    Population,
+from es_flipout.parameters import (
+    check_policy,
     check_trained,
     first_not_finite,
     padding_entries,
     trained_parameters,
 )
-
-
-@dataclass(frozen=True)
-class Update:
-    """Results of a call of `tell`, and what they say about the settings.
-
-    Attributes:
-        gradient_norm: Euclidean norm of the gradient estimate, before weight decay.
-        update_norm: Euclidean norm of the change of the parameters.
-        parameter_norm: Euclidean norm of the parameters after it.
-        update_ratio: update norm over the parameters' norm before it. Weights change by about this share per
-            generation: near 1, the learning rate is too high for their scale; below 1e-4, training is slow.
-        update_cosine: cosine between this update and the previous one, NaN for the first. Near 1, steps agree
-            and could be longer; near 0 or below, they are mostly noise: try a larger population or a smaller
-            learning rate.
-        tied_fraction: share of the members that share their fitness with another member. Near 1, sigma is too
-            small to make a difference, or the fitness is too coarse.
-        signal_to_noise: see `FlipoutES.tell`; None unless requested.
-    """
-
-    gradient_norm: float
-    update_norm: float
-    parameter_norm: float
-    update_ratio: float
-    update_cosine: float
-    tied_fraction: float
-    signal_to_noise: float | None = None
+from es_flipout.perturbations import Flipout, Perturbation
+from es_flipout.perturbations.module_copy import copy_state, deep_copy
+from es_flipout.perturbations.torch_modes import untracked
+from es_flipout.population import NoiseOrigin, Population
+from es_flipout.settings import integer, number, shown
+from es_flipout.update import Update, cosine, dot, norm, take_step
 
 
 class FlipoutES:
@@ -120,11 +91,8 @@ class FlipoutES:
             ValueError: if a number is out of range, the policy has nothing to train or something that cannot
                 be, or the optimizer misses one of its parameters.
         """
-        self._sigma = _number("sigma", sigma, positive=True)
-        if not isinstance(policy, nn.Module):
-            raise TypeError(f"the policy must be a torch.nn.Module, got {policy!r:.80}")
-        if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in policy.modules()):
-            raise ValueError("a compiled module hides its operations: pass the policy that was compiled")
+        self._sigma = number("sigma", sigma, positive=True)
+        check_policy(policy)
         self.policy = policy
         self.population_size = population_size
         self.perturbation = perturbation
@@ -134,9 +102,6 @@ class FlipoutES:
         self.seed = seed
         self.generation = 0
         self._check_settings()
-        check_trained(trained_parameters(policy))
-        if (name := first_not_finite(trained_parameters(policy))) is not None:
-            raise ValueError(f"the parameter {name!r} is not finite: initialize it before training")
         self._default_optimizer: torch.optim.Optimizer | None = None
         if optimizer is None:
             optimizer = make_optimizer(OPTIMIZER, policy, lr=LEARNING_RATE, frozen=True)
@@ -154,7 +119,7 @@ class FlipoutES:
 
     @sigma.setter
     def sigma(self, sigma: float) -> None:
-        self._sigma = _number("sigma", sigma)
+        self._sigma = number("sigma", sigma)
 
     def _check_settings(self) -> None:
         """Checks the constructor's arguments, which are attributes that anyone may change later.
@@ -162,9 +127,9 @@ class FlipoutES:
         Raises:
             ValueError: if one of them cannot be used.
         """
-        self.population_size = _integer("population_size", self.population_size, positive=True)
-        self.seed = _integer("seed", self.seed)
-        self.weight_decay = _number("weight_decay", self.weight_decay)
+        self.population_size = integer("population_size", self.population_size, positive=True)
+        self.seed = integer("seed", self.seed)
+        self.weight_decay = number("weight_decay", self.weight_decay)
         if not isinstance(self.antithetic, bool | np.bool_):
             raise ValueError(f"antithetic must be True or False, got {self.antithetic!r}")
         if not isinstance(self.perturbation, Perturbation):
@@ -275,7 +240,7 @@ class FlipoutES:
         shaping: Any = self.fitness_shaping
         utilities = as_utilities(shaping(fitness), len(fitness)).to(self._populations[0].noise.device)
         gradient = self._gradient(utilities)
-        gradient_norm = _norm(gradient)
+        gradient_norm = norm(gradient)
         if not math.isfinite(gradient_norm):
             name = first_not_finite(gradient) or next(iter(gradient))
             raise ValueError(
@@ -284,64 +249,26 @@ class FlipoutES:
             )
         ratio = self._signal_to_noise(utilities, gradient) if signal_to_noise else None
         before = {name: value.detach().clone() for name, value in parameters.items()}
-        before_norm = _norm(before)
-        parameter_norm = self._step(gradient, before)
+        before_norm = norm(before)
+        # torch optimizers descend, fitness ascends
+        descent = {name: self.weight_decay * before[name] - gradient[name] for name in parameters}
+        for name, entry in padding_entries(self.policy).items():
+            descent[name][entry] = 0
+        parameter_norm = take_step(self.optimizer, parameters, descent, before)
         self._populations = []
         self.generation += 1
         change = {name: parameters[name].detach() - before[name] for name in before}
         last, self._last_update = self._last_update, change
-        update_norm = _norm(change)
+        update_norm = norm(change)
         return Update(
             gradient_norm=gradient_norm,
             update_norm=update_norm,
             parameter_norm=parameter_norm,
             update_ratio=update_norm / before_norm if before_norm else math.inf,
-            update_cosine=_cosine(last, change) if _shapes(last) == _shapes(change) else math.nan,
+            update_cosine=cosine(last, change),
             tied_fraction=tied,
             signal_to_noise=ratio,
         )
-
-    def _step(self, gradient: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> float:
-        """Lets the optimizer step, and returns the norm of the parameters after it.
-
-        Raises:
-            ValueError: if parameters are not finite then; they are as before.
-        """
-        parameters, padding = self._parameters, padding_entries(self.policy)
-        # torch optimizers descend, fitness ascends
-        descent = {name: self.weight_decay * before[name] - gradient[name] for name in parameters}
-        for name, entry in padding.items():
-            descent[name][entry] = 0
-        try:
-            for name, value in parameters.items():
-                value.grad = None
-                if value._backward_hooks or value._post_accumulate_grad_hooks:
-                    torch.autograd.backward(value, descent[name])
-                else:
-                    value.grad = descent[name]
-            self.optimizer.step()
-            norm = _norm(parameters)
-            if not math.isfinite(norm):
-                raise ValueError(self._not_finite(before))
-        except BaseException:
-            for name, value in parameters.items():
-                value.copy_(before[name])
-            raise
-        finally:
-            for value in parameters.values():
-                value.grad = None
-        return norm
-
-    def _not_finite(self, before: Mapping[str, Tensor]) -> str:
-        """Returns what to say of parameters that are not finite after a step."""
-        if (name := first_not_finite(before)) is not None:
-            return f"the parameter {name!r} is not finite, and was not before the update either"
-        name = first_not_finite(self._parameters) or next(iter(self._parameters))
-        dtype = self._parameters[name].dtype
-        text = f"the optimizer's step made the parameter {name!r} not finite; the parameters are as before it"
-        if dtype == torch.float16:
-            return f"{text}. In float16 give the optimizer a larger eps, such as {FLOAT16_EPS:g}"
-        return f"{text}. Lower the learning rate"
 
     def _gradient(self, utilities: Tensor) -> dict[str, Tensor]:
         """Returns the mean of the populations' gradient estimates."""
@@ -363,8 +290,8 @@ class FlipoutES:
         first = self._gradient(torch.where(in_first_half, 2 * utilities, 0.0))
         second = {name: 2 * gradient[name] - first[name] for name in first}
         difference = {name: first[name] - second[name] for name in first}
-        noise = _norm(difference) ** 2 / 4
-        return _dot(first, second) / noise if noise else math.nan
+        noise = norm(difference) ** 2 / 4
+        return dot(first, second) / noise if noise else math.nan
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlipoutES:
         twin = memo[id(self)] = object.__new__(type(self))
@@ -394,7 +321,7 @@ class FlipoutES:
             RuntimeError: if it does not fit the policy.
         """
         if not isinstance(state, Mapping):
-            raise ValueError(f"the state must be what state_dict returned, got {_shown(state)}")
+            raise ValueError(f"the state must be what state_dict returned, got {shown(state)}")
         before = self.state_dict()
         missing = [name for name in before if name not in state]
         if missing:
@@ -412,49 +339,9 @@ class FlipoutES:
         if self.optimizer is self._default_optimizer:
             optimizer = with_frozen(optimizer, self.optimizer)
         self.optimizer.load_state_dict(optimizer)
-        self.generation = _integer("generation", state["generation"])
+        self.generation = integer("generation", state["generation"])
         self.sigma = state["sigma"]
         self._last_update = {
             name: value.to(self.policy.get_parameter(name).device)
             for name, value in state["last_update"].items()
         }
-
-
-def _number(name: str, value: Any, *, positive: bool = False) -> float:
-    """Returns a setting as a float: finite, and >= 0 or > 0."""
-    if isinstance(value, Tensor) and value.ndim == 0:
-        value = value.item()
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and 0 <= value < math.inf) or (positive and value == 0):
-        raise ValueError(f"{name} must be {'>' if positive else '>='} 0, got {_shown(value)}")
-    return float(value)
-
-
-def _integer(name: str, value: Any, *, positive: bool = False) -> int:
-    """Returns a setting as an int, >= 0 or > 0."""
-    is_integer = hasattr(value, "__index__") and not isinstance(value, bool | Tensor | np.ndarray)
-    if not is_integer or operator.index(value) < int(positive):
-        raise ValueError(f"{name} must be an integer {'>' if positive else '>='} 0, got {_shown(value)}")
-    return operator.index(value)
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, Real) else f"{value!r:.80}"
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in tensors.items()}
-
-
-def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    products = [(one[name].double() * other[name].double()).sum() for name in one]
-    return float(torch.stack(products).sum())
-
-
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return math.sqrt(_dot(tensors, tensors))
-
-
-def _cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    norms = _norm(one) * _norm(other)
-    return _dot(one, other) / norms if norms else math.nan

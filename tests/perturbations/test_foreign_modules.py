@@ -21,8 +21,9 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils._pytree import tree_leaves
 
 from es_flipout.fitness import centered_ranks
+from es_flipout.parameters import trained_parameters
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation, UnsupportedOperationError
-from es_flipout.population import Population, trained_parameters
+from es_flipout.population import Population
 from es_flipout.strategy import FlipoutES
 
 P, WIDTH = 6, 4
