@@ -361,9 +361,9 @@ class TestUpdates:
         [
             (
                 lambda policy: torch.optim.Adam(policy.half().parameters()),
-                r"'0\.weight' not finite; .* larger eps",
+                r"'0\.weight' not finite, .* eps of 0\.01",
             ),
-            (lambda policy: torch.optim.SGD(policy.parameters(), lr=1e38), "Lower the learning rate"),
+            (lambda policy: torch.optim.SGD(policy.parameters(), lr=1e38), "lower its learning rate"),
         ],
         ids=["float16", "rate"],
     )
