@@ -119,9 +119,7 @@ class MemberRows:
         if self._row_wise:
             return self.each(*inputs)
         # A single member is a batch of one.
-        self._check_inputs(inputs)
-        outputs = eagerly(self._run, tree_map(lambda x: x.unsqueeze(1), inputs), "as a batch of one")
-        return tree_map(_without_batch, outputs)
+        return tree_map(_without_batch, eagerly(self._run, inputs, True))
 
     def each(self, *inputs: Any) -> Any:
         """Runs every member on its own: row n of the result is module(member n)(row n of the inputs).
@@ -133,27 +131,20 @@ class MemberRows:
             TypeError: if the policy returns something else than tensors, constants and containers of them.
             ValueError: if a tensor does not have one row per member.
         """
-        self._check_inputs(inputs)
-        unbatched = "without a batch dimension: a module written for batches needs x.unsqueeze(1)"
-        return eagerly(self._run, inputs, unbatched)
+        return eagerly(self._run, inputs, False)
 
-    def _check_inputs(self, inputs: Any) -> None:
+    @torch.no_grad()
+    def _run(self, inputs: tuple[Any, ...], as_batches: bool) -> Any:
+        """Runs the policy, in which each member sees its row, or a batch of this row alone."""
         for leaf in tree_leaves(inputs):
             if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.num_rows:
-                found = (
-                    f"shape {list(leaf.shape)}"
-                    if isinstance(leaf, Tensor)
-                    else repr(leaf)
-                    if isinstance(leaf, OUTPUTS)
-                    else f"an object of type {type(leaf).__qualname__}"
-                )
+                found = repr(leaf) if isinstance(leaf, Number | str) else f"an object of {type(leaf)}"
+                found = f"shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else found
                 raise ValueError(
                     f"inputs must be tensors of {self.num_rows} rows, one per member: got {found}"
                 )
-
-    @torch.no_grad()
-    def _run(self, inputs: tuple[Any, ...], how: str) -> Any:
-        """Runs the policy; `how` says how a member sees its row, for errors."""
+        if as_batches:
+            inputs = tree_map(lambda x: x.unsqueeze(1), inputs)
         if self._row_wise:
             self._enter(MemberContext(self.num_rows, level=None))
             outputs = _written_out(self._policy(*inputs))
@@ -173,7 +164,7 @@ class MemberRows:
             tensors = iter(torch.vmap(run_one, randomness="different")(*inputs))
         except Exception as error:
             if not isinstance(error, UnsupportedOperationError):
-                _explain(error, inputs, how)
+                _explain(error, inputs, as_batches)
             raise
         assert structure is not None
         _check_outputs(constants)
@@ -225,8 +216,10 @@ def _without_batch(output: Any) -> Any:
     return output.squeeze(1)
 
 
-def _explain(error: Exception, inputs: Any, how: str) -> None:
+def _explain(error: Exception, inputs: Any, as_batches: bool) -> None:
     """Adds to an error that a policy raised under torch.vmap how the policy was run."""
+    how = "without a batch dimension: a module written for batches needs x.unsqueeze(1)"
+    how = "as a batch of one" if as_batches else how
     rows = ", ".join(f"{leaf.dtype} {list(leaf.shape[1:])}" for leaf in tree_leaves(inputs))
     text = str(error)
     if "inplace" in text or "fallback path" in text:
