@@ -25,7 +25,8 @@ from es_flipout.rollout import (
 )
 from es_flipout.run.config import Config
 from es_flipout.run.trainer import Trainer
-from es_flipout.strategy import FlipoutES, Update
+from es_flipout.strategy import FlipoutES
+from es_flipout.update import Update
 
 __version__ = "0.2.0"
 

@@ -1,16 +1,22 @@
-"""Fitness shaping: from returns to the utilities that weight each member's perturbation.
+"""Fitness: how it comes in, and its shaping into the utilities that weight each member's perturbation.
 
-Pure functions of a vector of returns [P]. For all of them, equal returns get equal utilities, utilities sum
-to zero (and are exactly zero if all returns are equal), and a member whose return is not finite counts as the
-worst: by rank below all others, by value equal to the lowest of them.
+`as_fitness` is the border: it takes whatever holds one real number per member, and everything after it works
+on float64 [P].
+
+The shapings are pure functions of a vector of returns [P]. For all of them, equal returns get equal
+utilities, utilities sum to zero (and are exactly zero if all returns are equal), and a member whose return is
+not finite counts as the worst: by rank below all others, by value equal to the lowest of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Mapping, Set, Sized
+from itertools import islice
+from numbers import Number, Real
+from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +24,115 @@ FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
 FITNESS_SHAPING: Final = "centered_ranks"
 """The default."""
 Shaping = Callable[[Tensor], Tensor]
+
+
+def as_fitness(values: Any, size: int, name: str = "fitness") -> Tensor:
+    """Returns one real number per member, as float64 [P] on the CPU that shares no memory with `values`.
+
+    Args:
+        values: a tensor or array (anything with `__array__`) of any real dtype, or an iterable, in order, of
+            Python numbers, NumPy scalars or tensors without dimensions. Masked entries become NaN.
+        size: members P.
+        name: what to call it in errors.
+
+    Raises:
+        TypeError: if these are not real numbers.
+        ValueError: if there is not one number per member.
+    """
+    if isinstance(values, Tensor):
+        result = _of_tensor(values, name, size)
+    elif hasattr(values, "__array__"):
+        result = _of_array(values, name, size)
+    elif isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray | Mapping | Set):
+        if not isinstance(values, Sized) and len(values := list(islice(values, size + 1))) > size:
+            raise ValueError(f"{name} must be [{size}], got more values")  # perhaps without end
+        numbers = [_as_number(value, f"{name}[{index}]") for index, value in enumerate(values)]
+        result = torch.tensor(numbers, dtype=torch.float64)
+    else:
+        raise _not_numbers(name, size, described(values))
+    if result.shape != (size,):
+        remedy = _remedy(result.shape, size)
+        raise ValueError(
+            f"{name} must be [{size}], got {list(result.shape)}, not one number per member{remedy}"
+        )
+    return result
+
+
+def _of_tensor(values: Tensor, name: str, size: int) -> Tensor:
+    is_dense = values.layout == torch.strided and not (values.is_meta or values.is_quantized)
+    if values.is_complex() or not is_dense:
+        where = "" if is_dense else f" ({values.layout}, {values.device})"
+        raise _not_numbers(name, size, f"a tensor of {values.dtype}{where}")
+    return values.detach().cpu().to(torch.float64, copy=True)
+
+
+def _of_array(values: Any, name: str, size: int) -> Tensor:
+    try:
+        array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+    except Exception as error:  # foreign code
+        raise _not_numbers(name, size, f"{described(values)} that NumPy cannot read ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise _not_numbers(name, size, f"{described(values)} of dtype {array.dtype}")
+    return torch.from_numpy(np.ma.filled(np.array(array, np.float64, order="C", subok=True), math.nan))
+
+
+def _not_numbers(name: str, size: int, found: str) -> TypeError:
+    return TypeError(
+        f"{name} must be [{size}], got {found}: pass one real number per member, in a tensor, array or list"
+    )
+
+
+def _as_number(value: Any, name: str) -> float:
+    """Returns a real number, or a tensor or array without dimensions, as a float.
+
+    Raises:
+        TypeError: if it is something else.
+        ValueError: if it has dimensions, or float64 cannot hold it.
+    """
+    if isinstance(value, Tensor | np.ndarray):
+        if value.ndim:
+            raise ValueError(f"{name} must be a number, got the shape {list(value.shape)}")
+        value = value.item()
+    if not isinstance(value, Real | np.bool_):
+        raise TypeError(f"{name} must be a real number, got {described(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float64") from None
+
+
+def described(value: Any) -> str:
+    """Returns a value for an error: a constant itself, the type of anything else."""
+    if value is None or isinstance(value, str | Number):
+        return repr(value)[:80]
+    return f"an object of type {type(value).__qualname__}"
+
+
+def _remedy(shape: torch.Size, size: int) -> str:
+    """Returns what to do about an array of the wrong shape, if that can be said."""
+    if len(shape) == 2 and shape.numel() == size:
+        return f": use .squeeze({shape.index(1)})" if 1 in shape else ": use .flatten()"
+    if len(shape) > 1 and shape[0] == size:
+        others = ", ".join(map(str, range(1, len(shape))))
+        return f": reduce it, for example by .mean(({others}))"
+    return ""
+
+
+def as_utilities(values: Any, size: int) -> Tensor:
+    """Returns the utilities that a fitness shaping returned, as float64 [P] on the CPU.
+
+    Raises:
+        TypeError: if these are not real numbers.
+        ValueError: if there is not one finite number per member.
+    """
+    utilities = as_fitness(values, size, "the utilities that fitness_shaping returned")
+    if bool((bad := failed(utilities)).any()):
+        index = int(bad.nonzero()[0])
+        raise ValueError(
+            f"fitness_shaping returned the utility {float(utilities[index])} for member {index}: utilities "
+            "must be finite (centered_ranks are, for any fitness)"
+        )
+    return utilities
 
 
 def failed(fitness: Tensor) -> Tensor:
@@ -77,19 +192,30 @@ def nes(fitness: Tensor) -> Tensor:
     return _share_among_ties(fitness, by_rank / by_rank.sum() - 1 / size)
 
 
+def _centered(fitness: Tensor) -> tuple[Tensor, float]:
+    """Returns the returns minus their mean, both times a power of two that makes overflow impossible."""
+    fitness = _replace_failed(fitness.to(torch.float64))
+    if _all_equal(fitness):
+        return torch.zeros_like(fitness), 1.0
+    _, exponent = math.frexp(float(fitness.abs().max()))
+    scale = 2.0 ** -max(exponent, -1000)
+    fitness = fitness * scale
+    return fitness - fitness.mean(), scale
+
+
 def raw(fitness: Tensor) -> Tensor:
     """Returns the returns minus their mean, float64 [P].
 
     The mean is a baseline that removes most of the estimate's variance. Antithetic pairs cancel it anyway;
     without them it scales the estimate's expectation by (P - 1) / P.
     """
-    fitness = _replace_failed(fitness.to(torch.float64))
-    return torch.zeros_like(fitness) if _all_equal(fitness) else fitness - fitness.mean()
+    centered, scale = _centered(fitness)
+    return centered / scale
 
 
 def standardized(fitness: Tensor) -> Tensor:
     """Returns the fitness minus its mean, over its standard deviation (zeros if that is 0), float64 [P]."""
-    centered = raw(fitness)
+    centered, _ = _centered(fitness)
     deviation = centered.square().mean().sqrt()
     return centered / deviation if deviation > 0 else centered
 

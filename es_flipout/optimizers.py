@@ -8,6 +8,7 @@ gradient g, and bounds the speed of the parameters:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,12 @@ OPTIMIZER: Final = "Adam"
 """Name of the default optimizer."""
 LEARNING_RATE: Final = 0.01
 """Default learning rate."""
+FLOAT16_EPS: Final = 1e-2
+"""Default `eps` of Adam and its relatives for a policy with float16 parameters.
+
+Torch's 1e-8 is zero in float16, and so is the second moment (1 - 0.999) g² of a gradient |g| below 0.005:
+steps would be 0 / 0, or huge.
+"""
 
 
 class ClipUp(torch.optim.Optimizer):
@@ -113,9 +120,14 @@ _UNUSABLE = (
 
 def _is_usable(optimizer: type[torch.optim.Optimizer]) -> bool:
     """Returns whether an optimizer takes dense gradients and steps without a closure."""
-    closure = list(inspect.signature(optimizer.step).parameters.values())[1:]
-    optional = all(each.default is not each.empty for each in closure)
-    return optimizer not in _UNUSABLE and optional
+    return optimizer not in _UNUSABLE and not _needs_closure(optimizer)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _needs_closure(optimizer: type) -> bool:
+    arguments = list(inspect.signature(optimizer.step).parameters.values())[1:]  # type: ignore[attr-defined]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(each.default is each.empty and each.kind in positional for each in arguments)
 
 
 def _named_classes() -> dict[str, type[torch.optim.Optimizer]]:
@@ -129,7 +141,7 @@ def _named_classes() -> dict[str, type[torch.optim.Optimizer]]:
 
 
 def make_optimizer(
-    name: str, policy: nn.Module, *, lr: float, kwargs: Mapping[str, Any] = {}
+    name: str, policy: nn.Module, *, lr: float, kwargs: Mapping[str, Any] = {}, frozen: bool = False
 ) -> torch.optim.Optimizer:
     """Builds an optimizer over the parameters of a policy that require a gradient.
 
@@ -138,6 +150,7 @@ def make_optimizer(
         policy: the policy.
         lr: learning rate.
         kwargs: further keyword arguments of the class.
+        frozen: whether it also has the other parameters, which may be unfrozen later.
 
     Raises:
         ValueError: if there is no such optimizer, or it does not accept the arguments.
@@ -154,7 +167,11 @@ def make_optimizer(
                 f"{', '.join(sorted(classes))}, or your own class by MODULE:CLASS"
             )
         optimizer = classes[name]
-    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in policy.parameters() if frozen or parameter.requires_grad]
+    eps = inspect.signature(optimizer).parameters.get("eps")
+    vanishes = eps is not None and isinstance(eps.default, float) and not torch.tensor(eps.default).half()
+    if vanishes and any(parameter.dtype == torch.float16 for parameter in parameters):
+        kwargs = {"eps": FLOAT16_EPS, **kwargs}
     build: Callable[..., torch.optim.Optimizer] = optimizer
     try:
         return build(parameters, lr=lr, **kwargs)
@@ -163,11 +180,20 @@ def make_optimizer(
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:
-    """Checks that an optimizer minimizes over all of the parameters, given by name.
+    """Checks that an optimizer minimizes over all of the parameters, given by name, without a closure.
 
     Raises:
+        TypeError: if it is not an optimizer.
         ValueError: if it does not.
     """
+    if isinstance(optimizer, type) or not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"the optimizer must be a torch.optim.Optimizer over policy.parameters(), got {optimizer!r:.80}"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam) or _needs_closure(type(optimizer)):  # type: ignore[arg-type]
+        raise ValueError(
+            f"{type(optimizer).__name__} needs a closure or sparse gradients: use another optimizer"
+        )
     groups = optimizer.param_groups
     if any(group.get("maximize") for group in groups):
         raise ValueError("the optimizer must not maximize: the strategy already turns ascent into descent")
@@ -176,5 +202,32 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, T
     if missing:
         raise ValueError(
             f"the optimizer does not have the parameter {missing[0]!r}, which requires a gradient: "
-            "build it over policy.parameters(), or freeze the parameter (requires_grad_(False))"
+            "build it over policy.parameters(), add the parameter (optimizer.add_param_group), or freeze it "
+            "(requires_grad_(False))"
         )
+
+
+def follow_policy(optimizer: torch.optim.Optimizer, policy: nn.Module) -> None:
+    """Gives an optimizer of one group the parameters that a policy has now; those it had keep their state."""
+    (group,) = optimizer.param_groups
+    group["params"] = list(policy.parameters())
+    for parameter in optimizer.state.keys() - set(group["params"]):
+        del optimizer.state[parameter]
+
+
+def with_frozen(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:
+    """Returns the saved state of an optimizer of one group as that of one that also has frozen parameters.
+
+    Up to version 0.1, the default optimizer had only the parameters that required a gradient.
+    """
+    if len(optimizer.param_groups) != 1 or len(state["param_groups"]) != 1:
+        return state
+    saved, parameters = state["param_groups"][0], optimizer.param_groups[0]["params"]
+    trained = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
+    if len(saved["params"]) == len(parameters) or len(saved["params"]) != len(trained):
+        return state
+    index_of = dict(zip(saved["params"], trained, strict=True))
+    return {
+        "state": {index_of[index]: value for index, value in state["state"].items()},
+        "param_groups": [{**saved, "params": list(range(len(parameters)))}],
+    }

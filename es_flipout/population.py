@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
+import operator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from es_flipout.perturbations import MemberRows, Perturbation, PopulationNoise
+from es_flipout.parameters import padding_entries, trained_parameters
+from es_flipout.perturbations import MemberRows, Perturbation, PopulationNoise, copy_module
+from es_flipout.perturbations.module_copy import deep_copy
 from es_flipout.perturbations.torch_modes import eagerly, untracked
 from es_flipout.seeding import torch_generator
-
-
-def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the parameters that are trained, by name: those that require a gradient."""
-    return {name: value for name, value in policy.named_parameters() if value.requires_grad}
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,18 @@ class NoiseOrigin:
         parameters = trained_parameters(policy)
         device = next(iter(parameters.values())).device
         generator = torch_generator(self.seed, self.generation, "perturbation", self.block, device=device)
-        return self.perturbation.sample(
+        noise = self.perturbation.sample(
             parameters, self.population_size, generator, antithetic=self.antithetic
         )
+        noise.pin(padding_entries(policy))
+        return noise
 
 
 class Population:
     """All P members of one generation.
+
+    Its members are the policy plus noise, wherever the policy is: `tell` moves the policy, and with it every
+    member of a population that is kept. Copies and pickles contain the policy.
 
     Attributes:
         policy: the unperturbed policy (the center); any module whose operations have rules.
@@ -75,7 +76,15 @@ class Population:
         self.origin = origin
         self.trained = list(trained_parameters(policy))
         self._all: MemberRows | None = None
-        self._all_state: list[Any] = []
+        self._all_state: tuple[list[Any], list[Any]] = [], []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_all": None, "_all_state": ([], [])}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Population:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(deep_copy(self.__getstate__(), memo))
+        return twin
 
     @property
     def size(self) -> int:
@@ -107,24 +116,38 @@ class Population:
         if members is not None:
             return self.select(members).each(*inputs)
         state = self._state()
-        if self._all is None or self._all_state != state:
+        if self._all is None or not _is_same(state, self._all_state):
             self._all, self._all_state = self.select(torch.arange(self.size)), state
         return self._all.each(*inputs)
 
-    def _state(self) -> list[Any]:
-        """Returns what shows whether the policy is still as it was copied; a copy shares its tensors."""
-        policy = self.policy
-        tensors = [id(tensor) for tensor in itertools.chain(policy.parameters(), policy.buffers())]
-        return [self.sigma, *tensors, *((module.training, id(module)) for module in policy.modules())]
+    def _state(self) -> tuple[list[Any], list[Any]]:
+        """Returns objects and values that stay the same while the policy is as it was copied.
+
+        A copy shares the policy's tensors and their memory, and has attributes and hooks of its own.
+        """
+        objects: list[Any] = []
+        tensors: list[Tensor | None] = []
+        for part in self.policy.modules():
+            objects += (
+                *vars(part).values(),
+                *part._forward_pre_hooks.values(),
+                *part._forward_hooks.values(),
+            )
+            tensors += (*part._parameters.values(), *part._buffers.values())
+        memory = [each.data_ptr() for each in tensors if each is not None and each.layout == torch.strided]
+        return objects + tensors, [self.sigma, *memory]
 
     def select(self, members: Tensor) -> MemberRows:
         """Returns the policy in which row n runs as member `members[n]` (int64 [N], repeats allowed).
 
         Raises:
             IndexError: if there is no such member.
+            TypeError: if these are no integers, or a part of the policy cannot be copied.
         """
-        members = torch.as_tensor(members, dtype=torch.int64)
-        return MemberRows(self.policy, self.trained, self.noise, self.sigma, members)
+        members = torch.as_tensor(members)
+        if members.numel() and (members.dtype == torch.bool or members.is_floating_point()):
+            raise TypeError(f"members must be the indices of members, integers: got {members.dtype}")
+        return MemberRows(self.policy, self.trained, self.noise, self.sigma, members.to(torch.int64))
 
     @untracked
     def member(self, index: int) -> dict[str, Tensor]:
@@ -133,7 +156,7 @@ class Population:
         Raises:
             IndexError: if there is no such member.
         """
-        if not 0 <= index < self.size:
+        if not 0 <= operator.index(index) < self.size:
             raise IndexError(f"member {index} of a population of {self.size}")
         noise = self.noise.member(index)
         by_parameter = {
@@ -153,7 +176,7 @@ class Population:
         Raises:
             IndexError: if there is no such member.
         """
-        module = copy.deepcopy(self.policy)
+        module = copy_module(self.policy)
         module.load_state_dict(self.member(index))
         for part in module.modules():
             if isinstance(part, nn.RNNBase):
@@ -171,8 +194,18 @@ class Population:
 
         Raises:
             ValueError: if there is not one utility per member.
+
+        The estimate is zero if sigma is: then all members are equal.
         """
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")
+        if self.sigma == 0:
+            return {name: torch.zeros_like(self.policy.get_parameter(name)) for name in self.trained}
         total = self.noise.weighted_sum(utilities.to(self.noise.device))
         return {name: total[name] / (self.size * self.sigma) for name in self.trained}
+
+
+def _is_same(one: tuple[list[Any], list[Any]], other: tuple[list[Any], list[Any]]) -> bool:
+    """Returns whether two states of a policy consist of the same objects and equal values."""
+    same_size = len(one[0]) == len(other[0])
+    return same_size and one[1] == other[1] and all(map(operator.is_, one[0], other[0]))

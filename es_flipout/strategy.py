@@ -11,44 +11,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from es_flipout.fitness import FITNESS_SHAPING, SHAPINGS, FitnessShaping, Shaping, tied_fraction
-from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER, check_optimizer, make_optimizer
+from es_flipout.fitness import (
+    FITNESS_SHAPING,
+    SHAPINGS,
+    FitnessShaping,
+    Shaping,
+    as_fitness,
+    as_utilities,
+    tied_fraction,
+)
+from es_flipout.optimizers import (
+    LEARNING_RATE,
+    OPTIMIZER,
+    check_optimizer,
+    follow_policy,
+    make_optimizer,
+    with_frozen,
+)
+from es_flipout.parameters import (
+    check_policy,
+    check_trained,
+    first_not_finite,
+    padding_entries,
+    trained_parameters,
+)
 from es_flipout.perturbations import Flipout, Perturbation
+from es_flipout.perturbations.module_copy import copy_state, deep_copy
 from es_flipout.perturbations.torch_modes import untracked
-from es_flipout.population import NoiseOrigin, Population, trained_parameters
-
-
-@dataclass(frozen=True)
-class Update:
-    """Results of a call of `tell`, and what they say about the settings.
-
-    Attributes:
-        gradient_norm: Euclidean norm of the gradient estimate, before weight decay.
-        update_norm: Euclidean norm of the change of the parameters.
-        parameter_norm: Euclidean norm of the parameters after it.
-        update_ratio: update norm over the parameters' norm before it. Weights change by about this share per
-            generation: near 1, the learning rate is too high for their scale; below 1e-4, training is slow.
-        update_cosine: cosine between this update and the previous one, NaN for the first. Near 1, steps agree
-            and could be longer; near 0 or below, they are mostly noise: try a larger population or a smaller
-            learning rate.
-        tied_fraction: share of the members that share their fitness with another member. Near 1, sigma is too
-            small to make a difference, or the fitness is too coarse.
-        signal_to_noise: see `FlipoutES.tell`; None unless requested.
-    """
-
-    gradient_norm: float
-    update_norm: float
-    parameter_norm: float
-    update_ratio: float
-    update_cosine: float
-    tied_fraction: float
-    signal_to_noise: float | None = None
+from es_flipout.population import NoiseOrigin, Population
+from es_flipout.settings import integer, number, shown
+from es_flipout.update import Update, cosine, dot, norm, take_step
 
 
 class FlipoutES:
@@ -58,7 +56,6 @@ class FlipoutES:
         policy: the center; `tell` moves those of its parameters that require a gradient, in place.
         optimizer: any torch.optim optimizer over them that needs no closure.
         population_size: members P per generation.
-        sigma: standard deviation of each weight's perturbation; may be changed between generations.
         generation: generations told so far.
     """
 
@@ -90,52 +87,79 @@ class FlipoutES:
             seed: seed of the noise of every generation.
 
         Raises:
-            ValueError: if a number is out of range, the policy has nothing to train, or the optimizer misses
-                one of its parameters.
+            TypeError: if the policy is no module, or the optimizer no optimizer.
+            ValueError: if a number is out of range, the policy has nothing to train or something that cannot
+                be, or the optimizer misses one of its parameters.
         """
-        if not (sigma > 0 and math.isfinite(sigma)):
-            raise ValueError(f"sigma must be > 0, got {sigma}")
-        if not isinstance(population_size, int) or population_size < 1:
-            raise ValueError(f"population_size must be an integer > 0, got {population_size}")
-        if not (weight_decay >= 0 and math.isfinite(weight_decay)):
-            raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
-        if isinstance(fitness_shaping, str) and fitness_shaping not in SHAPINGS:
-            raise ValueError(
-                f"fitness_shaping {fitness_shaping!r} is not one of {', '.join(SHAPINGS)}, and not a function"
-            )
-        if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in policy.modules()):
-            raise ValueError("a compiled module hides its operations: pass the policy that was compiled")
-        parameters = trained_parameters(policy)
-        if not parameters:
-            raise ValueError(
-                "the policy has no parameter that requires a gradient: there is nothing to train"
-            )
+        self._sigma = number("sigma", sigma, positive=True)
+        check_policy(policy)
         self.policy = policy
-        self.optimizer = optimizer or make_optimizer(OPTIMIZER, policy, lr=LEARNING_RATE)
-        check_optimizer(self.optimizer, parameters)
         self.population_size = population_size
-        self.sigma = sigma
         self.perturbation = perturbation
-        self.fitness_shaping = (
-            SHAPINGS[fitness_shaping] if isinstance(fitness_shaping, str) else fitness_shaping
-        )
+        self.fitness_shaping = fitness_shaping
         self.antithetic = antithetic
         self.weight_decay = weight_decay
         self.seed = seed
         self.generation = 0
+        self._check_settings()
+        self._default_optimizer: torch.optim.Optimizer | None = None
+        if optimizer is None:
+            optimizer = make_optimizer(OPTIMIZER, policy, lr=LEARNING_RATE, frozen=True)
+            self._default_optimizer = optimizer
+        self.optimizer = optimizer
+        check_optimizer(optimizer, trained_parameters(policy))
         self._populations: list[Population] = []
+        self._parameters: dict[str, nn.Parameter] = {}  # trained by the populations asked for
         self._last_update: dict[str, Tensor] = {}
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of each weight's perturbation, >= 0; may be changed between generations."""
+        return self._sigma
+
+    @sigma.setter
+    def sigma(self, sigma: float) -> None:
+        self._sigma = number("sigma", sigma)
+
+    def _check_settings(self) -> None:
+        """Checks the constructor's arguments, which are attributes that anyone may change later.
+
+        Raises:
+            ValueError: if one of them cannot be used.
+        """
+        self.population_size = integer("population_size", self.population_size, positive=True)
+        self.seed = integer("seed", self.seed)
+        self.weight_decay = number("weight_decay", self.weight_decay)
+        if not isinstance(self.antithetic, bool | np.bool_):
+            raise ValueError(f"antithetic must be True or False, got {self.antithetic!r}")
+        if not isinstance(self.perturbation, Perturbation):
+            raise ValueError(
+                "perturbation must be a Perturbation such as Flipout(), LowRank() or Independent(), got "
+                f"{self.perturbation!r:.80}"
+            )
+        if not callable(self.fitness_shaping):
+            if self.fitness_shaping not in tuple(SHAPINGS):
+                raise ValueError(
+                    f"fitness_shaping {self.fitness_shaping!r} is not one of {', '.join(SHAPINGS)}, and not "
+                    "a function"
+                )
+            self.fitness_shaping = SHAPINGS[self.fitness_shaping]
 
     def ask(self) -> Population:
         """Returns the population of this generation; the same one until `tell` is called.
 
-        Further populations from `ask_more` are discarded.
+        Further populations from `ask_more` are discarded. If parameters of the policy have been frozen,
+        unfrozen or replaced since the last call, the population is drawn anew for those trained now.
 
         Raises:
-            ValueError: if the noise family does not support this population size.
+            ValueError: if the noise family does not support this population size, or settings, the policy or
+                the optimizer have been changed to something that the constructor refuses.
         """
         del self._populations[1:]
-        return self._populations[0] if self._populations else self.ask_more()
+        if self._populations and not self._changed_parameter():
+            return self._populations[0]
+        self._populations = []
+        return self.ask_more()
 
     @untracked
     def ask_more(self) -> Population:
@@ -143,10 +167,15 @@ class FlipoutES:
 
         `tell` then takes the fitness of all of them, in the order of the calls.
         """
+        self._check_settings()
+        if self._populations:
+            self._check_unchanged()
+        else:
+            self._follow_policy()
         origin = NoiseOrigin(
             self.perturbation,
             self.population_size,
-            self.antithetic,
+            bool(self.antithetic),
             self.seed,
             self.generation,
             block=len(self._populations),
@@ -155,13 +184,41 @@ class FlipoutES:
         self._populations.append(population)
         return population
 
+    def _follow_policy(self) -> None:
+        """Takes the parameters that are to be trained now, and sees that the optimizer has them."""
+        parameters = trained_parameters(self.policy)
+        check_trained(parameters)
+        if self.optimizer is self._default_optimizer and len(self.optimizer.param_groups) == 1:
+            follow_policy(self.optimizer, self.policy)
+        check_optimizer(self.optimizer, parameters)
+        self._parameters = parameters
+
+    def _changed_parameter(self) -> str | None:
+        """Returns the name of a parameter frozen, unfrozen or replaced since `ask`, if there is one."""
+        now = trained_parameters(self.policy)
+        names = [*self._parameters, *(name for name in now if name not in self._parameters)]
+        return next((name for name in names if now.get(name) is not self._parameters.get(name)), None)
+
+    def _check_unchanged(self) -> None:
+        """Raises an error if the trained parameters are no longer those of the population."""
+        if (name := self._changed_parameter()) is not None:
+            raise ValueError(
+                f"the parameter {name!r} was frozen, unfrozen or replaced after the population was asked "
+                "for: call ask again, and evaluate that population"
+            )
+
     @untracked
-    def tell(self, fitness: Tensor, *, signal_to_noise: bool = False) -> Update:
+    def tell(self, fitness: Any, *, signal_to_noise: bool = False) -> Update:
         """Moves the policy towards the members of higher fitness and ends the generation.
 
+        The optimizer finds the gradient in each parameter's `.grad`, after the hooks that are registered on
+        the parameter. An error leaves the parameters as they were and the generation open, so that `tell` can
+        be called again.
+
         Args:
-            fitness: fitness of each member of the population, [P], higher is better; NaN ranks worst. With
-                further populations from `ask_more`, [B P] for B populations in total.
+            fitness: fitness of each member of the population, [P], higher is better; NaN ranks worst. A
+                tensor, an array, or an iterable of numbers. With further populations from `ask_more`, [B P]
+                for B populations in total.
             signal_to_noise: whether to estimate, at the price of a second gradient, how much of the gradient
                 estimate is signal: with the estimates g_A and g_B of the two halves of the members,
                 (g_A · g_B) / (|g_A - g_B|² / 4), the squared norm of the expected gradient over the summed
@@ -170,43 +227,52 @@ class FlipoutES:
 
         Raises:
             RuntimeError: if there is no population: `ask` was not called.
-            ValueError: if there is not one value per member.
+            TypeError: if the fitness is not made of real numbers.
+            ValueError: if there is not one value per member, if the update would not be finite, or if the
+                trained parameters are no longer those of `ask`.
         """
         if not self._populations:
             raise RuntimeError("tell needs a population: call ask first")
-        fitness = torch.as_tensor(fitness).detach().cpu()
-        num_members = self.population_size * len(self._populations)
-        if fitness.shape != (num_members,):
-            raise ValueError(f"fitness must be [{num_members}], got {list(fitness.shape)}")
-        parameters = {name: self.policy.get_parameter(name) for name in self._populations[0].trained}
-        utilities = self.fitness_shaping(fitness).to(self._populations[0].noise.device)
+        self._check_settings()
+        self._check_unchanged()
+        fitness = as_fitness(fitness, sum(population.size for population in self._populations))
+        tied, parameters = tied_fraction(fitness), self._parameters
+        shaping: Any = self.fitness_shaping
+        utilities = as_utilities(shaping(fitness), len(fitness)).to(self._populations[0].noise.device)
         gradient = self._gradient(utilities)
+        gradient_norm = norm(gradient)
+        if not math.isfinite(gradient_norm):
+            name = first_not_finite(gradient) or next(iter(gradient))
+            raise ValueError(
+                f"the gradient estimate is not finite, first for {name!r}: for {gradient[name].dtype}, the "
+                f"utilities are too large or sigma ({self._populations[0].sigma:g}) is too small"
+            )
         ratio = self._signal_to_noise(utilities, gradient) if signal_to_noise else None
         before = {name: value.detach().clone() for name, value in parameters.items()}
-        for name, value in parameters.items():
-            # torch optimizers descend, fitness ascends
-            value.grad = self.weight_decay * before[name] - gradient[name]
-        self.optimizer.step()
-        for value in parameters.values():
-            value.grad = None
+        before_norm = norm(before)
+        # torch optimizers descend, fitness ascends
+        descent = {name: self.weight_decay * before[name] - gradient[name] for name in parameters}
+        for name, entry in padding_entries(self.policy).items():
+            descent[name][entry] = 0
+        parameter_norm = take_step(self.optimizer, parameters, descent, before)
         self._populations = []
         self.generation += 1
         change = {name: parameters[name].detach() - before[name] for name in before}
         last, self._last_update = self._last_update, change
-        update_norm, before_norm = _norm(change), _norm(before)
+        update_norm = norm(change)
         return Update(
-            gradient_norm=_norm(gradient),
+            gradient_norm=gradient_norm,
             update_norm=update_norm,
-            parameter_norm=_norm(parameters),
+            parameter_norm=parameter_norm,
             update_ratio=update_norm / before_norm if before_norm else math.inf,
-            update_cosine=_cosine(last, change) if last.keys() == change.keys() else math.nan,
-            tied_fraction=tied_fraction(fitness),
+            update_cosine=cosine(last, change),
+            tied_fraction=tied,
             signal_to_noise=ratio,
         )
 
     def _gradient(self, utilities: Tensor) -> dict[str, Tensor]:
         """Returns the mean of the populations' gradient estimates."""
-        parts = utilities.view(-1, self.population_size)
+        parts = torch.split(utilities, [population.size for population in self._populations])
         first, *others = (
             population.gradient(part) for population, part in zip(self._populations, parts, strict=True)
         )
@@ -217,48 +283,65 @@ class FlipoutES:
 
     def _signal_to_noise(self, utilities: Tensor, gradient: Mapping[str, Tensor]) -> float:
         # Halves alternate by antithetic pair; the second half's estimate follows from 2 g = g_A + g_B.
-        unit = 2 if self.antithetic else 1
+        unit = 2 if self._populations[0].noise.antithetic else 1
         if len(utilities) < 2 * unit:
             return math.nan
         in_first_half = torch.arange(len(utilities), device=utilities.device) // unit % 2 == 0
         first = self._gradient(torch.where(in_first_half, 2 * utilities, 0.0))
         second = {name: 2 * gradient[name] - first[name] for name in first}
         difference = {name: first[name] - second[name] for name in first}
-        noise = _norm(difference) ** 2 / 4
-        return _dot(first, second) / noise if noise else math.nan
+        noise = norm(difference) ** 2 / 4
+        return dot(first, second) / noise if noise else math.nan
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlipoutES:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(deep_copy(vars(self), memo))
+        return twin
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything the next generation depends on, besides the constructor's arguments."""
-        return {
+        """Returns everything the next generation depends on, besides the constructor's arguments.
+
+        It is a copy: later generations do not change it.
+        """
+        state = {
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generation": self.generation,
             "sigma": self.sigma,
             "last_update": self._last_update,
         }
+        copied: dict[str, Any] = copy_state(state)
+        return copied
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state returned by `state_dict`."""
+        """Continues from a copy of a state returned by `state_dict`; if that fails, nothing is changed.
+
+        Raises:
+            ValueError: if a part of the state is missing, or does not fit the optimizer.
+            RuntimeError: if it does not fit the policy.
+        """
+        if not isinstance(state, Mapping):
+            raise ValueError(f"the state must be what state_dict returned, got {shown(state)}")
+        before = self.state_dict()
+        missing = [name for name in before if name not in state]
+        if missing:
+            raise ValueError(f"the state lacks {', '.join(map(repr, missing))}: it needs {', '.join(before)}")
+        try:
+            self._load(copy_state({name: state[name] for name in before}))
+        except Exception:
+            self._load(before)
+            raise
+        self._populations = []
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generation = state["generation"]
+        optimizer = state["optimizer"]
+        if self.optimizer is self._default_optimizer:
+            optimizer = with_frozen(optimizer, self.optimizer)
+        self.optimizer.load_state_dict(optimizer)
+        self.generation = integer("generation", state["generation"])
         self.sigma = state["sigma"]
         self._last_update = {
             name: value.to(self.policy.get_parameter(name).device)
             for name, value in state["last_update"].items()
         }
-        self._populations = []
-
-
-def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    products = [(one[name].double() * other[name].double()).sum() for name in one]
-    return float(torch.stack(products).sum())
-
-
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return math.sqrt(_dot(tensors, tensors))
-
-
-def _cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    norms = _norm(one) * _norm(other)
-    return _dot(one, other) / norms if norms else math.nan

@@ -10,9 +10,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.normalization import RunningStatistics
+from es_flipout.parameters import trained_parameters
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.policies import MLPPolicy
-from es_flipout.population import Population, trained_parameters
+from es_flipout.population import Population
 
 OBSERVATIONS = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -7,6 +7,7 @@ from es_flipout.perturbations.independent import Independent
 from es_flipout.perturbations.low_rank import LowRank
 from es_flipout.perturbations.member_context import MemberContext
 from es_flipout.perturbations.member_rows import MemberRows
+from es_flipout.perturbations.module_copy import copy_module
 from es_flipout.perturbations.noise_table import NoiseTable
 from es_flipout.perturbations.parameter_noise import ParameterNoise
 from es_flipout.perturbations.perturbed_parameter import PerturbedParameter
@@ -26,6 +27,7 @@ __all__ = [
     "PerturbedParameter",
     "PopulationNoise",
     "UnsupportedOperationError",
+    "copy_module",
     "rule",
     "rules",
 ]

@@ -84,6 +84,12 @@ class PopulationNoise:
             return members, torch.ones_like(members)
         return members // 2, 1 - 2 * (members % 2)
 
+    def pin(self, entries: Mapping[str, int]) -> None:
+        """Leaves one entry of the first dimension of some parameters without noise, in all members."""
+        for table in self.tables:
+            for name, entry in entries.items():
+                table.pin(name, entry)
+
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         """Returns sum_m weights_m eps_m, by parameter name, for weights [P]."""
         if self.antithetic:

@@ -152,6 +152,11 @@ class FlipoutTable(NoiseTable):
             sums[name] = total.to(self.dtype)
         return sums
 
+    @override
+    def pin(self, name: str, entry: int) -> None:
+        if name in self.bases:
+            self.bases[name][:, entry] = 0
+
 
 @dataclass(frozen=True)
 class FlipoutRows(ParameterNoise):

@@ -55,6 +55,7 @@ class SeededTable(DenseTable):
         # Consecutive, because torch's CPU generator uses only 32 bits of a seed, and no two may coincide.
         self._seeds = range(seed, seed + count)
         self._drawn: dict[int, Tensor] = {}
+        self._pinned: list[tuple[str, int]] = []
 
     @override
     def _look_up(self, directions: Tensor) -> Tensor:
@@ -95,4 +96,12 @@ class SeededTable(DenseTable):
     def _draw(self, direction: int) -> Tensor:
         row = self.values.new_empty(self.values.shape[1])
         # Its own generator: several threads may draw at the same time.
-        return row.normal_(generator=torch.Generator(row.device).manual_seed(self._seeds[direction]))
+        row.normal_(generator=torch.Generator(row.device).manual_seed(self._seeds[direction]))
+        for name, entry in self._pinned:
+            self.split(row)[name][entry] = 0
+        return row
+
+    @override
+    def pin(self, name: str, entry: int) -> None:
+        if name in self.shapes:
+            self._pinned.append((name, entry))

@@ -108,6 +108,11 @@ class LowRankTable(NoiseTable):
             sums[name] = torch.unflatten(product, 1, right.shape[2:]).to(self.dtype)
         return sums
 
+    @override
+    def pin(self, name: str, entry: int) -> None:
+        if name in self._names:
+            self.split(self.values)[f"left {name}"][:, :, entry] = 0
+
 
 @dataclass(frozen=True)
 class LowRankRows(ParameterNoise):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
+from numbers import Number
 from typing import Any
 
 import torch
@@ -12,15 +12,20 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, t
 
 from es_flipout.perturbations.base import PopulationNoise
 from es_flipout.perturbations.member_context import MemberContext
+from es_flipout.perturbations.module_copy import copy_module
 from es_flipout.perturbations.perturbed_parameter import PerturbedParameter
+from es_flipout.perturbations.registry import UnsupportedOperationError
 from es_flipout.perturbations.torch_modes import eagerly, untracked
+
+OUTPUTS = (Tensor, Number, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
+"""What a policy may return, inside containers or alone: tensors, and constants that cannot hide one."""
 
 
 class MemberRows:
     """A policy whose row n runs with the weights of member n of a selection.
 
     It shares the policy's parameters and buffers and nothing else, so several selections may run at the same
-    time. If the policy's modules change, make a new one.
+    time. If the policy's modules change, make a new one. Copies and pickles contain the policy.
 
     Attributes:
         num_rows: rows N of the selection.
@@ -45,17 +50,22 @@ class MemberRows:
 
         Raises:
             IndexError: if there is no such member.
+            TypeError: if a part of the policy cannot be copied.
         """
-        self._population_noise, self._sigma = noise, sigma
+        self._center, self._population_noise, self._sigma = policy, noise, sigma
         self._parameters = {
             name: PerturbedParameter.of(name, policy.get_parameter(name)) for name in perturbed
         }
         # A copy in which every reference to a perturbed parameter, tied or not, is replaced.
         memo: dict[int, Tensor] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
         memo |= {id(policy.get_parameter(name)): parameter for name, parameter in self._parameters.items()}
-        self._policy = copy.deepcopy(policy, memo)
+        self._policy = copy_module(policy, memo)
         self._row_wise = bool(getattr(policy, "row_wise", False))
         self.select(members)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = tuple(self._parameters)
+        return MemberRows, (self._center, names, self._population_noise, self._sigma, self._members)
 
     @untracked
     def select(self, members: Tensor, *, grouped: bool = False) -> None:
@@ -71,7 +81,7 @@ class MemberRows:
         if not grouped:
             self._check(members)
         noise = self._population_noise
-        self.num_rows = len(members)
+        self.num_rows, self._members = len(members), members.clone()
         self._noise = noise.rows(members.to(noise.device), self._sigma, grouped=grouped)
         for name, parameter in self._parameters.items():
             parameter.noise = self._noise[name]
@@ -86,6 +96,7 @@ class MemberRows:
         self._check(members)
         device = self._population_noise.device
         self._noise.assign(rows.to(device), members.to(device))
+        self._members[rows] = members.to(self._members.device)
 
     def _check(self, members: Tensor) -> None:
         if members.device.type != "cpu" or len(members) == 0:
@@ -108,8 +119,7 @@ class MemberRows:
         if self._row_wise:
             return self.each(*inputs)
         # A single member is a batch of one.
-        outputs = self.each(*tree_map(lambda x: x.unsqueeze(1), inputs))
-        return tree_map(lambda x: x.squeeze(1) if isinstance(x, Tensor) else x, outputs)
+        return tree_map(_without_batch, eagerly(self._run, inputs, True))
 
     def each(self, *inputs: Any) -> Any:
         """Runs every member on its own: row n of the result is module(member n)(row n of the inputs).
@@ -118,21 +128,29 @@ class MemberRows:
             inputs: tensors [N, ...], or containers of them.
 
         Raises:
+            TypeError: if the policy returns something else than tensors, constants and containers of them.
             ValueError: if a tensor does not have one row per member.
         """
-        return eagerly(self._run, *inputs)
+        return eagerly(self._run, inputs, False)
 
     @torch.no_grad()
-    def _run(self, *inputs: Any) -> Any:
+    def _run(self, inputs: tuple[Any, ...], as_batches: bool) -> Any:
+        """Runs the policy, in which each member sees its row, or a batch of this row alone."""
         for leaf in tree_leaves(inputs):
             if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.num_rows:
-                found = f"shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)
+                found = repr(leaf) if isinstance(leaf, Number | str) else f"an object of {type(leaf)}"
+                found = f"shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else found
                 raise ValueError(
                     f"inputs must be tensors of {self.num_rows} rows, one per member: got {found}"
                 )
+        if as_batches:
+            inputs = tree_map(lambda x: x.unsqueeze(1), inputs)
         if self._row_wise:
             self._enter(MemberContext(self.num_rows, level=None))
-            return _written_out(self._policy(*inputs))
+            outputs = _written_out(self._policy(*inputs))
+            if type(outputs) is not Tensor or outputs.shape[:1] != (self.num_rows,):
+                self._check_rows(outputs)
+            return outputs
         structure: TreeSpec | None = None
         constants: list[Any] = []
 
@@ -142,10 +160,27 @@ class MemberRows:
             constants, structure = tree_flatten(_written_out(self._policy(*inputs)))
             return tuple(leaf for leaf in constants if isinstance(leaf, Tensor))
 
-        tensors = iter(torch.vmap(run_one, randomness="different")(*inputs))
+        try:
+            tensors = iter(torch.vmap(run_one, randomness="different")(*inputs))
+        except Exception as error:
+            if not isinstance(error, UnsupportedOperationError):
+                _explain(error, inputs, as_batches)
+            raise
         assert structure is not None
+        _check_outputs(constants)
         leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in constants]
         return tree_unflatten(leaves, structure)
+
+    def _check_rows(self, outputs: Any) -> None:
+        """Raises an error unless the outputs of a row-wise policy have one row per member."""
+        leaves = tree_leaves(outputs)
+        _check_outputs(leaves)
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf.shape[:1] != (self.num_rows,):
+                raise ValueError(
+                    f"a row_wise policy must return tensors of {self.num_rows} rows, one per member: got "
+                    f"shape {list(leaf.shape)}"
+                )
 
     def _enter(self, context: MemberContext) -> None:
         for parameter in self._parameters.values():
@@ -157,3 +192,46 @@ def _written_out(outputs: Any) -> Any:
     if type(outputs) is Tensor:
         return outputs
     return tree_map(lambda x: x.written_out() if isinstance(x, PerturbedParameter) else x, outputs)
+
+
+def _check_outputs(leaves: Iterable[Any]) -> None:
+    """Raises an error if a policy returned something that may hide tensors of a single member."""
+    for leaf in leaves:
+        if not isinstance(leaf, OUTPUTS):
+            raise TypeError(
+                f"the policy returned an object of type {type(leaf).__qualname__}: return tensors, or "
+                "tuples, lists and dicts of them (or a dataclass, after torch.export.register_dataclass)"
+            )
+
+
+def _without_batch(output: Any) -> Any:
+    """Returns an output [N, 1, ...] as [N, ...]."""
+    if not isinstance(output, Tensor):
+        return output
+    if output.shape[1:2] != (1,):
+        raise ValueError(
+            f"the policy was given a batch of one and returned shape {list(output.shape[1:])}: the first "
+            "dimension must be the batch"
+        )
+    return output.squeeze(1)
+
+
+def _explain(error: Exception, inputs: Any, as_batches: bool) -> None:
+    """Adds to an error that a policy raised under torch.vmap how the policy was run."""
+    how = "without a batch dimension: a module written for batches needs x.unsqueeze(1)"
+    how = "as a batch of one" if as_batches else how
+    rows = ", ".join(f"{leaf.dtype} {list(leaf.shape[1:])}" for leaf in tree_leaves(inputs))
+    text = str(error)
+    if "inplace" in text or "fallback path" in text:
+        hint = (
+            "a forward must not change a tensor that members share, such as a buffer, in place: "
+            f"policy.eval() makes torch's own layers keep theirs ({text})"
+        )
+    elif text.startswith("vmap:"):
+        hint = f"members run all at once, so a forward must not read values: branch by torch.where ({text})"
+    else:
+        hint = f"{text} (each member was given its own row, {rows}, {how})"
+    if error.args and isinstance(error.args[0], str):
+        error.args = (hint, *error.args[1:])
+    else:
+        error.add_note(hint)

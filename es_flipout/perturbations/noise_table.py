@@ -69,6 +69,10 @@ class NoiseTable(ABC):
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         """Returns the sum of all directions' noise times weights [D], by parameter name."""
 
+    @abstractmethod
+    def pin(self, name: str, entry: int) -> None:
+        """Leaves an entry of a parameter's first dimension without noise, if the noise is in this table."""
+
 
 class DenseTable(NoiseTable):
     """Noise written out."""
@@ -83,6 +87,11 @@ class DenseTable(NoiseTable):
     @override
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         return self.split(self._sum(weights.to(accumulation_dtype(self.dtype))).to(self.dtype))
+
+    @override
+    def pin(self, name: str, entry: int) -> None:
+        if name in self.shapes:
+            self.split(self.values)[name][:, entry] = 0
 
     def _sum(self, weights: Tensor) -> Tensor:
         """Returns the sum of all rows times weights [D], [width], of the weights' dtype."""

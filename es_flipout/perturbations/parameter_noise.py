@@ -75,7 +75,11 @@ class ParameterNoise(ABC):
             return (outputs + inputs @ noise.mT).view(shape)
         # Not a batched matrix product: its rounding depends on the number of rows (see padded_linear.py), and
         # it is slower if the products of a few rows at a time fit into the cache.
-        rows = max(CACHED_VALUES // noise.shape[1:].numel(), 1) if noise.device.type == "cpu" else len(noise)
+        rows = (
+            max(CACHED_VALUES // max(noise.shape[1:].numel(), 1), 1)
+            if noise.device.type == "cpu"
+            else len(noise)
+        )
         scratch = noise.new_empty(min(rows, len(noise)), *noise.shape[1:])
         parts = zip(torch.split(noise, rows), torch.split(inputs, rows), strict=True)
         products = [torch.mul(some, x, out=scratch[: len(some)]).sum(dim=-1) for some, x in parts]

@@ -94,7 +94,7 @@ def run_written_out(operation: Operation, *args: Any, **kwargs: Any) -> Tensor:
     name = operation_name(operation)
     if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
         raise UnsupportedOperationError(
-            f"{name!r} would change {_described(found)} in place, which members share: "
+            f"{name!r} would change {described(found)} in place, which members share: "
             "use an operation that returns a new tensor"
         )
     if found[0].context.level is None:
@@ -150,19 +150,21 @@ def unsupported(
     operation: Operation, parameters: Iterable[PerturbedParameter], row_wise: bool = False
 ) -> UnsupportedOperationError:
     """Returns the error that names an operation without a rule, its parameters and the remedies."""
-    advice = (
-        "or let torch.vmap run the members one by one (row_wise = False on the policy)"
-        if row_wise
-        else "use perturbation Independent, which needs no rules, or leave the parameter out of the search "
-        "(requires_grad_(False))"
-    )
+    parameters = list(parameters)
+    if row_wise:
+        advice = "or let torch.vmap run the members one by one (row_wise = False on the policy)"
+    else:
+        advice = "or leave the parameter out of the search (requires_grad_(False))"
+        if not all(isinstance(each.noise, DenseRows) for each in parameters):
+            advice = f"use perturbation Independent, which needs no rules, {advice}"
     return UnsupportedOperationError(
-        f"no rule for the operation {operation_name(operation)!r} on {_described(parameters)}; "
+        f"no rule for the operation {operation_name(operation)!r} on {described(parameters)}; "
         f"register one with es_flipout.perturbations.rule, {advice}"
     )
 
 
-def _described(parameters: Iterable[PerturbedParameter]) -> str:
+def described(parameters: Iterable[PerturbedParameter]) -> str:
+    """Returns the names and shapes of parameters, for an error."""
     names = ", ".join(f"{each.parameter_name!r} {list(each.plain.shape)}" for each in parameters)
     return f"the perturbed parameter {names}"
 

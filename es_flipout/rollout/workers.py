@@ -23,7 +23,8 @@ from typing_extensions import override
 
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.error_text import error_text
-from es_flipout.population import Population, trained_parameters
+from es_flipout.parameters import trained_parameters
+from es_flipout.population import Population
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
 from es_flipout.rollout.episodes import Episodes, Ints
 from es_flipout.rollout.mlp_rows import rows_are_independent

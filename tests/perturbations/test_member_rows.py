@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from es_flipout.parameters import trained_parameters
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
-from es_flipout.population import Population, trained_parameters
+from es_flipout.population import Population
 
 P = 12
 EVERY_FAMILY = pytest.mark.parametrize(

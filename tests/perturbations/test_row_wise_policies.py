@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from es_flipout.parameters import trained_parameters
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation, UnsupportedOperationError
-from es_flipout.population import Population, trained_parameters
+from es_flipout.population import Population
 
 P, ROWS = 24, 61
 FAMILIES = pytest.mark.parametrize(

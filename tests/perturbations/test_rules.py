@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from es_flipout.parameters import trained_parameters
 from es_flipout.perturbations import (
     Flipout,
     Independent,
@@ -22,7 +23,7 @@ from es_flipout.perturbations import (
     rule,
 )
 from es_flipout.perturbations.registry import RULES
-from es_flipout.population import Population, trained_parameters
+from es_flipout.population import Population
 
 P = 6
 MEMBERS = torch.tensor([3, 0, 5, 3])

@@ -42,6 +42,12 @@ def same(input: PerturbedParameter, **_: Any) -> Tensor:
     return input
 
 
+@rule(Tensor.__deepcopy__)
+def deepcopied(input: PerturbedParameter, memo: Any) -> Tensor:
+    """Runs `copy.deepcopy(parameter)`, in a forward that copies a part of its module."""
+    return input
+
+
 @rule(Tensor.data.__get__)  # type: ignore[attr-defined]
 def data(input: PerturbedParameter) -> Tensor:
     """Runs `parameter.data`."""

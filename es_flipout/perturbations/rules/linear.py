@@ -13,12 +13,12 @@ from es_flipout.perturbations.padded_linear import padded_linear
 from es_flipout.perturbations.parameter_noise import aligned
 from es_flipout.perturbations.perturbed_parameter import (
     PerturbedParameter,
+    described,
     perturbed,
     require_vmap,
     run_written_out,
-    unsupported,
 )
-from es_flipout.perturbations.registry import rule
+from es_flipout.perturbations.registry import UnsupportedOperationError, rule
 
 
 def context_of(*arguments: Any) -> MemberContext:
@@ -107,7 +107,10 @@ def embedding(
     """Looks up entries of a perturbed table; arguments that only concern its gradient are ignored."""
     assert isinstance(weight, PerturbedParameter)
     if max_norm is not None:
-        raise unsupported(F.embedding, [weight])
+        raise UnsupportedOperationError(
+            f"'embedding' with max_norm would rescale {described([weight])} in place, which members share: "
+            "set max_norm=None, and rescale what it returns"
+        )
     context = weight.context
     indices = context.physical(input)
     return context.logical(weight.noise.add_embedding(F.embedding(indices, weight.plain), indices))
