@@ -22,8 +22,8 @@ from es_flipout.cli.film import SUFFIXES, Film, FilmError
 from es_flipout.cli.modules import check_modules
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
 from es_flipout.cli.score_report import as_json, figure, report
-from es_flipout.dotted_path import is_dotted
-from es_flipout.rollout import Episodes, PlayStoppedError, Scorer
+from es_flipout.error_text import error_text
+from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.checkpoint import RunDirectory
@@ -129,8 +129,7 @@ def _told(where: str) -> Iterator[None]:
     except ValueError as error:
         raise UsageError(str(error)) from error
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise UsageError(f"{where}: {reason}") from error
+        raise UsageError(f"{where}: {error_text(error)}") from error
 
 
 def _make_film(config: Config, num_frames: int | None) -> Film:
@@ -169,11 +168,8 @@ def _score(
             return scorer.score(policy, seed=seed, should_stop=should_stop)
     except FilmError as error:
         raise UsageError(f"{config.env.id}: {error}") from error
-    except Exception as error:
-        if not is_dotted(config.policy.kind):
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"policy {config.policy.kind} cannot act: {reason}") from error
+    except PlayError as error:
+        raise UsageError(str(error)) from error
     raise AssertionError("a film that stops the episodes raises at its end")
 
 

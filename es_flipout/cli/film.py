@@ -16,6 +16,7 @@ import numpy as np
 from typing_extensions import override
 
 from es_flipout.cli.frames import Frame, FrameReader
+from es_flipout.error_text import error_text
 
 SUFFIXES = (".mp4", ".gif")
 DEFAULT_FPS = 30.0
@@ -120,7 +121,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         try:
             rendered = self.env.render()
         except (Exception, SystemExit) as error:  # whatever a user's code may raise
-            self._fail(f"{type(error).__name__}: {error}".removesuffix(": "))
+            self._fail(error_text(error))
             return
         try:
             frames = list(self._reader.read(rendered))

@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from es_flipout.envs.guarded_env import FOREIGN, MakeEnv
 from es_flipout.envs.local_envs import EnvArrays, LocalEnvs
-from es_flipout.envs.values import fault_text
+from es_flipout.error_text import error_text
 from es_flipout.processes import SharedMemory, Worker, WorkerDiedError, end_workers
 
 Shapes = Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
@@ -147,7 +147,7 @@ def _serve(connection: Connection, make: bytes, memory: SharedMemory, shapes: Sh
     try:
         local = LocalEnvs(cloudpickle.loads(make), _arrays(memory, shapes).part(envs))
     except FOREIGN as error:
-        connection.send(fault_text(error))
+        connection.send(error_text(error))
         return
     connection.send(None)
     with contextlib.closing(local):

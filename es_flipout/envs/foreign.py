@@ -19,7 +19,8 @@ from es_flipout.envs import values
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
 from es_flipout.envs.guarded_env import FOREIGN
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
-from es_flipout.envs.values import EnvFault, described, fault_text
+from es_flipout.envs.values import EnvFault, described
+from es_flipout.error_text import error_text
 from es_flipout.policies import box
 
 
@@ -169,7 +170,7 @@ class ForeignVectorEnv(TorchVectorEnv):
             raise
         except FOREIGN:
             raise error from None
-        return failure_info(dict.fromkeys(np.flatnonzero(lost).tolist(), fault_text(error)), self.num_envs)
+        return failure_info(dict.fromkeys(np.flatnonzero(lost).tolist(), error_text(error)), self.num_envs)
 
     @override
     def retire(self, mask: Mask) -> None:

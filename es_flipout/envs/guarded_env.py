@@ -12,7 +12,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_flipout.envs import values
-from es_flipout.envs.values import OLD_API, EnvFault, described, fault_text
+from es_flipout.envs.values import OLD_API, EnvFault, described
+from es_flipout.error_text import error_text
 from es_flipout.policies import box
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
@@ -106,7 +107,7 @@ class GuardedEnv:
         """Gives the environment up; returns what to raise."""
         with contextlib.suppress(*FOREIGN):
             self.close()
-        text = fault_text(error)
+        text = error_text(error)
         if isinstance(error, TypeError) and "reset() got an unexpected keyword argument" in text:
             text += f" ({OLD_API}: declare reset(self, *, seed=None, options=None))"
         return EnvFault(text)

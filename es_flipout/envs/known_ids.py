@@ -10,7 +10,8 @@ from importlib import import_module
 import gymnasium as gym
 
 from es_flipout.envs.guarded_env import FOREIGN
-from es_flipout.envs.values import EnvFault, fault_text
+from es_flipout.envs.values import EnvFault
+from es_flipout.error_text import error_text
 
 PACKAGES = {
     r"ALE/": "ale_py",
@@ -38,7 +39,7 @@ def import_module_of(env_id: str) -> str:
         try:
             import_module(module)
         except FOREIGN as error:
-            raise EnvFault(f"{env_id}: {fault_text(error)}") from error
+            raise EnvFault(f"{env_id}: {error_text(error)}") from error
     return name
 
 

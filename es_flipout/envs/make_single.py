@@ -15,7 +15,8 @@ from es_flipout.envs.known_ids import check_known, import_module_of
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.native import native_ids
 from es_flipout.envs.time_limit import check_limit, with_limit
-from es_flipout.envs.values import EnvFault, described, fault_text
+from es_flipout.envs.values import EnvFault, described
+from es_flipout.error_text import error_text
 
 REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
 """Wrappers with a memory of earlier episodes, so that a return would depend on which env played before."""
@@ -48,7 +49,7 @@ def make_env(env_id: str, wrappers: Sequence[str] = (), **kwargs: Any) -> gym.En
             # What Gymnasium's checker looks at is checked by `GuardedEnv`, in every episode.
             env = gym.make(name, **{"disable_env_checker": True, **kwargs})
     except FOREIGN as error:
-        raise EnvFault(f"{env_id}: {fault_text(error)}{keyword_hint(kwargs)}") from error
+        raise EnvFault(f"{env_id}: {error_text(error)}{keyword_hint(kwargs)}") from error
     for each, wrap in wraps:
         env = _wrapped(env_id, env, each, wrap)
     return with_limit(env, kwargs.get("max_episode_steps"))
@@ -80,7 +81,7 @@ def _find_wrapper(name: str) -> Wrap:
     except FOREIGN as error:
         raise ValueError(
             f"wrapper {name!r} does not exist: give a name in gymnasium.wrappers, or MODULE:CLASS "
-            f"({fault_text(error)})"
+            f"({error_text(error)})"
         ) from error
     return wrapper
 

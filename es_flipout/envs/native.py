@@ -21,7 +21,8 @@ from es_flipout.envs.mujoco.task import MujocoTask
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.time_limit import DEFAULT_EPISODE_STEPS, check_limit
-from es_flipout.envs.values import EnvFault, fault_text
+from es_flipout.envs.values import EnvFault
+from es_flipout.error_text import error_text
 
 NAMESPACE = "es_flipout/"
 """Gymnasium namespace of the native versions of its own tasks."""
@@ -120,7 +121,7 @@ def _make_task(env_id: str, task: Callable[..., MujocoTask], kwargs: dict[str, A
     try:
         return task(**kwargs)
     except FOREIGN as error:
-        raise EnvFault(f"{env_id}: {fault_text(error)}{keyword_hint(kwargs)}") from error
+        raise EnvFault(f"{env_id}: {error_text(error)}{keyword_hint(kwargs)}") from error
 
 
 def _make_native(

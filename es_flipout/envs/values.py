@@ -18,18 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.contract import numpy_dtype
-from es_flipout.error_text import error_text
+from es_flipout.error_text import OneLineError, error_text
 
 OLD_API = "this is the API before Gymnasium 0.26"
 
 
-class EnvFault(ValueError):  # noqa: N818 - a fault, as of an episode
-    """What is wrong with a user's environment, in one line."""
-
-
-def fault_text(error: BaseException) -> str:
-    """Returns what a fault says, or `Type: text` of any other exception."""
-    return str(error) if isinstance(error, EnvFault) else error_text(error)
+class EnvFault(OneLineError, ValueError):  # noqa: N818 - a fault, as of an episode
+    """What is wrong with a user's environment."""
 
 
 # What a method returns as a whole.

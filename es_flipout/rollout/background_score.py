@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -11,6 +10,7 @@ import cloudpickle  # type: ignore[import-untyped]
 from torch import nn
 
 from es_flipout.error_text import error_text
+from es_flipout.perturbations import copy_module
 from es_flipout.processes import Worker, WorkerDiedError, end_workers, use_one_thread
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.player import PlayError, PlayStoppedError, never
@@ -53,7 +53,7 @@ class BackgroundScorer:
             policy: on any device; a copy on the CPU is scored.
             seed: reset seed of the first episode; episode i is reset with `seed + i`.
         """
-        self._policy, self._seed = copy.deepcopy(policy).cpu(), seed
+        self._policy, self._seed = copy_module(policy).cpu(), seed
         self._number += 1
         self._deaths, self._answer = 0, None
         if self._is_beside:
@@ -147,5 +147,5 @@ def _serve(connection: Connection, make: bytes) -> None:
             except PlayStoppedError:
                 continue
             except Exception as error:  # whatever a user's policy may raise
-                answer = str(error) if isinstance(error, PlayError) else error_text(error)
+                answer = error_text(error)
             connection.send((number, answer))

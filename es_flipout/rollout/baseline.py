@@ -8,7 +8,6 @@ the same reset seeds gives the same returns, to rounding.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from es_flipout.perturbations import copy_module
 from es_flipout.population import Population
 from es_flipout.processes import available_cores
 from es_flipout.rollout.episodes import Episodes
@@ -92,7 +92,7 @@ class _Member:
         """Takes over everything that members of a population share."""
         policy, self._population = population.policy, population
         if self._module is None:
-            self._module = copy.deepcopy(policy)
+            self._module = copy_module(policy)
         else:
             self._module.load_state_dict(policy.state_dict())
         self._center = [policy.get_parameter(name).data for name in population.trained]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from es_flipout.error_text import OneLineError
 from es_flipout.population import Population
 from es_flipout.rollout.episodes import Episodes
 
@@ -16,8 +17,8 @@ class PlayStoppedError(Exception):
     """Playing was asked to stop before every episode had ended."""
 
 
-class PlayError(RuntimeError):
-    """A player cannot do its work; the message is one line and says why."""
+class PlayError(OneLineError, RuntimeError):
+    """A player cannot do its work; the message says why."""
 
 
 def never() -> bool:

@@ -22,7 +22,6 @@ from es_flipout.processes import SharedMemory, use_one_thread
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.host_loop import HostLoop, observation_size
 from es_flipout.rollout.mlp_rows import member_rows
-from es_flipout.rollout.player import PlayError
 
 
 class SharedTensors:
@@ -203,8 +202,7 @@ def serve(connection: Connection, policy: bytes, make_loop: bytes, center: Share
             except InboxClosedError:
                 raise
             except Exception as error:
-                line = str(error) if isinstance(error, PlayError) else error_text(error)
-                connection.send(f"{traceback.format_exc()}{line}")
+                connection.send(f"{traceback.format_exc()}{error_text(error)}")
                 work = connection.recv()
                 continue
             work = inbox.following()

@@ -49,10 +49,6 @@ class RunBrokenError(RunError):
     exit_status = 1
 
 
-class RunBrokenError(RunError):
-    """A run cannot go on, for a reason that is not in the command; the message says why, in one line."""
-
-
 @dataclass(frozen=True)
 class RunDirectory:
     """The files of one run."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
+from es_flipout.error_text import OneLineError, error_text
 
 State = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -29,8 +30,8 @@ RESERVED = frozenset({"failed", "failures", "failure", "started"})
 _SEQUENCES = (tuple, list)
 
 
-class TaskError(ValueError):
-    """A task is not what a task must be; one line that names the task, the hook, and what is wrong."""
+class TaskError(OneLineError, ValueError):
+    """A task is not what a task must be; the message names the task, the hook, and what is wrong."""
 
 
 def declared_fields(task: MujocoTask, attribute: str = "fields") -> tuple[str, ...]:
@@ -196,8 +197,7 @@ class CheckedTask:
                     f"{self.name}.{hook} reads the field {undeclared!r}, which {declared} does not declare"
                 )
                 raise TaskError(f"{reads}: {declared} = {(*names, undeclared)!r}") from error
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            raise TaskError(f"{self.name}.{hook}: {text}") from error
+            raise TaskError(f"{self.name}.{hook}: {error_text(error)}") from error
 
     def _check(self, hook: str, value: Any, fields: Fields, what: str = "must return") -> int:
         """Checks that a value is a tensor of real numbers [N, ...] where the fields are; returns N."""

@@ -15,6 +15,8 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 from numpy.typing import NDArray
 
+from es_flipout.error_text import error_text
+
 VARIABLE = "MUJOCO_GL"
 
 
@@ -92,7 +94,7 @@ class Camera:
             try:
                 return self._drawn()
             except Exception as error:  # the drivers fail in many ways
-                text = " ".join(f"{type(error).__name__}: {error}".split())
+                text = error_text(error)
                 _forget(error)
             raise RuntimeError(
                 f"OpenGL cannot draw here with {VARIABLE}={name}: {text} (set {VARIABLE} to egl, osmesa or "

@@ -67,7 +67,7 @@ class MujocoVectorEnv(TorchVectorEnv):
             num_envs: number of envs N.
             max_episode_steps: env steps after which an episode is truncated; None for no limit.
             device: device of the tensors that `reset` and `step` return.
-            dtype: floating dtype of observations and rewards. It does not affect the physics, which is
+            dtype: floating dtype of observations. It does not affect the physics, which is
                 float64, or float32 with engine "warp".
             engine: "batch", the fastest on the CPU; "mjdata_pool", which also computes contact forces;
                 "auto", the one of these two that the task needs; or "warp", on `device`.
@@ -196,7 +196,7 @@ class MujocoVectorEnv(TorchVectorEnv):
             rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
         return (
             self._given(self._observations),
-            self._given(rewards.to(self.dtype)),
+            self._given(rewards.double()),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
             info | self._given_all(outcome.info),
