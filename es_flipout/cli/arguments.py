@@ -15,6 +15,7 @@ from typing import Any, NoReturn, get_type_hints
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
+    set_dumper,
     set_loader,
     set_parsing_settings,
 )
@@ -29,6 +30,7 @@ from es_flipout.cli.config_file import (
     suggestion,
 )
 from es_flipout.cli.shipped import find_config
+from es_flipout.cli.yaml_values import dump_marked, load_marked, unmarked
 from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.migration import migrate_arguments
@@ -126,14 +128,15 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     parser = _config_parser()
     try:
         values = parser.instantiate(parser.parse_args(arguments))
-        return Config(**{field.name: values[field.name] for field in dataclasses.fields(Config)})
+        return Config(**{field.name: unmarked(values[field.name]) for field in dataclasses.fields(Config)})
     except ValueError as error:
         raise UsageError(_one_line(str(error))) from error
 
 
 def _config_parser() -> _Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    set_loader("yaml", yaml_text.load, exceptions=(ValueError,))
+    set_loader("yaml", load_marked, exceptions=(ValueError,))
+    set_dumper("yaml", dump_marked)
     parser = _Parser(
         prog="es-train",
         description="Train a policy by evolution strategies.",
@@ -161,6 +164,7 @@ def _config_parser() -> _Parser:
 def _one_line(message: str) -> str:
     """Returns a parser's message on one line, in terms of the configuration."""
     message = " ".join(message.split()).removeprefix('Parser key "config": ')
+    message = message.replace("a string or stream input is required", "must not be in quotes")  # PyYAML's
     if match := re.match(r"unrecognized arguments: --([\w.]+)", message, re.IGNORECASE):
         return f"unknown option --{match[1]}{suggestion(match[1], list(_option_names(Config)))}"
     if match := re.match(

@@ -67,6 +67,8 @@ def test_free_form_keywords_merge_key_by_key():
         ("es: {antithetic:}\n", "es.antithetic in run.yaml must not be null"),
         ("env:\n", "env in run.yaml must not be null"),
         ("env: {kwargs: {threads: 2}}\n", "env.kwargs must not contain 'threads'"),
+        ("es: {sigma: hello}\n", "es.sigma must be float, got hello"),
+        ("es: {sigma: '~'}\n", "es.sigma: must not be in quotes"),
         ("env: {kwargs: {1: 2}}\n", "env.kwargs must not contain 1"),
         ("es: [\n", "config file run.yaml: not valid YAML"),
         ("\x00", "config file run.yaml: not valid YAML"),

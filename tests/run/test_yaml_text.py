@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.speed import env
 from es_flipout.cli import bench
-from es_flipout.cli.arguments import load_config
+from es_flipout.cli.arguments import ParserExit, load_config
 from es_flipout.run import yaml_text
 
 
@@ -77,3 +79,36 @@ PLAIN = st.recursive(
 @given(st.dictionaries(TEXT, PLAIN, max_size=3))
 def test_what_is_written_is_read(content):
     assert repr(yaml_text.load(yaml_text.dump(content))) == repr(content)
+
+
+@settings(max_examples=10)
+@given(st.dictionaries(st.text("abc", min_size=1), PLAIN, min_size=1, max_size=6))
+def test_values_in_keyword_arguments_keep_their_types(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "it.yaml"
+        path.write_text(yaml_text.dump({name: {"kwargs": content} for name in ("env", "policy")}))
+        section = yaml_text.dump({"kwargs": content})
+        config = load_config(path, ["--env.engine_kwargs", yaml_text.dump(content), "--optimizer", section])
+    for found in (config.env.kwargs, config.policy.kwargs, config.env.engine_kwargs, config.optimizer.kwargs):
+        assert _types(found) == _types(content)
+
+
+def _types(value: object) -> object:
+    """Returns a value with the exact type of everything in it: 1 is not 1.0, nor are subclasses equal."""
+    if type(value) is dict:
+        return {key: _types(each) for key, each in value.items()}
+    if type(value) is list:
+        return [_types(each) for each in value]
+    return type(value), repr(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["1.0", "null", "true", "0x10", "1e3", "[1]", "{a: 1}", " 5 ", "", "@", "text"]
+)
+def test_quotes_on_the_command_line_and_in_the_template_make_text(text, capsys):
+    overrides = [f"--env.kwargs.{name}={quoted}" for name, quoted in (("a", f"'{text}'"), ("b", f'"{text}"'))]
+    config = load_config(None, overrides)
+    assert config.env.kwargs == {"a": text, "b": text}
+    with pytest.raises(ParserExit):
+        load_config(None, [*overrides, "--print_config"])
+    assert yaml_text.load(capsys.readouterr().out)["env"]["kwargs"] == config.env.kwargs
