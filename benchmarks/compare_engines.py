@@ -27,8 +27,8 @@ from es_flipout.rollout import Scorer
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import EnvConfig
+from es_flipout.run.run_directory import RunDirectory
 
 RETURN = "return"
 """The metric; its round is the number of the episode."""

@@ -20,8 +20,8 @@ from es_flipout import Config, Trainer
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.rollout import Scorer
 from es_flipout.run.build import official_maker
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import EnvConfig, ESConfig, EvaluationConfig, OptimizerConfig, PolicyConfig
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.terminal import Terminal
 
 RUNS = [

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks import plots
-from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.run_directory import RunDirectory
 
 
 def main() -> None:

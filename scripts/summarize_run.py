@@ -17,7 +17,7 @@ from typing import Any
 
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.results import describe_machine
-from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.run_directory import RunDirectory
 
 
 def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str, Any]]:

@@ -36,9 +36,9 @@ from es_flipout.processes import available_cores
 from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint, yaml_text
 from es_flipout.run.build import make_policy, official_maker
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
 from es_flipout.run.placement import place
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.stored_paths import with_absolute_paths
 from scripts.suite_report import plot, table
 

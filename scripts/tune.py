@@ -36,9 +36,10 @@ from es_flipout.cli.results import describe_machine
 from es_flipout.rollout import Scorer
 from es_flipout.run import yaml_text
 from es_flipout.run.build import official_maker
-from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config
+from es_flipout.run.errors import RunError
 from es_flipout.run.metrics import JsonLines
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
 REDUCTION = 3

@@ -13,9 +13,9 @@ import mujoco
 from benchmarks.speed.replay import PhysicsCalls
 from es_flipout.envs import MujocoVectorEnv
 from es_flipout.rollout import HostPlayer
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
 from es_flipout.run.metrics import JsonLines
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.trainer import Trainer
 

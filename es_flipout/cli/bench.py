@@ -34,8 +34,8 @@ from es_flipout.cli.throughput import (
     contestants,
 )
 from es_flipout.processes import available_cores
-from es_flipout.run.checkpoint import safe_name
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
+from es_flipout.run.run_directory import safe_name
 
 QUICK = {"num_envs": 32, "population_size": 32, "rounds": 2, "seconds": 0.5}
 """Defaults under --quick."""

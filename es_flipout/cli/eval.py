@@ -26,8 +26,8 @@ from es_flipout.error_text import error_text
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config
+from es_flipout.run.run_directory import RunDirectory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from es_flipout.cli.arguments import ParserExit, UsageError
-from es_flipout.run.checkpoint import RunError
+from es_flipout.run.errors import RunError
 
 
 class UsageParser(argparse.ArgumentParser):

@@ -22,8 +22,8 @@ import torch
 
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.native import cpu_engine_of, native_maker, runs_natively
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config, EvaluationConfig, LoggingConfig
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
 ONE_WORKER = "process pool, 1 worker"

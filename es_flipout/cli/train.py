@@ -13,9 +13,10 @@ from rich.console import Console
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.modules import check_modules
 from es_flipout.cli.process import OutputConsole, StopRequest, run_command, silence_mujoco
-from es_flipout.run.checkpoint import RunBrokenError, RunDirectory
+from es_flipout.run.errors import RunBrokenError
 from es_flipout.run.metrics import JsonLines, Reporter
 from es_flipout.run.placement import carried_over
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.terminal import Terminal
 from es_flipout.run.trainer import Trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from es_flipout.rollout import Episodes
-from es_flipout.run.checkpoint import RunBrokenError
+from es_flipout.run.errors import RunBrokenError
 
 HOPELESS = 3
 """Populations in a row of which every episode failed, after which a run ends."""

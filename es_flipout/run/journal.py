@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from es_flipout.run import checkpoint
-from es_flipout.run.checkpoint import RunDirectory, writing
 from es_flipout.run.config import Config
+from es_flipout.run.errors import writing
 from es_flipout.run.metrics import GenerationMetrics, Reporter
+from es_flipout.run.run_directory import RunDirectory
 
 
 class Journal:

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from es_flipout.fitness import failed
 from es_flipout.rollout import Episodes
-from es_flipout.run.checkpoint import writing
+from es_flipout.run.errors import writing
 from es_flipout.strategy import FlipoutES
 from es_flipout.update import Update
 

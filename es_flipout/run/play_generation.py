@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_flipout.rollout import Episodes, Player, PlayError, reset_seeds
-from es_flipout.run.checkpoint import RunBrokenError
 from es_flipout.run.config import Config
+from es_flipout.run.errors import RunBrokenError
 from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.strategy import FlipoutES
 

@@ -29,13 +29,14 @@ from es_flipout.run.build import (
     make_policy,
     make_probe,
 )
-from es_flipout.run.checkpoint import RunBrokenError, RunDirectory, RunError
 from es_flipout.run.config import Config
+from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing, Unscored
 from es_flipout.run.placement import place
 from es_flipout.run.play_generation import play_generation
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trial import check_device, try_out
 from es_flipout.seeding import torch_generator
 from es_flipout.strategy import FlipoutES

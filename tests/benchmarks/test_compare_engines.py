@@ -11,7 +11,7 @@ import pytest
 from benchmarks import compare_engines
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.results import Results
-from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
 

@@ -24,7 +24,7 @@ import torch
 
 from es_flipout.cli import eval, train
 from es_flipout.run import checkpoint
-from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.run_directory import RunDirectory
 
 COMMANDS = {"train": train.main, "eval": eval.main}
 TRAIN_PROCESS = [sys.executable, "-c", "import sys; from es_flipout.cli.train import main; sys.exit(main())"]

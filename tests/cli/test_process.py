@@ -14,7 +14,7 @@ import torch
 
 from es_flipout.cli.arguments import ParserExit, UsageError
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.run.checkpoint import RunBrokenError, RunError
+from es_flipout.run.errors import RunBrokenError, RunError
 
 
 def ended_by(error):

@@ -13,8 +13,9 @@ from torch import nn
 
 from es_flipout.cli.arguments import load_config
 from es_flipout.run import checkpoint
-from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config, EnvConfig, ESConfig
+from es_flipout.run.errors import RunError
+from es_flipout.run.run_directory import RunDirectory, atomic_write
 
 
 class _Payload:
@@ -89,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
 
     path = tmp_path / "c.pt"
     checkpoint.save(path, {"policy": {}, "generation": 1})
-    with pytest.raises(OSError), checkpoint.atomic_write(path) as file:  # noqa: PT011
+    with pytest.raises(OSError), atomic_write(path) as file:  # noqa: PT011
         write_half(file)
     assert checkpoint.load(path)["generation"] == 1
     assert list(tmp_path.iterdir()) == [path]

@@ -16,7 +16,8 @@ import yaml
 from es_flipout.cli import eval, train
 from es_flipout.cli.arguments import UsageError, load_config, parse_train
 from es_flipout.run import checkpoint
-from es_flipout.run.checkpoint import RunDirectory, RunError
+from es_flipout.run.errors import RunError
+from es_flipout.run.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 OLD_RUN = Path(__file__).parent / "data" / "format3_run"

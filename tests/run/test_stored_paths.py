@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from es_flipout.cli.arguments import load_config
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config, EnvConfig, OptimizerConfig, PolicyConfig
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.stored_paths import with_absolute_paths
 
 

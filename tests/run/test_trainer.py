@@ -28,11 +28,12 @@ from es_flipout.rollout import (
 from es_flipout.run import checkpoint
 from es_flipout.run import trainer as trainer_module
 from es_flipout.run.build import official_maker
-from es_flipout.run.checkpoint import RunDirectory, RunError
 from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
+from es_flipout.run.errors import RunError
 from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import JsonLines
 from es_flipout.run.play_generation import play_generation
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
 

@@ -19,8 +19,8 @@ from es_flipout.policies import make_action_head
 from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint
 from es_flipout.run.build import official_maker
-from es_flipout.run.checkpoint import RunDirectory
 from es_flipout.run.config import Config, EnvConfig, OptimizerConfig, PolicyConfig
+from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.plots import SOURCE, fingerprint
 from benchmarks.tables import ROOT, with_tables
 from es_flipout.cli.arguments import load_config
-from es_flipout.run.checkpoint import RunDirectory
+from es_flipout.run.run_directory import RunDirectory
 from scripts.suite_report import PAGE, RUN, TABLES, documents_of, half_width, mean_curve, picture_of
 from scripts.train_suite import score
 
