@@ -234,3 +234,17 @@ SHAPINGS: dict[FitnessShaping, Shaping] = {
     "raw": raw,
 }
 """Every fitness shaping, by its configured name."""
+
+
+def as_shaping(shaping: Any) -> Shaping:
+    """Returns a fitness shaping given by its name, or as a function.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if not callable(shaping) and shaping not in tuple(SHAPINGS):  # in a tuple, for values without a hash
+        raise ValueError(
+            f"fitness_shaping {shaping!r:.80} is not one of {', '.join(SHAPINGS)}, and not a function"
+        )
+    found: Shaping = shaping if callable(shaping) else SHAPINGS[shaping]
+    return found

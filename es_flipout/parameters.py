@@ -77,6 +77,26 @@ def _is_ordinary(value: Tensor) -> bool:
     )
 
 
+def changed_parameter(parameters: Mapping[str, nn.Parameter], policy: nn.Module) -> str | None:
+    """Returns the name of one that was frozen, unfrozen or replaced since `trained_parameters`, if any."""
+    now = trained_parameters(policy)
+    names = [*parameters, *(name for name in now if name not in parameters)]
+    return next((name for name in names if now.get(name) is not parameters.get(name)), None)
+
+
+def check_unchanged(parameters: Mapping[str, nn.Parameter], policy: nn.Module) -> None:
+    """Checks that the trained parameters of a policy are still those of its population.
+
+    Raises:
+        ValueError: if one was frozen, unfrozen or replaced.
+    """
+    if (name := changed_parameter(parameters, policy)) is not None:
+        raise ValueError(
+            f"the parameter {name!r} was frozen, unfrozen or replaced after the population was asked for: "
+            "call ask again, and evaluate that population"
+        )
+
+
 def first_not_finite(parameters: Mapping[str, Tensor]) -> str | None:
     """Returns the name of the first parameter that holds NaN or infinity, if one does."""
     return next((name for name, value in parameters.items() if not value.isfinite().all()), None)

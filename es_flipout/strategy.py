@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from es_flipout.estimate import mean_gradient
+from es_flipout.estimate import signal_to_noise as signal_to_noise_of
 from es_flipout.fitness import (
     FITNESS_SHAPING,
-    SHAPINGS,
     FitnessShaping,
     Shaping,
     as_fitness,
+    as_shaping,
     as_utilities,
     tied_fraction,
 )
@@ -35,8 +37,10 @@ from es_flipout.optimizers import (
     with_frozen,
 )
 from es_flipout.parameters import (
+    changed_parameter,
     check_policy,
     check_trained,
+    check_unchanged,
     first_not_finite,
     padding_entries,
     trained_parameters,
@@ -46,7 +50,7 @@ from es_flipout.perturbations.module_copy import copy_state, deep_copy
 from es_flipout.perturbations.torch_modes import untracked
 from es_flipout.population import NoiseOrigin, Population
 from es_flipout.settings import integer, number, shown
-from es_flipout.update import Update, cosine, dot, norm, take_step
+from es_flipout.update import Update, cosine, norm, take_step
 
 
 class FlipoutES:
@@ -137,13 +141,7 @@ class FlipoutES:
                 "perturbation must be a Perturbation such as Flipout(), LowRank() or Independent(), got "
                 f"{self.perturbation!r:.80}"
             )
-        if not callable(self.fitness_shaping):
-            if self.fitness_shaping not in tuple(SHAPINGS):
-                raise ValueError(
-                    f"fitness_shaping {self.fitness_shaping!r} is not one of {', '.join(SHAPINGS)}, and not "
-                    "a function"
-                )
-            self.fitness_shaping = SHAPINGS[self.fitness_shaping]
+        self.fitness_shaping = as_shaping(self.fitness_shaping)
 
     def ask(self) -> Population:
         """Returns the population of this generation; the same one until `tell` is called.
@@ -156,10 +154,9 @@ class FlipoutES:
                 the optimizer have been changed to something that the constructor refuses.
         """
         del self._populations[1:]
-        if self._populations and not self._changed_parameter():
-            return self._populations[0]
-        self._populations = []
-        return self.ask_more()
+        if changed_parameter(self._parameters, self.policy) is not None:
+            self._populations = []
+        return self._populations[0] if self._populations else self.ask_more()
 
     @untracked
     def ask_more(self) -> Population:
@@ -169,7 +166,7 @@ class FlipoutES:
         """
         self._check_settings()
         if self._populations:
-            self._check_unchanged()
+            check_unchanged(self._parameters, self.policy)
         else:
             self._follow_policy()
         origin = NoiseOrigin(
@@ -193,27 +190,13 @@ class FlipoutES:
         check_optimizer(self.optimizer, parameters)
         self._parameters = parameters
 
-    def _changed_parameter(self) -> str | None:
-        """Returns the name of a parameter frozen, unfrozen or replaced since `ask`, if there is one."""
-        now = trained_parameters(self.policy)
-        names = [*self._parameters, *(name for name in now if name not in self._parameters)]
-        return next((name for name in names if now.get(name) is not self._parameters.get(name)), None)
-
-    def _check_unchanged(self) -> None:
-        """Raises an error if the trained parameters are no longer those of the population."""
-        if (name := self._changed_parameter()) is not None:
-            raise ValueError(
-                f"the parameter {name!r} was frozen, unfrozen or replaced after the population was asked "
-                "for: call ask again, and evaluate that population"
-            )
-
     @untracked
     def tell(self, fitness: Any, *, signal_to_noise: bool = False) -> Update:
         """Moves the policy towards the members of higher fitness and ends the generation.
 
         The optimizer finds the gradient in each parameter's `.grad`, after the hooks that are registered on
-        the parameter. An error leaves the parameters as they were and the generation open, so that `tell` can
-        be called again.
+        the parameter. An error leaves the parameters and the optimizer's state as they were and the
+        generation open, so that `tell` can be called again.
 
         Args:
             fitness: fitness of each member of the population, [P], higher is better; NaN ranks worst. A
@@ -234,22 +217,21 @@ class FlipoutES:
         if not self._populations:
             raise RuntimeError("tell needs a population: call ask first")
         self._check_settings()
-        self._check_unchanged()
+        check_unchanged(self._parameters, self.policy)
         fitness = as_fitness(fitness, sum(population.size for population in self._populations))
-        tied, parameters = tied_fraction(fitness), self._parameters
+        populations, parameters = self._populations, self._parameters
         shaping: Any = self.fitness_shaping
-        utilities = as_utilities(shaping(fitness), len(fitness)).to(self._populations[0].noise.device)
-        gradient = self._gradient(utilities)
+        utilities = as_utilities(shaping(fitness), len(fitness)).to(populations[0].noise.device)
+        gradient = mean_gradient(populations, utilities)
         gradient_norm = norm(gradient)
         if not math.isfinite(gradient_norm):
             name = first_not_finite(gradient) or next(iter(gradient))
             raise ValueError(
                 f"the gradient estimate is not finite, first for {name!r}: for {gradient[name].dtype}, the "
-                f"utilities are too large or sigma ({self._populations[0].sigma:g}) is too small"
+                f"utilities are too large or sigma ({populations[0].sigma:g}) is too small"
             )
-        ratio = self._signal_to_noise(utilities, gradient) if signal_to_noise else None
+        ratio = signal_to_noise_of(populations, utilities, gradient) if signal_to_noise else None
         before = {name: value.detach().clone() for name, value in parameters.items()}
-        before_norm = norm(before)
         # torch optimizers descend, fitness ascends
         descent = {name: self.weight_decay * before[name] - gradient[name] for name in parameters}
         for name, entry in padding_entries(self.policy).items():
@@ -259,39 +241,16 @@ class FlipoutES:
         self.generation += 1
         change = {name: parameters[name].detach() - before[name] for name in before}
         last, self._last_update = self._last_update, change
-        update_norm = norm(change)
+        update_norm, before_norm = norm(change), norm(before)
         return Update(
             gradient_norm=gradient_norm,
             update_norm=update_norm,
             parameter_norm=parameter_norm,
             update_ratio=update_norm / before_norm if before_norm else math.inf,
             update_cosine=cosine(last, change),
-            tied_fraction=tied,
+            tied_fraction=tied_fraction(fitness),
             signal_to_noise=ratio,
         )
-
-    def _gradient(self, utilities: Tensor) -> dict[str, Tensor]:
-        """Returns the mean of the populations' gradient estimates."""
-        parts = torch.split(utilities, [population.size for population in self._populations])
-        first, *others = (
-            population.gradient(part) for population, part in zip(self._populations, parts, strict=True)
-        )
-        for other in others:
-            for name, value in other.items():
-                first[name] += value
-        return {name: value / len(self._populations) for name, value in first.items()}
-
-    def _signal_to_noise(self, utilities: Tensor, gradient: Mapping[str, Tensor]) -> float:
-        # Halves alternate by antithetic pair; the second half's estimate follows from 2 g = g_A + g_B.
-        unit = 2 if self._populations[0].noise.antithetic else 1
-        if len(utilities) < 2 * unit:
-            return math.nan
-        in_first_half = torch.arange(len(utilities), device=utilities.device) // unit % 2 == 0
-        first = self._gradient(torch.where(in_first_half, 2 * utilities, 0.0))
-        second = {name: 2 * gradient[name] - first[name] for name in first}
-        difference = {name: first[name] - second[name] for name in first}
-        noise = norm(difference) ** 2 / 4
-        return dot(first, second) / noise if noise else math.nan
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlipoutES:
         twin = memo[id(self)] = object.__new__(type(self))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from es_flipout.optimizers import FLOAT16_EPS
 from es_flipout.parameters import first_not_finite
+from es_flipout.perturbations.module_copy import copy_state
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,19 @@ def take_step(
 ) -> float:
     """Lets an optimizer step, and returns the norm of the parameters after it.
 
-    The hooks of a parameter see its gradient, as in back-propagation.
+    The hooks of a parameter see its gradient, as in back-propagation. If an error is raised, the parameters
+    and the state of the optimizer are as before.
 
     Args:
         optimizer: moves the parameters.
         parameters: by name.
         descent: their gradients.
-        before: copies of their values; they are back if an error is raised.
+        before: copies of their values.
 
     Raises:
         ValueError: if parameters are not finite after the step.
     """
+    state, settings = copy_state(optimizer.state), copy_state(_settings(optimizer))
     try:
         for name, value in parameters.items():
             value.grad = None
@@ -73,11 +77,22 @@ def take_step(
     except BaseException:
         for name, value in parameters.items():
             value.copy_(before[name])
+        optimizer.state.clear()
+        optimizer.state.update(state)
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
         raise
     finally:
         for value in parameters.values():
             value.grad = None
     return size
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Returns the settings of each group of parameters; some optimizers change them in every step."""
+    return [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
 
 
 def _not_finite(parameters: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> str:

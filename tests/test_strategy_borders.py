@@ -378,19 +378,31 @@ class TestUpdates:
         assert es.ask() is population
         assert all(value.grad is None for value in policy.parameters())
 
-    def test_an_optimizer_that_raises_changes_nothing(self) -> None:
-        class Fails(torch.optim.SGD):
-            def step(self, closure: Any = None) -> None:
-                super().step()
-                raise OSError("disk")
-
-        policy = network()
-        es = strategy(policy, optimizer=Fails(policy.parameters(), lr=0.1))
-        before = weights(es)
-        with pytest.raises(OSError, match="disk"):
+    @pytest.mark.parametrize("name", ["Adam", "NAdam", "RMSprop", "ASGD", "Rprop", "ClipUp"])
+    def test_after_a_step_that_fails_all_goes_on_as_if_it_had_not_been(self, name: str) -> None:
+        """The step moves the weights, the moments, the count and a setting of the group, and then fails."""
+        strategies = [
+            strategy(policy := network(), optimizer=make_optimizer(name, policy, lr=0.01)) for _ in "12"
+        ]
+        for es in strategies:
             generation(es)
-        assert torch.equal(weights(es), before)
-        assert es.generation == 0
+        failing, step = strategies[1], strategies[1].optimizer.step
+
+        def fails() -> None:
+            step()
+            failing.optimizer.param_groups[0]["lr"] = 5.0
+            raise OSError("disk")
+
+        failing.optimizer.step = fails  # type: ignore[method-assign, assignment]
+        for _ in range(2):
+            with pytest.raises(OSError, match="disk"):
+                generation(failing)
+        failing.optimizer.step = step  # type: ignore[method-assign]
+        assert failing.generation == 1
+        for es in strategies:
+            generation(es, -FITNESS)
+            generation(es)
+        assert torch.equal(weights(strategies[0]), weights(failing))
 
     def test_weights_that_were_spoilt_in_between_are_named(self) -> None:
         es = strategy()

@@ -1,0 +1,49 @@
+"""The gradient estimate of a generation, from one or more populations of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from es_flipout.population import Population
+from es_flipout.update import dot, norm
+
+
+def mean_gradient(populations: Sequence[Population], utilities: Tensor) -> dict[str, Tensor]:
+    """Returns the mean of the populations' gradient estimates, by name of the parameter.
+
+    Args:
+        populations: B populations of P members.
+        utilities: of all members, in the order of the populations, [B P].
+    """
+    parts = torch.split(utilities, [population.size for population in populations])
+    first, *others = (population.gradient(part) for population, part in zip(populations, parts, strict=True))
+    for other in others:
+        for name, value in other.items():
+            first[name] += value
+    return {name: value / len(populations) for name, value in first.items()}
+
+
+def signal_to_noise(
+    populations: Sequence[Population], utilities: Tensor, gradient: Mapping[str, Tensor]
+) -> float:
+    """Returns how much of a gradient estimate is signal; see `FlipoutES.tell`.
+
+    Args:
+        populations: B populations of P members.
+        utilities: of all members, in the order of the populations, [B P].
+        gradient: their `mean_gradient`.
+    """
+    # Halves alternate by antithetic pair; the second half's estimate follows from 2 g = g_A + g_B.
+    unit = 2 if populations[0].noise.antithetic else 1
+    if len(utilities) < 2 * unit:
+        return math.nan
+    in_first_half = torch.arange(len(utilities), device=utilities.device) // unit % 2 == 0
+    first = mean_gradient(populations, torch.where(in_first_half, 2 * utilities, 0.0))
+    second = {name: 2 * gradient[name] - first[name] for name in first}
+    difference = {name: first[name] - second[name] for name in first}
+    noise = norm(difference) ** 2 / 4
+    return dot(first, second) / noise if noise else math.nan
