@@ -213,6 +213,26 @@ def follow_policy(optimizer: torch.optim.Optimizer, policy: nn.Module) -> None:
     group["params"] = list(policy.parameters())
     for parameter in optimizer.state.keys() - set(group["params"]):
         del optimizer.state[parameter]
+    if any(_has_moved(parameter, state) for parameter, state in optimizer.state.items()):
+        optimizer.load_state_dict(optimizer.state_dict())  # converts the state to dtype and device
+
+
+def _has_moved(parameter: Tensor, state: Mapping[str, Any]) -> bool:
+    """Returns whether a parameter has another dtype or device than its state in an optimizer."""
+    moments = (value for value in state.values() if isinstance(value, Tensor) and value.ndim)
+    return any((each.dtype, each.device) != (parameter.dtype, parameter.device) for each in moments)
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads the saved state of an optimizer.
+
+    Raises:
+        ValueError: if it does not fit.
+    """
+    optimizer.load_state_dict(dict(state))
+    for group in optimizer.param_groups:
+        if missing := sorted(optimizer.defaults.keys() - group.keys()):
+            raise ValueError(f"the state was saved with a different optimizer: it has no {missing[0]!r}")
 
 
 def with_frozen(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ from es_flipout.optimizers import (
     OPTIMIZER,
     check_optimizer,
     follow_policy,
+    load_state,
     make_optimizer,
     with_frozen,
 )
@@ -218,8 +219,10 @@ class FlipoutES:
             raise RuntimeError("tell needs a population: call ask first")
         self._check_settings()
         check_unchanged(self._parameters, self.policy)
+        check_optimizer(self.optimizer, self._parameters)
         fitness = as_fitness(fitness, sum(population.size for population in self._populations))
         populations, parameters = self._populations, self._parameters
+        tied = tied_fraction(fitness)
         shaping: Any = self.fitness_shaping
         utilities = as_utilities(shaping(fitness), len(fitness)).to(populations[0].noise.device)
         gradient = mean_gradient(populations, utilities)
@@ -248,7 +251,7 @@ class FlipoutES:
             parameter_norm=parameter_norm,
             update_ratio=update_norm / before_norm if before_norm else math.inf,
             update_cosine=cosine(last, change),
-            tied_fraction=tied_fraction(fitness),
+            tied_fraction=tied,
             signal_to_noise=ratio,
         )
 
@@ -297,7 +300,7 @@ class FlipoutES:
         optimizer = state["optimizer"]
         if self.optimizer is self._default_optimizer:
             optimizer = with_frozen(optimizer, self.optimizer)
-        self.optimizer.load_state_dict(optimizer)
+        load_state(self.optimizer, optimizer)
         self.generation = integer("generation", state["generation"])
         self.sigma = state["sigma"]
         self._last_update = {

@@ -109,7 +109,7 @@ def _not_finite(parameters: Mapping[str, Tensor], before: Mapping[str, Tensor]) 
 
 def dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """Returns the inner product of tensors with the same names, computed in float64."""
-    products = [(one[name].double() * other[name].double()).sum() for name in one]
+    products = [(one[name].to(other[name].device).double() * other[name].double()).sum() for name in one]
     return float(torch.stack(products).sum())
 
 

@@ -542,6 +542,27 @@ class TestChangedPolicies:
         es.tell(FITNESS)
         assert torch.equal(weights(es), weights(other))
 
+    def test_a_policy_may_be_converted_between_generations(self) -> None:
+        es, other = strategy(), strategy(network().double())
+        generation(es)
+        es.policy.double()
+        other.load_state_dict(es.state_dict())
+        generation(es)
+        generation(other)
+        assert weights(es).dtype == torch.float64
+        assert torch.equal(weights(es), weights(other))
+
+    def test_an_optimizer_of_another_policy_is_refused_at_any_time(self) -> None:
+        es = strategy()
+        es.ask()
+        es.optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
+        with pytest.raises(ValueError, match=r"the optimizer does not have the parameter '0\.weight'"):
+            es.tell(FITNESS)
+
+    def test_a_shaping_that_changes_what_it_is_given_spoils_no_figure(self) -> None:
+        es = strategy(fitness_shaping=lambda fitness: fitness.zero_())
+        assert generation(es).tied_fraction == 0.25
+
 
 def through_torch(es: FlipoutES) -> FlipoutES:
     file = io.BytesIO()
@@ -668,6 +689,16 @@ class TestState:
             each.policy[0].requires_grad_(True)
             generation(each)
         assert torch.equal(weights(resumed), weights(es))
+
+    def test_the_state_of_another_optimizer_is_refused(self) -> None:
+        policy = network()
+        state = strategy(policy, optimizer=torch.optim.SGD(policy.parameters(), lr=0.1)).state_dict()
+        es = strategy(network(1))
+        before = weights(es)
+        with pytest.raises(ValueError, match="saved with a different optimizer: it has no 'betas'"):
+            es.load_state_dict(state)
+        assert torch.equal(weights(es), before)
+        generation(es)
 
     def test_a_resumed_strategy_may_have_been_unfrozen_in_between(self) -> None:
         policy = network()

@@ -155,7 +155,8 @@ def _score(
     """Plays the episodes, and films the first.
 
     Raises:
-        UsageError: if the film or the policy fails.
+        FilmError: if the film cannot be written.
+        UsageError: if `render()` or the policy fails.
     """
     filming = contextlib.nullcontext() if film is None or video is None else film.into(video)
     try:
@@ -167,7 +168,9 @@ def _score(
 
             return scorer.score(policy, seed=seed, should_stop=should_stop)
     except FilmError as error:
-        raise UsageError(f"{config.env.id}: {error}") from error
+        if error.exit_status == 2:
+            raise UsageError(f"{config.env.id}: {error}") from error
+        raise
     except PlayError as error:
         raise UsageError(str(error)) from error
     raise AssertionError("a film that stops the episodes raises at its end")

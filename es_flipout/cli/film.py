@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from es_flipout.cli.frames import Frame, FrameReader
 from es_flipout.error_text import error_text
+from es_flipout.run.errors import RunError
 
 SUFFIXES = (".mp4", ".gif")
 DEFAULT_FPS = 30.0
@@ -24,8 +25,12 @@ MIN_GIF_MILLISECONDS = 20
 """Shortest time that viewers show a frame of a GIF; they take a shorter one for a mistake."""
 
 
-class FilmError(Exception):
+class FilmError(RunError):
     """There is no film; the message says why, in one line."""
+
+    def __init__(self, text: str, exit_status: int) -> None:
+        super().__init__(" ".join(text.split()))
+        self.exit_status = exit_status
 
 
 class Film(gym.Wrapper[Any, Any, Any, Any]):
@@ -90,7 +95,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
             yield
         except OSError as error:
             reason = error.strerror or str(error).strip().splitlines()[-1]  # the last of what ffmpeg said
-            self._fail(f"cannot write {path}: {reason}")
+            self._fail(f"cannot write {path}: {reason}", exit_status=1)
 
     def _options(self, path: Path) -> dict[str, Any]:
         fps = (self.metadata or {}).get("render_fps")
@@ -109,10 +114,12 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
             with contextlib.suppress(RuntimeError):  # it cannot be read
                 if imageio_ffmpeg.count_frames_and_secs(unfinished)[0] == self.num_frames:
                     return
-            self._fail(f"cannot write {path}: ffmpeg wrote a part of the film; is there space?")
+            self._fail(
+                f"cannot write {path}: ffmpeg wrote a part of the film; is there space?", exit_status=1
+            )
 
-    def _fail(self, text: str) -> None:
-        self.error = self.error or FilmError(" ".join(text.split()))
+    def _fail(self, text: str, exit_status: int = 2) -> None:
+        self.error = self.error or FilmError(text, exit_status)
 
     def _shoot(self) -> None:
         if self._writer is None or self.error is not None or self.num_frames >= self._max_frames:

@@ -281,7 +281,6 @@ class Trainer:
             waiting = state.pop("unscored", None)
             checkpoint.check_policy(self.policy, state, run.last)
             try:
-                self._check_optimizer(state["optimizer"])
                 self._load_state_dict(state)
                 self._unscored = waiting and Unscored.of(waiting, state)
             except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -291,11 +290,6 @@ class Trainer:
                 self.scorer.start(self.policy, self.config.evaluation.seed)
                 generation -= 1
         run.truncate_metrics(generation)
-
-    def _check_optimizer(self, state: Mapping[str, Any]) -> None:
-        saved, configured = (set(each["param_groups"][0]) for each in (state, self.es.optimizer.state_dict()))
-        if saved != configured:
-            raise ValueError("the checkpoint was saved with a different optimizer")
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""

@@ -193,6 +193,7 @@ def test_what_cannot_be_filmed_is_told_and_leaves_the_old_film(results, message)
     with pytest.raises(FilmError) as caught:
         film_of("film.gif", results)
     assert str(caught.value).startswith(message)
+    assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
     assert [path.read_bytes() for path in Path().iterdir()] == [b"old"]
 
@@ -231,10 +232,11 @@ def test_a_film_out_of_space_is_told_and_removed(path, capfd):
     rng = np.random.default_rng(0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
     try:
-        with pytest.raises(FilmError, match=rf"^cannot write {path}: [^\n]+$"):
+        with pytest.raises(FilmError, match=rf"^cannot write {path}: [^\n]+$") as caught:
             film_of(path, list(rng.integers(0, 256, (20, 64, 64, 3), np.uint8)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert caught.value.exit_status == 1
     assert list(Path().iterdir()) == []
     assert capfd.readouterr().err == ""
 

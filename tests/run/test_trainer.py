@@ -290,7 +290,9 @@ def test_a_checkpoint_of_another_optimizer_is_refused(config):
     run = RunDirectory.create(config)
     train(replace(config, generations=1), run)
     other = Trainer(replace(config, optimizer=replace(config.optimizer, name="SGD")))
-    with pytest.raises(RunError, match="the checkpoint was saved with a different optimizer"):
+    with pytest.raises(
+        RunError, match="does not fit the run's config: the state was saved with a different optimizer"
+    ):
         other.restore(run)
     other.close()
 
