@@ -42,7 +42,7 @@ class Breaks(gym.Env):
         return np.zeros(3, np.float32), float(action[0]), False, False, {}
 
 
-gym.register("Breaks-v0", entry_point=Breaks, max_episode_steps=8)
+gym.register("Gripper-v0", entry_point=Breaks, max_episode_steps=8)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def breaking(tiny_config):
 
     def make(**kwargs):
         config = load_config(tiny_config)
-        env = replace(config.env, id="Breaks-v0", kwargs=kwargs)
+        env = replace(config.env, id="Gripper-v0", kwargs=kwargs)
         return replace(config, env=env, evaluation=replace(config.evaluation, interval=0), generations=9)
 
     return make
@@ -70,7 +70,7 @@ def train(config):
 
 
 def test_an_environment_that_always_breaks_in_its_first_step_is_refused(breaking):
-    with pytest.raises(ValueError, match=r"^Breaks-v0: RuntimeError: the gripper is stuck$"):
+    with pytest.raises(ValueError, match=r"^Gripper-v0: RuntimeError: the gripper is stuck$"):
         Trainer(breaking(at=1))
 
 
