@@ -14,7 +14,7 @@ from rich.console import Console
 from es_flipout.cli.arguments import load_config
 from es_flipout.rollout import Episodes
 from es_flipout.run import checkpoint
-from es_flipout.run.checkpoint import RunBrokenError, RunDirectory
+from es_flipout.run.checkpoint import RunBrokenError, RunDirectory, RunError
 from es_flipout.run.failure_watch import HOPELESS, FailureWatch
 from es_flipout.run.metrics import JsonLines
 from es_flipout.run.terminal import Terminal
