@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class RunError(ValueError):
-    """A run directory or a checkpoint cannot be used; the message says why, in one line.
+    """A run directory, a checkpoint or a configuration cannot be used; the message says why, in one line.
 
     Attributes:
         exit_status: of the command that it ends.
