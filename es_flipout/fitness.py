@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from es_flipout.error_text import error_text
+
 FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
 FITNESS_SHAPING: Final = "centered_ranks"
 """The default."""
@@ -70,7 +72,9 @@ def _of_array(values: Any, name: str, size: int) -> Tensor:
     try:
         array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     except Exception as error:  # foreign code
-        raise _not_numbers(name, size, f"{described(values)} that NumPy cannot read ({error})") from error
+        raise _not_numbers(
+            name, size, f"{described(values)} that NumPy cannot read ({error_text(error)})"
+        ) from error
     if array.dtype.kind not in "biuf":
         raise _not_numbers(name, size, f"{described(values)} of dtype {array.dtype}")
     return torch.from_numpy(np.ma.filled(np.array(array, np.float64, order="C", subok=True), math.nan))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from es_flipout.dotted_path import import_class, is_dotted
+from es_flipout.error_text import error_text
 
 OPTIMIZER: Final = "Adam"
 """Name of the default optimizer."""
@@ -176,7 +177,7 @@ def make_optimizer(
     try:
         return build(parameters, lr=lr, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
-        raise ValueError(f"optimizer {name}: {error}") from error
+        raise ValueError(f"optimizer {name}: {error_text(error)}") from error
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> None:

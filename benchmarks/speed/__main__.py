@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.speed import device, env, loop, memory, policy, single_forward, tables, update
 from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
 from es_flipout.cli.results import Results, describe_machine
 from es_flipout.processes import available_cores
@@ -39,13 +40,17 @@ def _measure(words: Sequence[str]) -> int:
         about = str(bench.__doc__).partition("\n")[0]
         own = benches.add_parser(name, help=about, description=about, allow_abbrev=False)
         bench.add_options(own)
-        own.add_argument("--rounds", type=int, help="alternating rounds")
-        own.add_argument("--seconds", type=float, help="least duration of a measurement")
-        own.add_argument("--threads", type=int, help="of torch and the physics (default: every core, or one)")
-        own.add_argument("--seed", type=int, default=0, help="of every draw")
+        own.add_argument("--rounds", type=COUNT, help="alternating rounds")
+        own.add_argument("--seconds", type=AMOUNT, help="least duration of a measurement")
+        own.add_argument(
+            "--threads", type=COUNT, help="of torch and the physics (default: every core, or one)"
+        )
+        own.add_argument("--seed", type=SEED, default=0, help="of every draw")
         own.add_argument("--json", type=Path, metavar="FILE", help="file for the results")
         own.set_defaults(**{"threads": available_cores(), **bench.DEFAULTS})
     options = parser.parse_args(words)
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise UsageError(f"--json: the folder {options.json.parent} does not exist")
     bench = BENCHES[options.bench]
     silence_mujoco()
     torch.set_num_threads(options.threads)

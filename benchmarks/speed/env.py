@@ -18,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from benchmarks.speed.replay import PhysicsCalls
 from benchmarks.speed.timing import turns
 from benchmarks.speed.training import record_physics, training
-from es_flipout.cli.config_file import keyword_arguments
+from es_flipout.cli.option_types import keyword_arguments
 from es_flipout.cli.results import Results
 from es_flipout.cli.throughput import ENV_STEPS
 from es_flipout.envs import MujocoVectorEnv, make_env, make_vec

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import os
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from es_flipout.cli.arguments import UsageError
-from es_flipout.cli.config_file import keyword_arguments
+from es_flipout.cli.option_types import AMOUNT, COUNT, SEED, keyword_arguments
 from es_flipout.cli.process import OutputConsole, UsageParser, run_command, silence_mujoco
 from es_flipout.cli.results import Results, describe_machine, number
 from es_flipout.cli.throughput import (
@@ -46,32 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command("es-bench", _bench, arguments)
 
 
-def _checked(
-    parse: Callable[[str], float], rule: str, holds: Callable[[float], bool]
-) -> Callable[[str], float]:
-    """Returns what parses a number that keeps a rule, and otherwise says the rule."""
-
-    def checked(text: str) -> float:
-        try:
-            value = parse(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and holds(value)):
-            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
-        return value
-
-    return checked
-
-
 def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
     """Returns the parser of `es-bench`, and that of `es-bench throughput`."""
     parser = UsageParser(prog="es-bench", description=__doc__, allow_abbrev=False)
     benches = parser.add_subparsers(required=True, metavar="BENCH")
     about = "evaluation of populations: process pool by number of workers, vectorized, on a GPU"
     bench = benches.add_parser("throughput", help=about, description=about, allow_abbrev=False)
-    positive = _checked(int, "an integer >= 1", lambda value: value >= 1)
-    seed = _checked(int, "an integer >= 0", lambda value: value >= 0)
-    amount = _checked(float, "a number > 0", lambda value: value > 0)
 
     def option(name: str, text: str, **settings: Any) -> None:
         if "default" in settings and settings["default"] not in ([], {}):
@@ -82,22 +61,22 @@ def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
     option(
         "env-kwargs", "its keyword arguments, as YAML: '{frame_skip: 4}'", type=keyword_arguments, default={}
     )
-    option("num-envs", "envs stepped together", type=positive, default=256)
-    option("population-size", "members per generation (default: 4 x num-envs)", type=positive)
-    option("hidden-sizes", "of the MLP", type=positive, nargs="*", default=[64, 64])
+    option("num-envs", "envs stepped together", type=COUNT, default=256)
+    option("population-size", "members per generation (default: 4 x num-envs)", type=COUNT)
+    option("hidden-sizes", "of the MLP", type=COUNT, nargs="*", default=[64, 64])
     workers = "sizes of the process pool (default: powers of two, and every core); 1 is always measured"
-    option("workers", workers, type=positive, nargs="+", metavar="N")
-    option("threads", "of the vectorized contestants (default: every core)", type=positive)
+    option("workers", workers, type=COUNT, nargs="+", metavar="N")
+    option("threads", "of the vectorized contestants (default: every core)", type=COUNT)
     on_warp = "also measure engine warp, everything on one device, with N envs each"
-    option("warp-envs", on_warp, type=positive, nargs="+", metavar="N", default=[])
-    option("warp-members-per-env", "of those", type=positive, metavar="N", default=4)
+    option("warp-envs", on_warp, type=COUNT, nargs="+", metavar="N", default=[])
+    option("warp-members-per-env", "of those", type=COUNT, metavar="N", default=4)
     option("warp-device", "device of those", default="cuda")
-    option("price-per-core-hour", "paid by contestants without a GPU, for the cores they use", type=amount)
+    option("price-per-core-hour", "paid by contestants without a GPU, for the cores they use", type=AMOUNT)
     machine = "paid by contestants with a GPU, and by all without a core price"
-    option("price-per-machine-hour", machine, type=amount)
-    option("rounds", "alternating rounds, each with every contestant once", type=positive, default=3)
-    option("seconds", "least duration of a measurement", type=amount, default=5.0)
-    option("seed", "of every draw", type=seed, default=0)
+    option("price-per-machine-hour", machine, type=AMOUNT)
+    option("rounds", "alternating rounds, each with every contestant once", type=COUNT, default=3)
+    option("seconds", "least duration of a measurement", type=AMOUNT, default=5.0)
+    option("seed", "of every draw", type=SEED, default=0)
     option("quick", "small sizes, done within a minute: other defaults", action="store_true")
     option("out", "folder for the results as JSON", type=Path, metavar="DIR")
     return parser, bench

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
@@ -53,18 +52,6 @@ def read_yaml(read: Callable[[], str], source: object) -> object:
         raise UsageError(f"config file {source}: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read config file {source}: {error.strerror}") from error
-
-
-def keyword_arguments(text: str) -> dict[str, Any]:
-    """Reads the value of an option that takes keyword arguments; the `type` of an argparse option.
-
-    Raises:
-        argparse.ArgumentTypeError: if it is anything else.
-    """
-    try:
-        return yaml_text.load_mapping(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def check_keys(content: object, section: type, source: object, prefix: str = "") -> None:

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from es_flipout.error_text import error_text
+
 T = TypeVar("T")
 
 
@@ -50,7 +52,7 @@ def copy_module(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
         return deep_copy(module, dict(memo or {}))
     except Exception as error:  # a user's __deepcopy__ may raise anything
         parts = {id(part): part for part in module.modules()}
-        raise TypeError(f"{_culprit(module, parts)} cannot be copied: {error}") from error
+        raise TypeError(f"{_culprit(module, parts)} cannot be copied: {error_text(error)}") from error
 
 
 def copy_state(state: Any) -> Any:
