@@ -218,9 +218,6 @@ def _without_batch(output: Any) -> Any:
 
 def _explain(error: Exception, inputs: Any, as_batches: bool) -> None:
     """Adds to an error that a policy raised under torch.vmap how the policy was run."""
-    how = "without a batch dimension: a module written for batches needs x.unsqueeze(1)"
-    how = "as a batch of one" if as_batches else how
-    rows = ", ".join(f"{leaf.dtype} {list(leaf.shape[1:])}" for leaf in tree_leaves(inputs))
     text = str(error)
     if "inplace" in text or "fallback path" in text:
         hint = (
@@ -229,8 +226,14 @@ def _explain(error: Exception, inputs: Any, as_batches: bool) -> None:
         )
     elif text.startswith("vmap:"):
         hint = f"members run all at once, so a forward must not read values: branch by torch.where ({text})"
+    elif as_batches:
+        return
     else:
-        hint = f"{text} (each member was given its own row, {rows}, {how})"
+        rows = ", ".join(f"{leaf.dtype} {list(leaf.shape[1:])}" for leaf in tree_leaves(inputs))
+        hint = (
+            f"{text} (each member was given its own row, {rows}, without a batch dimension: a module written "
+            "for batches needs x.unsqueeze(1))"
+        )
     if error.args and isinstance(error.args[0], str):
         error.args = (hint, *error.args[1:])
     else:
