@@ -252,8 +252,9 @@ class TestMessages:
 
     def test_a_batch_of_one_is_not_blamed(self) -> None:
         rows = populate(Function(lambda y: y @ torch.ones(5))).select(torch.arange(P))
-        with pytest.raises(RuntimeError, match=r"float32 \[1, 4\], as a batch of one"):
+        with pytest.raises(RuntimeError, match="size mismatch") as caught:
             rows(randn(P, WIDTH))
+        assert "batch" not in str(caught.value)
 
     def test_an_error_without_text_gets_a_note(self) -> None:
         def fails(y: Tensor) -> Any:
