@@ -109,10 +109,10 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _check_actions(self, actions: Tensor) -> None:
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions must be {self.action_space.shape}, got {tuple(actions.shape)}")
-        if not torch.can_cast(actions.dtype, self._action_dtype):
+        wanted = self._action_dtype
+        if actions.dtype is not wanted and not torch.can_cast(actions.dtype, wanted):
             raise ValueError(
-                f"actions must be {self._action_dtype}, as action_space is, got {actions.dtype}, which would "
-                "be cut off"
+                f"actions must be {wanted}, as action_space is, got {actions.dtype}, which would be cut off"
             )
 
     @functools.cached_property

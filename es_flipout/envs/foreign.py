@@ -19,8 +19,8 @@ from es_flipout.envs import values
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
 from es_flipout.envs.guarded_env import FOREIGN
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
-from es_flipout.envs.values import EnvFault, described
-from es_flipout.error_text import error_text
+from es_flipout.envs.values import EnvFault
+from es_flipout.error_text import described, error_text
 from es_flipout.policies import box
 
 
@@ -93,6 +93,8 @@ class ForeignVectorEnv(TorchVectorEnv):
         # Not as the environment declares them: some declare those of one env.
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._shape = (self.num_envs, *self.single_observation_space.shape)
+        self._space_dtype = np.dtype(self.single_observation_space.dtype)
         self.restarts_anytime = self.mode == AutoresetMode.DISABLED
         self._takes_tensors = False
         self._idle_action = _some_action(self.action_space)
@@ -140,12 +142,12 @@ class ForeignVectorEnv(TorchVectorEnv):
         self._check_actions(actions)
         live = ~self._ended
         rewards = np.zeros(self.num_envs)
-        chosen = actions.detach().cpu().to(self._action_dtype).numpy()
+        chosen = actions.detach().to("cpu", self._action_dtype).numpy()
         given = np.where(_as_column(live, actions.ndim), chosen, self._idle_action)
         try:
             if self.restarts_anytime:
                 self._reset_some(self._over.copy(), None)  # it may refuse to step an ended env
-            rewards, terminated, truncated, reasons = self._step_all(given.astype(self._idle_action.dtype))
+            rewards, terminated, truncated, reasons = self._step_all(given)
             info = failure_info({i: text for i, text in reasons.items() if live[i]}, self.num_envs)
         except FOREIGN as error:
             info = self._recover(error, live)
@@ -202,12 +204,11 @@ class ForeignVectorEnv(TorchVectorEnv):
         truncated = values.flags(results[2], self.num_envs, "truncated")
         failed = np.flatnonzero(info["_failure"]).tolist() if "_failure" in info else []
         over = terminated | truncated
-        self._fresh = {
-            AutoresetMode.DISABLED: np.zeros_like(over),
-            AutoresetMode.NEXT_STEP: self._over,
-            AutoresetMode.SAME_STEP: over,
-        }[self.mode]
-        self._over = over.copy()
+        if self.mode is AutoresetMode.SAME_STEP:
+            self._fresh = over.copy()
+        else:
+            self._fresh = self._over if self.mode is AutoresetMode.NEXT_STEP else np.zeros_like(over)
+        self._over = over
         return rewards, terminated, truncated, {i: str(info["failure"][i]) for i in failed}
 
     def _keep_first(self, result: Any) -> None:
@@ -216,14 +217,8 @@ class ForeignVectorEnv(TorchVectorEnv):
 
     def _keep(self, observations: Any, method: str) -> None:
         self._takes_tensors = isinstance(observations, Tensor)
-        space = self.single_observation_space
         self._observations = values.observation_tensor(
-            observations,
-            (self.num_envs, *space.shape),
-            np.dtype(space.dtype),
-            method,
-            device=self.device,
-            dtype=self.dtype,
+            observations, self._shape, self._space_dtype, method, device=self.device, dtype=self.dtype
         )
 
     def _shown(self) -> Tensor:

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_flipout.envs import values
-from es_flipout.envs.values import OLD_API, EnvFault, described
-from es_flipout.error_text import error_text
+from es_flipout.envs.values import OLD_API, EnvFault
+from es_flipout.error_text import described, error_text
 from es_flipout.policies import box
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
@@ -74,28 +74,30 @@ class GuardedEnv:
         Raises:
             EnvFault: if the environment raises or returns anything else.
         """
-        assert self.env is not None
         try:
-            result: Any = self.env.step(action)
-            # What is as it should be is not looked at any further: this runs at every step of every env.
-            if type(result) is not tuple or len(result) != 5 or type(result[4]) is not dict:
-                result = values.step_result(result)
-            observation, reward, terminated, truncated, info = result
-            if (
-                type(observation) is not np.ndarray
-                or observation.dtype is not self._dtype
-                or observation.shape != self._shape
-            ):
-                observation = values.observation_array(observation, self._shape, self._dtype, "step")
-            if not isinstance(reward, float):
-                reward = values.number(reward)
-            if type(terminated) is not bool:
-                terminated = values.flag(terminated, "terminated")
-            if type(truncated) is not bool:
-                truncated = values.flag(truncated, "truncated")
+            result: Any = self.env.step(action)  # type: ignore[union-attr] # it is there after a reset
+            if type(result) is tuple and len(result) == 5:
+                observation, reward, terminated, truncated, info = result
+                if (  # as most are: this runs at every step of every env
+                    type(observation) is np.ndarray
+                    and observation.dtype is self._dtype
+                    and observation.shape == self._shape
+                    and isinstance(reward, float)
+                    and type(terminated) is bool
+                    and type(truncated) is bool
+                    and type(info) is dict
+                ):
+                    return result
+            observation, reward, terminated, truncated, info = values.step_result(result)
+            return (
+                values.observation_array(observation, self._shape, self._dtype, "step"),
+                values.number(reward),
+                values.flag(terminated, "terminated"),
+                values.flag(truncated, "truncated"),
+                info,
+            )
         except FOREIGN as error:
             raise self._fault(error) from error
-        return observation, reward, terminated, truncated, info
 
     def close(self) -> None:
         """Closes the environment, if there is one."""

@@ -101,7 +101,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         actions = torch.as_tensor(actions)
         self._check_actions(actions)
         arrays, live = self._envs.arrays, ~(self._terminated | self._truncated)
-        arrays.actions[:] = actions.detach().cpu().to(self._action_dtype).numpy()
+        arrays.actions[:] = actions.detach().to("cpu", self._action_dtype).numpy()
         info = self._end_failed(self._envs.step(np.flatnonzero(live).tolist()), live)
         stepped = live & ~info.get("failed", np.zeros_like(live))
         self._terminated |= stepped & arrays.terminated

@@ -310,7 +310,7 @@ OLD = "this is the API before Gymnasium 0.26"
         ({"step": step_of(reward=10**400)}, "OverflowError: int too large"),
         ({"step": step_of(terminated=0.3)}, "terminated is 0.3, a bool is needed"),
         ({"step": step_of(truncated=None)}, "truncated is None, a bool is needed"),
-        ({"step": step_of(info=[1])}, "step returned a list of 1 value as its info, a dict is needed"),
+        ({"step": step_of(info=[1])}, "step returned a list of 1 value (1) as its info, a dict is needed"),
         (
             {"step": step_of(observation=np.zeros((1, 3), np.float32))},
             "shape (1, 3), but observation_space declares (3,)",
