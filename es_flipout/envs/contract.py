@@ -120,6 +120,12 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return torch_dtype(self.action_space)
 
 
+class FailureReason(str):
+    """Why an episode has failed, as the info entry `failure` of ours: that of others may mean anything."""
+
+    __slots__ = ()
+
+
 def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:
     """Returns the info entries `failed` and `failures`, given what went wrong by env; none if nothing did."""
     if not failures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.envs import values
-from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
+from es_flipout.envs.contract import FailureReason, Mask, TorchVectorEnv, failure_info
 from es_flipout.envs.guarded_env import FOREIGN
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.values import EnvFault
@@ -77,19 +77,13 @@ class ForeignVectorEnv(TorchVectorEnv):
             ValueError: if the environment does not declare its spaces, its number of envs and how it resets
                 itself, or observations or actions are of a kind that is not supported.
         """
-        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
-        if mode is None:
-            raise ValueError(
-                f'{env} does not declare how it resets itself: its metadata must have an "autoreset_mode" '
-                "(a gymnasium.vector.AutoresetMode)"
-            )
         self.env = env
-        self.mode = AutoresetMode(mode)
+        self.mode = _declared_mode(env)
         self.device = torch.device(device)
         self.dtype = dtype
-        self.num_envs = _declared(env, "num_envs", int | np.integer)
-        self.single_observation_space: spaces.Box = box(_declared(env, "single_observation_space", gym.Space))
-        self.single_action_space = _declared(env, "single_action_space", gym.Space)
+        self.num_envs = _declared(env, "num_envs")
+        self.single_observation_space: spaces.Box = box(_declared(env, "single_observation_space"))
+        self.single_action_space = _declared(env, "single_action_space")
         # Not as the environment declares them: some declare those of one env.
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -202,14 +196,19 @@ class ForeignVectorEnv(TorchVectorEnv):
         rewards = values.numbers(results[0], self.num_envs)
         terminated = values.flags(results[1], self.num_envs, "terminated")
         truncated = values.flags(results[2], self.num_envs, "truncated")
-        failed = np.flatnonzero(info["_failure"]).tolist() if "_failure" in info else []
+        reasons = enumerate(info["failure"]) if np.ndim(info.get("failure")) == 1 else ()
         over = terminated | truncated
         if self.mode is AutoresetMode.SAME_STEP:
             self._fresh = over.copy()
         else:
             self._fresh = self._over if self.mode is AutoresetMode.NEXT_STEP else np.zeros_like(over)
         self._over = over
-        return rewards, terminated, truncated, {i: str(info["failure"][i]) for i in failed}
+        return (
+            rewards,
+            terminated,
+            truncated,
+            {i: str(each) for i, each in reasons if isinstance(each, FailureReason)},
+        )
 
     def _keep_first(self, result: Any) -> None:
         observations, _ = values.reset_result(result)
@@ -226,16 +225,32 @@ class ForeignVectorEnv(TorchVectorEnv):
         return self._observations.clone()
 
 
-def _declared(env: VectorEnv[Any, Any, Any], name: str, kind: Any) -> Any:
-    """Returns what an environment must declare of itself."""
+def _declared_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """Returns how an environment says that it resets itself."""
+    metadata = getattr(env, "metadata", None)
+    mode = metadata.get("autoreset_mode") if isinstance(metadata, Mapping) else None
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise ValueError(
+            f'{env} does not declare how it resets itself: its metadata must have an "autoreset_mode" '
+            f"(a gymnasium.vector.AutoresetMode), got {described(mode)}"
+        ) from None
+
+
+def _declared(env: VectorEnv[Any, Any, Any], name: str) -> Any:
+    """Returns what an environment must declare of itself: its number of envs, or a space."""
     value = getattr(env, name, None)
-    if isinstance(value, kind):
-        return value
-    kinds = {"num_envs": "an int"}
-    raise ValueError(
-        f"{type(env).__name__} is a vector environment whose {name} is {described(value)}, "
-        f"{kinds.get(name, 'a gymnasium.Space')} is needed"
-    )
+    if name == "num_envs":
+        is_right, needed = isinstance(value, int | np.integer) and value >= 1, "an integer >= 1"
+    else:
+        is_right, needed = isinstance(value, gym.Space), "a gymnasium.Space"
+    if not is_right:
+        raise ValueError(
+            f"{type(env).__name__} is a vector environment whose {name} is {described(value)}, "
+            f"{needed} is needed"
+        )
+    return value
 
 
 def _as_column(mask: Mask, ndim: int) -> Mask:

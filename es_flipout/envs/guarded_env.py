@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_flipout.envs import values
+from es_flipout.envs.contract import FailureReason
 from es_flipout.envs.values import OLD_API, EnvFault
 from es_flipout.error_text import described, error_text
 from es_flipout.policies import box
@@ -55,15 +56,17 @@ class GuardedEnv:
             observation later.
 
         Raises:
-            EnvFault: if the environment raises or returns anything else.
+            EnvFault: if the environment raises, returns anything else, or says that the episode has failed.
         """
         try:
             if self.env is None:
                 self.env = self._make()
             observation, info = values.reset_result(self.env.reset(seed=seed))
-            return values.observation_array(observation, self._shape, self._dtype, "reset"), info
+            observation = values.observation_array(observation, self._shape, self._dtype, "reset")
         except FOREIGN as error:
             raise self._fault(error) from error
+        _check_failure(info)
+        return observation, info
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, Mapping[str, Any]]:
         """Advances the episode, which must have been started.
@@ -72,7 +75,7 @@ class GuardedEnv:
             Observation as from `reset`, reward, terminated, truncated and info.
 
         Raises:
-            EnvFault: if the environment raises or returns anything else.
+            EnvFault: if the environment raises, returns anything else, or says that the episode has failed.
         """
         try:
             result: Any = self.env.step(action)  # type: ignore[union-attr] # it is there after a reset
@@ -86,10 +89,11 @@ class GuardedEnv:
                     and type(terminated) is bool
                     and type(truncated) is bool
                     and type(info) is dict
+                    and "failure" not in info
                 ):
                     return result
             observation, reward, terminated, truncated, info = values.step_result(result)
-            return (
+            checked = (
                 values.observation_array(observation, self._shape, self._dtype, "step"),
                 values.number(reward),
                 values.flag(terminated, "terminated"),
@@ -98,6 +102,8 @@ class GuardedEnv:
             )
         except FOREIGN as error:
             raise self._fault(error) from error
+        _check_failure(info)
+        return checked
 
     def close(self) -> None:
         """Closes the environment, if there is one."""
@@ -113,6 +119,13 @@ class GuardedEnv:
         if isinstance(error, TypeError) and "reset() got an unexpected keyword argument" in text:
             text += f" ({OLD_API}: declare reset(self, *, seed=None, options=None))"
         return EnvFault(text)
+
+
+def _check_failure(info: Mapping[str, Any]) -> None:
+    """Raises an `EnvFault` for the reason that an environment of ours gives, which goes on to work."""
+    reason = info.get("failure")
+    if isinstance(reason, FailureReason):
+        raise EnvFault(reason)
 
 
 def spaces_of(env: gym.Env[Any, Any]) -> tuple[spaces.Box, gym.Space[Any]]:

@@ -366,6 +366,12 @@ def test_an_info_that_is_none_is_an_empty_one():
     assert env.reset(0)[1] == {}
 
 
+@pytest.mark.parametrize("entry", [True, 0, "the cube was dropped"])
+def test_what_others_call_a_failure_is_none(entry):
+    env = GuardedEnv(lambda: Returns((np.zeros(3), {"failure": entry}), step_of(info={"failure": entry})))
+    assert env.reset(0)[1] == env.step(0)[4] == {"failure": entry}
+
+
 def test_an_environment_with_a_fault_is_closed_and_replaced():
     made = []
 

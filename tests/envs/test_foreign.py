@@ -599,3 +599,32 @@ def test_closing_closes_the_wrapped_environment(counting):
     env = counting(AutoresetMode.DISABLED)
     env.close()
     assert env.env.closed
+
+
+@pytest.mark.parametrize("entry", [np.array([True, False, False]), ["too far"] * 3, "all", 3, None])
+def test_what_others_call_a_failure_is_none(entry):
+    env = Returning()
+    step = env.step
+    env.step = lambda actions: (*step(actions)[:4], {"failure": entry, "_failure": np.ones(NUM_ENVS, bool)})
+    torch_env = ForeignVectorEnv(env)
+    torch_env.reset(seed=0)
+    *_, info = torch_env.step(idle())
+    assert "failed" not in info
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_envs", 0, "num_envs is 0, an integer >= 1 is needed"),
+        ("num_envs", 3.0, "num_envs is 3.0, an integer >= 1"),
+        ("single_action_space", [1], "single_action_space is a list .* a gymnasium.Space is needed"),
+        ("metadata", None, "does not declare how it resets itself.*got None"),
+        ("metadata", ["human"], "does not declare how it resets itself"),
+        ("metadata", {"autoreset_mode": "never"}, "does not declare how it resets itself.*got 'never'"),
+    ],
+)
+def test_what_it_must_declare_of_itself(name, value, message):
+    env = Returning()
+    setattr(env, name, value)
+    with pytest.raises(ValueError, match=message):
+        ForeignVectorEnv(env)
