@@ -196,19 +196,13 @@ class ForeignVectorEnv(TorchVectorEnv):
         rewards = values.numbers(results[0], self.num_envs)
         terminated = values.flags(results[1], self.num_envs, "terminated")
         truncated = values.flags(results[2], self.num_envs, "truncated")
-        reasons = enumerate(info["failure"]) if np.ndim(info.get("failure")) == 1 else ()
         over = terminated | truncated
         if self.mode is AutoresetMode.SAME_STEP:
             self._fresh = over.copy()
         else:
             self._fresh = self._over if self.mode is AutoresetMode.NEXT_STEP else np.zeros_like(over)
         self._over = over
-        return (
-            rewards,
-            terminated,
-            truncated,
-            {i: str(each) for i, each in reasons if isinstance(each, FailureReason)},
-        )
+        return rewards, terminated, truncated, _failures(info)
 
     def _keep_first(self, result: Any) -> None:
         observations, _ = values.reset_result(result)
@@ -251,6 +245,14 @@ def _declared(env: VectorEnv[Any, Any, Any], name: str) -> Any:
             f"{needed} is needed"
         )
     return value
+
+
+def _failures(info: Mapping[str, Any]) -> dict[int, str]:
+    """Returns why envs have failed, by env, if the environment is one of ours that someone has wrapped."""
+    entry = info.get("failure")
+    if not isinstance(entry, np.ndarray) or entry.ndim != 1:
+        return {}
+    return {i: str(each) for i, each in enumerate(entry) if isinstance(each, FailureReason)}
 
 
 def _as_column(mask: Mask, ndim: int) -> Mask:

@@ -106,19 +106,24 @@ class GuardedEnv:
         return checked
 
     def close(self) -> None:
-        """Closes the environment, if there is one."""
+        """Closes the environment, if there is one; see `close_env`."""
         env, self.env = self.env, None
         if env is not None:
-            env.close()
+            close_env(env)
 
     def _fault(self, error: BaseException) -> EnvFault:
         """Gives the environment up; returns what to raise."""
-        with contextlib.suppress(*FOREIGN):
-            self.close()
+        self.close()
         text = error_text(error)
         if isinstance(error, TypeError) and "reset() got an unexpected keyword argument" in text:
             text += f" ({OLD_API}: declare reset(self, *, seed=None, options=None))"
         return EnvFault(text)
+
+
+def close_env(env: gym.Env[Any, Any]) -> None:
+    """Closes an environment; what it raises comes too late to matter."""
+    with contextlib.suppress(*FOREIGN):
+        env.close()
 
 
 def _check_failure(info: Mapping[str, Any]) -> None:

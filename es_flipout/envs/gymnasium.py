@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, torch_dtype
 from es_flipout.envs.env_processes import EnvProcesses
-from es_flipout.envs.guarded_env import MakeEnv, spaces_of
+from es_flipout.envs.guarded_env import MakeEnv, close_env, spaces_of
 from es_flipout.envs.local_envs import EnvArrays, LocalEnvs
 from es_flipout.envs.time_limit import default_limit
 from es_flipout.policies import make_action_head
@@ -143,9 +143,9 @@ def _make_stepper(
         for space in (observations, actions):
             torch_dtype(space)
     except ValueError as error:
-        first.close()
+        close_env(first)
         raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error
     if processes == 0:
         return LocalEnvs(make, EnvArrays.local(num_envs, observations, actions), first)
-    first.close()
+    close_env(first)
     return EnvProcesses(make, num_envs, observations, actions, min(processes or available_cores(), num_envs))

@@ -391,6 +391,25 @@ def test_an_environment_with_a_fault_is_closed_and_replaced():
     assert len(made) == 2
 
 
+@pytest.mark.parametrize("error", [RuntimeError("lost the robot"), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_raises_when_it_is_closed_does_no_harm(error, processes):
+    env = GymnasiumVectorEnv(lambda: Stubborn(error), 2, processes=processes)
+    env.reset(seed=0)
+    *_, info = env.step(torch.zeros(2, dtype=torch.int64))
+    env.close()
+    assert info["failures"] == ["ValueError: stuck"] * 2
+
+
+class Stubborn(Returns):
+    def __init__(self, error):
+        super().__init__(step=ValueError("stuck"))
+        self.error = error
+
+    def close(self):
+        raise self.error
+
+
 @pytest.mark.parametrize("name", ["observation_space", "action_space"])
 def test_an_environment_without_spaces_is_refused(name):
     env = Returns()

@@ -233,3 +233,23 @@ def test_a_task_that_raises_fails_in_the_score_as_in_training(processes):
     assert 0 < len(failed) < 8
     assert score.faults == dict.fromkeys(sorted(failed), "Fragile.reward: ValueError: leans too far")
     assert score.lengths.tolist() == lengths.tolist()
+
+
+class Blind(gym.ObservationWrapper):
+    """Shows NaN in the third observation of odd seeds."""
+
+    def reset(self, *, seed=None, options=None):
+        self.time, self.seed = 0, seed
+        return super().reset(seed=seed, options=options)
+
+    def observation(self, observation):
+        self.time += 1
+        return observation * np.nan if self.time == 3 and self.seed % 2 else observation
+
+
+def test_an_observation_that_is_not_finite_fails_the_episode_as_in_training():
+    scorer = Scorer(lambda: Blind(make_env("CartPole-v1", {"max_episode_steps": 5})), 4)
+    score = scorer.score(policy_for(scorer), seed=0)
+    scorer.close()
+    assert set(score.faults) == {1, 3}
+    assert score.mean_return == 5.0

@@ -208,7 +208,7 @@ class CheckedTask:
         needed: str = "a tensor [N, ...] of real numbers",
         verb: str = "return",
     ) -> torch.Size:
-        """Returns the shape of a value that must be a tensor [N, ...] of real numbers where the fields are."""
+        """Checks that a value is a real tensor [N, ...] where the fields are; returns its shape."""
         qpos = fields["qpos"]
         shape = value.shape if isinstance(value, Tensor) else None
         if not shape or shape[0] != qpos.shape[0] or value.dtype in _COMPLEX:
