@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+FOREIGN = (Exception, SystemExit)
+"""What a user's code may raise, and a run survives."""
 _MOST_CHARACTERS = 40  # of a constant
 _MOST_VALUES = 3  # that are described one by one
 

@@ -120,6 +120,16 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return torch_dtype(self.action_space)
 
 
+def check_num_envs(num_envs: Any) -> None:
+    """Checks a number of envs: an environment without any would keep a player waiting for ever.
+
+    Raises:
+        ValueError: if it is not a positive integer.
+    """
+    if not isinstance(num_envs, int | np.integer) or isinstance(num_envs, bool) or num_envs < 1:
+        raise ValueError(f"num_envs must be an integer >= 1, got {num_envs!r}")
+
+
 class FailureReason(str):
     """Why an episode has failed, as the info entry `failure` of ours: that of others may mean anything."""
 

@@ -17,10 +17,9 @@ from typing_extensions import override
 
 from es_flipout.envs import values
 from es_flipout.envs.contract import FailureReason, Mask, TorchVectorEnv, failure_info
-from es_flipout.envs.guarded_env import FOREIGN
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import described, error_text
+from es_flipout.error_text import FOREIGN, described, error_text
 from es_flipout.policies import box
 
 

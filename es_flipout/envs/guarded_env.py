@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from es_flipout.envs import values
 from es_flipout.envs.contract import FailureReason
 from es_flipout.envs.values import OLD_API, EnvFault
-from es_flipout.error_text import described, error_text
+from es_flipout.error_text import FOREIGN, described, error_text
 from es_flipout.policies import box
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
-
-FOREIGN = (Exception, SystemExit)
-"""What a user's environment may raise, and a run survives."""
 
 
 class GuardedEnv:

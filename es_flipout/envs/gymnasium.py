@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, torch_dtype
+from es_flipout.envs.contract import Mask, TorchVectorEnv, check_num_envs, failure_info, torch_dtype
 from es_flipout.envs.env_processes import EnvProcesses
 from es_flipout.envs.guarded_env import MakeEnv, close_env, spaces_of
 from es_flipout.envs.local_envs import EnvArrays, LocalEnvs
@@ -66,9 +66,10 @@ class GymnasiumVectorEnv(TorchVectorEnv):
                 processes only provides the spaces; in either case it is closed here.
 
         Raises:
-            ValueError: if observations or actions are of a kind that is not supported.
+            ValueError: if there are no envs, or observations or actions are of a kind that is not supported.
             RuntimeError: if a process cannot make its environments.
         """
+        check_num_envs(num_envs)
         first = make() if first is None else first
         self._envs = _make_stepper(make, num_envs, first, processes)
         self.num_envs = num_envs

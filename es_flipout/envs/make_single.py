@@ -9,14 +9,14 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
-from es_flipout.envs.guarded_env import FOREIGN, close_env
+from es_flipout.envs.guarded_env import close_env
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
 from es_flipout.envs.known_ids import check_known, import_module_of
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.native import native_ids
 from es_flipout.envs.time_limit import check_limit, with_limit
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import described, error_text
+from es_flipout.error_text import FOREIGN, described, error_text
 
 REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
 """Wrappers with a memory of earlier episodes, so that a return would depend on which env played before."""

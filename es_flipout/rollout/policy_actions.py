@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from es_flipout.error_text import described, error_text
+from es_flipout.error_text import FOREIGN, described, error_text
 from es_flipout.rollout.player import PlayError
 
 
@@ -42,7 +42,7 @@ class PolicyActions:
         """
         try:
             return self.checked(act(), num_rows)
-        except Exception as error:  # a user's policy may raise anything
+        except FOREIGN as error:
             raise PlayError(f"policy {self._name} cannot act: {error_text(error)}") from error
 
     def checked(self, actions: Any, num_rows: int) -> Tensor:

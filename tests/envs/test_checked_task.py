@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import mujoco
@@ -153,6 +154,14 @@ MISTAKES = {
     "reward with a term of ours": (
         reward_of(lambda before, after, fields, actions: (fields["qpos"][:, 0], {"failed": fields["qpos"]})),
         "^Odd.reward .*'failed', which has a meaning of its own",
+    ),
+    "reward with a numbered term": (
+        reward_of(lambda before, after, fields, actions: (fields["qpos"][:, 0], {1: fields["qpos"]})),
+        "^Odd.reward must name its info entries by text, got 1$",
+    ),
+    "reward exits": (
+        reward_of(lambda before, after, fields, actions: sys.exit("closed")),
+        "^Odd.reward: SystemExit: closed$",
     ),
     "reward raises": (
         reward_of(lambda before, after, fields, actions: {}["mistake"]),

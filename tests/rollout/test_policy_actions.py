@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import ClassVar
 
 import gymnasium as gym
@@ -121,3 +122,9 @@ def test_the_baseline_does_not_cut_off_actions_either():
             player.play(population_of(policy), Episodes.of_population([1, 2]))
     finally:
         player.close()
+
+
+def test_a_policy_that_exits_is_named():
+    actions = PolicyActions(Returns(None), SPACES["floats"])
+    with pytest.raises(PlayError, match=r"^policy Returns cannot act: SystemExit: no display$"):
+        actions.run(lambda: sys.exit("no display"), 2)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
-from es_flipout.error_text import OneLineError, described, error_text
+from es_flipout.error_text import FOREIGN, OneLineError, described, error_text
 
 State = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -179,7 +179,9 @@ class CheckedTask:
             if not isinstance(given, Mapping):
                 self._refuse(hook, f"must return a dict of tensors [N, ...], got {described(given)}")
             for name, value in given.items():
-                if name in RESERVED or not isinstance(name, str):
+                if not isinstance(name, str):
+                    self._refuse(hook, f"must name its info entries by text, got {described(name)}")
+                if name in RESERVED:
                     self._refuse(hook, f"may not name an info entry {name!r}, which has a meaning of its own")
                 self._check(hook, value, fields, verb=f"give {name!r} as")
                 entries[name] = _without_graph(value)
@@ -188,7 +190,7 @@ class CheckedTask:
     def _call(self, hook: str, *args: Any) -> Any:
         try:
             return getattr(self.task, hook)(*args)
-        except Exception as error:  # a user's code may raise anything
+        except FOREIGN as error:
             undeclared = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else None
             if isinstance(undeclared, str) and undeclared in DATA_FIELDS:
                 declared, names = (
