@@ -281,7 +281,7 @@ class TestSettings:
             ("antithetic", np.True_, True),
             ("fitness_shaping", "nes", SHAPINGS["nes"]),
         ],
-        ids=repr,
+        ids=lambda each: getattr(each, "__name__", repr(each)),
     )
     def test_the_same_value_of_another_type_is_the_same(self, name: str, value: Any, same: Any) -> None:
         changed = strategy()

@@ -44,7 +44,8 @@ class FrameReader:
                     f"render() returned a {type(each).__name__}; a film needs {ALLOWED}"
                 ) from error
             if image.dtype.kind not in "biuf":
-                raise ValueError(f"render() returned {each!r:.40}; a film needs {ALLOWED}")
+                found = " ".join(f"{each!r:.40}".split())
+                raise ValueError(f"render() returned {found}; a film needs {ALLOWED}")
             yield self._frame(image)
 
     def _frame(self, image: NDArray[Any]) -> Frame:

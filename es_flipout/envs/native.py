@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
 from es_flipout.envs.known_ids import import_module_of
 from es_flipout.envs.mujoco import TASKS
+from es_flipout.envs.mujoco.checked_task import TaskError
 from es_flipout.envs.mujoco.make_engine import ENGINES, cpu_engine
 from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
 from es_flipout.envs.mujoco.task import MujocoTask
@@ -141,17 +142,21 @@ def _make_native(
     check_limit(max_episode_steps)
     limit = default_limit if max_episode_steps is None else max_episode_steps
     task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
-    env = MujocoVectorEnv(
-        _make_task(env_id, task, task_kwargs),
-        num_envs,
-        max_episode_steps=None if limit == -1 else limit,
-        device=device,
-        dtype=dtype,
-        engine=engine,
-        engine_kwargs=engine_kwargs,
-        threads=threads,
-        info=info,
-    )
+    made = _make_task(env_id, task, task_kwargs)
+    try:
+        env = MujocoVectorEnv(
+            made,
+            num_envs,
+            max_episode_steps=None if limit == -1 else limit,
+            device=device,
+            dtype=dtype,
+            engine=engine,
+            engine_kwargs=engine_kwargs,
+            threads=threads,
+            info=info,
+        )
+    except TaskError as error:
+        raise EnvFault(f"{env_id}: {error}") from error
     env.default_limit = default_limit if max_episode_steps is None else None
     return env
 

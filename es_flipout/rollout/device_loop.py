@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from es_flipout.envs.masks import where_rows
 from es_flipout.envs.mujoco.checked_task import CheckedTask, TaskError
 from es_flipout.normalization import RunningStatistics
 from es_flipout.population import Population
+from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 
 NOT_FINITE_BIT = 1 << 20
@@ -169,6 +172,7 @@ class DeviceLoop:
         self._count = zeros(dtype=torch.int64)
 
         policy = population.policy
+        self._actions = PolicyActions(policy, spaces.Box(*task.action_range()), device)
         self._like = policy.get_parameter(population.trained[0])
         self._rows = population.select(torch.zeros(0, dtype=torch.int64))
         self._recurrent = RecurrentState(policy, num_envs, in_place=True) if is_recurrent(policy) else None
@@ -249,12 +253,11 @@ class DeviceLoop:
         self._sums[1].addcmul_(deviations, deviations)
         self._rows.select(self._members, grouped=True)
         observations = self._observations.to(self._like)
-        if self._recurrent is not None:
-            actions = self._recurrent.act(self._rows, observations, slice(None))
+        if self._recurrent is None:
+            act = partial(self._rows, observations)
         else:
-            actions = self._rows(observations)
-        if actions.shape != self._engine.ctrl.shape:  # copy_ would broadcast
-            raise ValueError(f"actions must be {list(self._engine.ctrl.shape)}, got {list(actions.shape)}")
+            act = partial(self._recurrent.act, self._rows, observations, slice(None))
+        actions = self._actions.run(act, len(observations))
         self._engine.ctrl.copy_(where_rows(self.live, actions, torch.zeros_like(actions[:1])))
 
     def statistics(self) -> RunningStatistics:

@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -163,10 +164,11 @@ class HostLoop:
     def _act(self, observations: Tensor) -> Tensor:
         """Returns the actions in the envs that act, of the action space's dtype."""
         observations = observations.to(self._like)
-        state, rows = self._recurrent, self._rows
-        if state is None:
-            return self._actions.run(lambda: rows(observations), len(observations))
-        return self._actions.run(lambda: state.act(rows, observations, self._acting_index), len(observations))
+        if self._recurrent is None:
+            act = partial(self._rows, observations)
+        else:
+            act = partial(self._recurrent.act, self._rows, observations, self._acting_index)
+        return self._actions.run(act, len(observations))
 
     def _conclude(self, envs: Ints, info: dict[str, Any]) -> None:
         """Writes down what came of the episodes in `envs`, int64 [M], and frees these."""

@@ -34,7 +34,7 @@ from es_flipout.run.stored_paths import with_absolute_paths
 
 
 class RunError(ValueError):
-    """A run directory or a checkpoint cannot be used; the message says why, in one line.
+    """A run directory, a checkpoint or a configuration cannot be used; the message says why, in one line.
 
     Attributes:
         exit_status: of the command that it ends.

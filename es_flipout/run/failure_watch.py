@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from es_flipout.rollout import Episodes
-from es_flipout.run.checkpoint import RunBrokenError
+from es_flipout.run.checkpoint import RunBrokenError, RunError
 
 HOPELESS = 3
 """Populations in a row of which every episode failed, after which a run ends."""
@@ -27,9 +27,9 @@ class FailureWatch:
         """Checks the episodes of a population.
 
         Raises:
-            RunBrokenError: if no episode could start; if every episode failed, in its first step or for
-                `HOPELESS` populations in a row; or if no episode of the first generation ended, and the
-                environment has no time limit.
+            RunBrokenError: if no episode could start, or every episode failed, in its first step or for
+                `HOPELESS` populations in a row.
+            RunError: if no episode of the first generation ended, and the environment has no time limit.
         """
         failures = episodes.failures.most_common(1)
         reason = failures[0][0] if failures else "every episode was empty"
@@ -44,7 +44,7 @@ class FailureWatch:
             raise RunBrokenError(f"{every}, as in the {HOPELESS - 1} populations before: {reason}")
         limit = self._default_limit
         if generation == 1 and limit is not None and (episodes.lengths >= limit).all():
-            raise RunBrokenError(
+            raise RunError(  # of the configuration, which a resumed run keeps
                 f"{self._env_id} has no time limit, and no episode ended within {limit:,} env steps: set "
                 "env.kwargs.max_episode_steps"
             )

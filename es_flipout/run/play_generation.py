@@ -37,7 +37,8 @@ def play_generation(
 
     Raises:
         PlayStoppedError: if `should_stop` said so.
-        RunBrokenError: if the player cannot do its work, or as `FailureWatch.check` does.
+        RunBrokenError: if the player cannot do its work.
+        RunError: as `FailureWatch.check` does.
     """
     tables: list[Episodes] = []
     env_steps = 0

@@ -234,7 +234,7 @@ def evaluated(run, episodes, *arguments):
     """Returns what es-eval says of a run on `FaultyEnv`, whose training counts the same faults."""
     if not Path("faulty").exists():
         quiet = ["--logging.tensorboard", "false", "--threads", 1, "--generations", 1, "--out", "faulty"]
-        sizes = ["--es.population_size", 4, "--env.num_envs", 4, "--evaluation.interval", 0]
+        sizes = ["--es.population_size", 32, "--env.num_envs", 32, "--evaluation.interval", 0]
         trained = run("train", "--env.id", f"{__name__}:Faulty-v0", *sizes, *quiet)
         assert trained.status == 0, trained.stderr
     return run("eval", "faulty", "--episodes", episodes, *arguments)
@@ -381,7 +381,10 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
         ([*POOL, "--env.id", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
         ([*POOL, "--env.id", "OnlyHere-v0"], "unknown environment 'OnlyHere-v0'"),
         (["--env.id", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
-        (["--env.id", "nowhere:Walk-v0"], "nowhere:Walk-v0: ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            ["--env.id", "nowhere:Walk-v0"],
+            "env.id nowhere:Walk-v0: No module named 'nowhere'; run the command from",
+        ),
         (["--env.id", "CartPole-v1", "--env.kwargs.gravity", "3"], "unexpected keyword argument 'gravity'"),
         (["--env.wrappers", "[Nonesuch]"], "wrapper 'Nonesuch' does not exist: give a name in gymnasium.wra"),
         (

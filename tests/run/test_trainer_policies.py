@@ -166,11 +166,11 @@ def test_the_commands_train_resume_and_score_a_class_in_the_current_folder(capsy
             ["--policy.kind", "mpl"],
             "policy.kind 'mpl' does not exist: choose one of mlp, linear, gru",
         ),
-        (["--policy.kind", "nowhere:Net"], "policy.kind 'nowhere:Net': cannot import nowhere"),
+        (["--policy.kind", "nowhere:Net"], "policy.kind nowhere:Net: No module named 'nowhere'"),
         (["--policy.kwargs.width", "3"], "policy.kwargs: mlp has no argument 'width' (allowed: none)"),
         (["--policy.kind", "cnn"], "policy.kind cnn needs images"),
         (["--env.id", "examples.catch:Catch-v0"], "or set policy.kind to cnn for images"),
-        (["--optimizer.name", "nowhere:Adam"], "optimizer.name 'nowhere:Adam': cannot import nowhere"),
+        (["--optimizer.name", "nowhere:Adam"], "optimizer.name nowhere:Adam: No module named 'nowhere'"),
         (
             ["--optimizer.name", "ClipUp", "--optimizer.kwargs.momentum", "2"],
             "momentum must be in [0, 1)",
