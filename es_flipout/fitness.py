@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Set, Sized
 from itertools import islice
-from numbers import Number, Real
+from numbers import Real
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from es_flipout.error_text import error_text
+from es_flipout.error_text import described, error_text
 
 FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
 FITNESS_SHAPING: Final = "centered_ranks"
@@ -76,7 +76,7 @@ def _of_array(values: Any, name: str, size: int) -> Tensor:
             name, size, f"{described(values)} that NumPy cannot read ({error_text(error)})"
         ) from error
     if array.dtype.kind not in "biuf":
-        raise _not_numbers(name, size, f"{described(values)} of dtype {array.dtype}")
+        raise _not_numbers(name, size, described(array))
     return torch.from_numpy(np.ma.filled(np.array(array, np.float64, order="C", subok=True), math.nan))
 
 
@@ -103,13 +103,6 @@ def _as_number(value: Any, name: str) -> float:
         return float(value)
     except OverflowError:
         raise ValueError(f"{name} is too large for a float64") from None
-
-
-def described(value: Any) -> str:
-    """Returns a value for an error: a constant itself, the type of anything else."""
-    if value is None or isinstance(value, str | Number):
-        return repr(value)[:80]
-    return f"an object of type {type(value).__qualname__}"
 
 
 def _remedy(shape: torch.Size, size: int) -> str:

@@ -1,10 +1,14 @@
-"""What an exception says, in one line."""
+"""What an exception says, and what a value is, in one line."""
 
 from __future__ import annotations
 
-import pytest
+from decimal import Decimal
 
-from es_flipout.error_text import error_text
+import numpy as np
+import pytest
+import torch
+
+from es_flipout.error_text import described, error_text
 
 
 class MuteError(Exception):
@@ -27,3 +31,31 @@ class MuteError(Exception):
 )
 def test_an_exception_in_one_line(error, text):
     assert error_text(error) == text
+
+
+class Robot:
+    def __repr__(self):
+        raise RuntimeError("no text for this")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (0.5, "0.5"),
+        (Decimal("0.5"), "Decimal('0.5')"),
+        ("two\nlines", "'two\\nlines'"),
+        ("x" * 99, f"'{'x' * 39}... (str)"),
+        (np.zeros((2, 1), np.float32), "a NumPy array of shape (2, 1) and dtype float32"),
+        (torch.zeros(3, dtype=torch.int64), "a tensor of shape (3,) and dtype int64"),
+        ((), "a tuple of 0 values"),
+        ([1, 2, 3, 4], "a list of 4 values"),
+        ((torch.zeros(()), None), "a tuple of 2 values (a tensor of shape () and dtype float32, None)"),
+        ([[[0]]], "a list of 1 value (a list of 1 value)"),
+        ({"x": 1}, "an object of type dict"),
+        (Robot(), "an object of type Robot"),
+    ],
+)
+def test_what_a_value_is(value, text):
+    assert described(value) == text

@@ -109,15 +109,31 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _check_actions(self, actions: Tensor) -> None:
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions must be {self.action_space.shape}, got {tuple(actions.shape)}")
-        if not torch.can_cast(actions.dtype, self._action_dtype):
+        wanted = self._action_dtype
+        if actions.dtype is not wanted and not torch.can_cast(actions.dtype, wanted):
             raise ValueError(
-                f"actions must be {self._action_dtype}, as action_space is, got {actions.dtype}, which would "
-                "be cut off"
+                f"actions must be {wanted}, as action_space is, got {actions.dtype}, which would be cut off"
             )
 
     @functools.cached_property
     def _action_dtype(self) -> torch.dtype:
         return torch_dtype(self.action_space)
+
+
+def check_num_envs(num_envs: Any) -> None:
+    """Checks a number of envs: an environment without any would keep a player waiting for ever.
+
+    Raises:
+        ValueError: if it is not a positive integer.
+    """
+    if not isinstance(num_envs, int | np.integer) or isinstance(num_envs, bool) or num_envs < 1:
+        raise ValueError(f"num_envs must be an integer >= 1, got {num_envs!r}")
+
+
+class FailureReason(str):
+    """Why an episode has failed, as the info entry `failure` of ours: that of others may mean anything."""
+
+    __slots__ = ()
 
 
 def failure_info(failures: Mapping[int, str], num_envs: int) -> dict[str, Any]:

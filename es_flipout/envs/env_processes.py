@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from es_flipout.envs.guarded_env import FOREIGN, MakeEnv
+from es_flipout.envs.guarded_env import MakeEnv
 from es_flipout.envs.local_envs import EnvArrays, LocalEnvs
-from es_flipout.error_text import error_text
+from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.processes import SharedMemory, Worker, WorkerDiedError, end_workers
 
 Shapes = Sequence[tuple[tuple[int, ...], np.dtype[Any]]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,11 +16,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.envs import values
-from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info
-from es_flipout.envs.guarded_env import FOREIGN
+from es_flipout.envs.contract import FailureReason, Mask, TorchVectorEnv, failure_info
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
-from es_flipout.envs.values import EnvFault, described
-from es_flipout.error_text import error_text
+from es_flipout.envs.values import EnvFault
+from es_flipout.error_text import FOREIGN, described, error_text
 from es_flipout.policies import box
 
 
@@ -77,22 +76,18 @@ class ForeignVectorEnv(TorchVectorEnv):
             ValueError: if the environment does not declare its spaces, its number of envs and how it resets
                 itself, or observations or actions are of a kind that is not supported.
         """
-        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
-        if mode is None:
-            raise ValueError(
-                f'{env} does not declare how it resets itself: its metadata must have an "autoreset_mode" '
-                "(a gymnasium.vector.AutoresetMode)"
-            )
         self.env = env
-        self.mode = AutoresetMode(mode)
+        self.mode = _declared_mode(env)
         self.device = torch.device(device)
         self.dtype = dtype
-        self.num_envs = _declared(env, "num_envs", int | np.integer)
-        self.single_observation_space: spaces.Box = box(_declared(env, "single_observation_space", gym.Space))
-        self.single_action_space = _declared(env, "single_action_space", gym.Space)
+        self.num_envs = _declared(env, "num_envs")
+        self.single_observation_space: spaces.Box = box(_declared(env, "single_observation_space"))
+        self.single_action_space = _declared(env, "single_action_space")
         # Not as the environment declares them: some declare those of one env.
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._shape = (self.num_envs, *self.single_observation_space.shape)
+        self._space_dtype = np.dtype(self.single_observation_space.dtype)
         self.restarts_anytime = self.mode == AutoresetMode.DISABLED
         self._takes_tensors = False
         self._idle_action = _some_action(self.action_space)
@@ -140,12 +135,12 @@ class ForeignVectorEnv(TorchVectorEnv):
         self._check_actions(actions)
         live = ~self._ended
         rewards = np.zeros(self.num_envs)
-        chosen = actions.detach().cpu().to(self._action_dtype).numpy()
+        chosen = actions.detach().to("cpu", self._action_dtype).numpy()
         given = np.where(_as_column(live, actions.ndim), chosen, self._idle_action)
         try:
             if self.restarts_anytime:
                 self._reset_some(self._over.copy(), None)  # it may refuse to step an ended env
-            rewards, terminated, truncated, reasons = self._step_all(given.astype(self._idle_action.dtype))
+            rewards, terminated, truncated, reasons = self._step_all(given)
             info = failure_info({i: text for i, text in reasons.items() if live[i]}, self.num_envs)
         except FOREIGN as error:
             info = self._recover(error, live)
@@ -200,15 +195,13 @@ class ForeignVectorEnv(TorchVectorEnv):
         rewards = values.numbers(results[0], self.num_envs)
         terminated = values.flags(results[1], self.num_envs, "terminated")
         truncated = values.flags(results[2], self.num_envs, "truncated")
-        failed = np.flatnonzero(info["_failure"]).tolist() if "_failure" in info else []
         over = terminated | truncated
-        self._fresh = {
-            AutoresetMode.DISABLED: np.zeros_like(over),
-            AutoresetMode.NEXT_STEP: self._over,
-            AutoresetMode.SAME_STEP: over,
-        }[self.mode]
-        self._over = over.copy()
-        return rewards, terminated, truncated, {i: str(info["failure"][i]) for i in failed}
+        if self.mode is AutoresetMode.SAME_STEP:
+            self._fresh = over.copy()
+        else:
+            self._fresh = self._over if self.mode is AutoresetMode.NEXT_STEP else np.zeros_like(over)
+        self._over = over
+        return rewards, terminated, truncated, _failures(info)
 
     def _keep_first(self, result: Any) -> None:
         observations, _ = values.reset_result(result)
@@ -216,14 +209,8 @@ class ForeignVectorEnv(TorchVectorEnv):
 
     def _keep(self, observations: Any, method: str) -> None:
         self._takes_tensors = isinstance(observations, Tensor)
-        space = self.single_observation_space
         self._observations = values.observation_tensor(
-            observations,
-            (self.num_envs, *space.shape),
-            np.dtype(space.dtype),
-            method,
-            device=self.device,
-            dtype=self.dtype,
+            observations, self._shape, self._space_dtype, method, device=self.device, dtype=self.dtype
         )
 
     def _shown(self) -> Tensor:
@@ -231,16 +218,40 @@ class ForeignVectorEnv(TorchVectorEnv):
         return self._observations.clone()
 
 
-def _declared(env: VectorEnv[Any, Any, Any], name: str, kind: Any) -> Any:
-    """Returns what an environment must declare of itself."""
+def _declared_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """Returns how an environment says that it resets itself."""
+    metadata = getattr(env, "metadata", None)
+    mode = metadata.get("autoreset_mode") if isinstance(metadata, Mapping) else None
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise ValueError(
+            f'{env} does not declare how it resets itself: its metadata must have an "autoreset_mode" '
+            f"(a gymnasium.vector.AutoresetMode), got {described(mode)}"
+        ) from None
+
+
+def _declared(env: VectorEnv[Any, Any, Any], name: str) -> Any:
+    """Returns what an environment must declare of itself: its number of envs, or a space."""
     value = getattr(env, name, None)
-    if isinstance(value, kind):
-        return value
-    kinds = {"num_envs": "an int"}
-    raise ValueError(
-        f"{type(env).__name__} is a vector environment whose {name} is {described(value)}, "
-        f"{kinds.get(name, 'a gymnasium.Space')} is needed"
-    )
+    if name == "num_envs":
+        is_right, needed = isinstance(value, int | np.integer) and value >= 1, "an integer >= 1"
+    else:
+        is_right, needed = isinstance(value, gym.Space), "a gymnasium.Space"
+    if not is_right:
+        raise ValueError(
+            f"{type(env).__name__} is a vector environment whose {name} is {described(value)}, "
+            f"{needed} is needed"
+        )
+    return value
+
+
+def _failures(info: Mapping[str, Any]) -> dict[int, str]:
+    """Returns why envs have failed, by env, if the environment is one of ours that someone has wrapped."""
+    entry = info.get("failure")
+    if not isinstance(entry, np.ndarray) or entry.ndim != 1:
+        return {}
+    return {i: str(each) for i, each in enumerate(entry) if isinstance(each, FailureReason)}
 
 
 def _as_column(mask: Mask, ndim: int) -> Mask:

@@ -12,14 +12,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_flipout.envs import values
-from es_flipout.envs.values import OLD_API, EnvFault, described
-from es_flipout.error_text import error_text
+from es_flipout.envs.contract import FailureReason
+from es_flipout.envs.values import OLD_API, EnvFault
+from es_flipout.error_text import FOREIGN, described, error_text
 from es_flipout.policies import box
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
-
-FOREIGN = (Exception, SystemExit)
-"""What a user's environment may raise, and a run survives."""
 
 
 class GuardedEnv:
@@ -55,15 +53,17 @@ class GuardedEnv:
             observation later.
 
         Raises:
-            EnvFault: if the environment raises or returns anything else.
+            EnvFault: if the environment raises, returns anything else, or says that the episode has failed.
         """
         try:
             if self.env is None:
                 self.env = self._make()
             observation, info = values.reset_result(self.env.reset(seed=seed))
-            return values.observation_array(observation, self._shape, self._dtype, "reset"), info
+            observation = values.observation_array(observation, self._shape, self._dtype, "reset")
         except FOREIGN as error:
             raise self._fault(error) from error
+        _check_failure(info)
+        return observation, info
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, Mapping[str, Any]]:
         """Advances the episode, which must have been started.
@@ -72,45 +72,62 @@ class GuardedEnv:
             Observation as from `reset`, reward, terminated, truncated and info.
 
         Raises:
-            EnvFault: if the environment raises or returns anything else.
+            EnvFault: if the environment raises, returns anything else, or says that the episode has failed.
         """
-        assert self.env is not None
         try:
-            result: Any = self.env.step(action)
-            # What is as it should be is not looked at any further: this runs at every step of every env.
-            if type(result) is not tuple or len(result) != 5 or type(result[4]) is not dict:
-                result = values.step_result(result)
-            observation, reward, terminated, truncated, info = result
-            if (
-                type(observation) is not np.ndarray
-                or observation.dtype is not self._dtype
-                or observation.shape != self._shape
-            ):
-                observation = values.observation_array(observation, self._shape, self._dtype, "step")
-            if not isinstance(reward, float):
-                reward = values.number(reward)
-            if type(terminated) is not bool:
-                terminated = values.flag(terminated, "terminated")
-            if type(truncated) is not bool:
-                truncated = values.flag(truncated, "truncated")
+            result: Any = self.env.step(action)  # type: ignore[union-attr] # it is there after a reset
+            if type(result) is tuple and len(result) == 5:
+                observation, reward, terminated, truncated, info = result
+                if (  # as most are: this runs at every step of every env
+                    type(observation) is np.ndarray
+                    and observation.dtype is self._dtype
+                    and observation.shape == self._shape
+                    and isinstance(reward, float)
+                    and type(terminated) is bool
+                    and type(truncated) is bool
+                    and type(info) is dict
+                    and "failure" not in info
+                ):
+                    return result
+            observation, reward, terminated, truncated, info = values.step_result(result)
+            checked = (
+                values.observation_array(observation, self._shape, self._dtype, "step"),
+                values.number(reward),
+                values.flag(terminated, "terminated"),
+                values.flag(truncated, "truncated"),
+                info,
+            )
         except FOREIGN as error:
             raise self._fault(error) from error
-        return observation, reward, terminated, truncated, info
+        _check_failure(info)
+        return checked
 
     def close(self) -> None:
-        """Closes the environment, if there is one."""
+        """Closes the environment, if there is one; see `close_env`."""
         env, self.env = self.env, None
         if env is not None:
-            env.close()
+            close_env(env)
 
     def _fault(self, error: BaseException) -> EnvFault:
         """Gives the environment up; returns what to raise."""
-        with contextlib.suppress(*FOREIGN):
-            self.close()
+        self.close()
         text = error_text(error)
         if isinstance(error, TypeError) and "reset() got an unexpected keyword argument" in text:
             text += f" ({OLD_API}: declare reset(self, *, seed=None, options=None))"
         return EnvFault(text)
+
+
+def close_env(env: gym.Env[Any, Any]) -> None:
+    """Closes an environment; what it raises comes too late to matter."""
+    with contextlib.suppress(*FOREIGN):
+        env.close()
+
+
+def _check_failure(info: Mapping[str, Any]) -> None:
+    """Raises an `EnvFault` for the reason that an environment of ours gives, which goes on to work."""
+    reason = info.get("failure")
+    if isinstance(reason, FailureReason):
+        raise EnvFault(reason)
 
 
 def spaces_of(env: gym.Env[Any, Any]) -> tuple[spaces.Box, gym.Space[Any]]:

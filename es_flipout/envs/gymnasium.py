@@ -12,9 +12,9 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, torch_dtype
+from es_flipout.envs.contract import Mask, TorchVectorEnv, check_num_envs, failure_info, torch_dtype
 from es_flipout.envs.env_processes import EnvProcesses
-from es_flipout.envs.guarded_env import MakeEnv, spaces_of
+from es_flipout.envs.guarded_env import MakeEnv, close_env, spaces_of
 from es_flipout.envs.local_envs import EnvArrays, LocalEnvs
 from es_flipout.envs.time_limit import default_limit
 from es_flipout.policies import make_action_head
@@ -66,9 +66,10 @@ class GymnasiumVectorEnv(TorchVectorEnv):
                 processes only provides the spaces; in either case it is closed here.
 
         Raises:
-            ValueError: if observations or actions are of a kind that is not supported.
+            ValueError: if there are no envs, or observations or actions are of a kind that is not supported.
             RuntimeError: if a process cannot make its environments.
         """
+        check_num_envs(num_envs)
         first = make() if first is None else first
         self._envs = _make_stepper(make, num_envs, first, processes)
         self.num_envs = num_envs
@@ -101,7 +102,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         actions = torch.as_tensor(actions)
         self._check_actions(actions)
         arrays, live = self._envs.arrays, ~(self._terminated | self._truncated)
-        arrays.actions[:] = actions.detach().cpu().to(self._action_dtype).numpy()
+        arrays.actions[:] = actions.detach().to("cpu", self._action_dtype).numpy()
         info = self._end_failed(self._envs.step(np.flatnonzero(live).tolist()), live)
         stepped = live & ~info.get("failed", np.zeros_like(live))
         self._terminated |= stepped & arrays.terminated
@@ -143,9 +144,9 @@ def _make_stepper(
         for space in (observations, actions):
             torch_dtype(space)
     except ValueError as error:
-        first.close()
+        close_env(first)
         raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error
     if processes == 0:
         return LocalEnvs(make, EnvArrays.local(num_envs, observations, actions), first)
-    first.close()
+    close_env(first)
     return EnvProcesses(make, num_envs, observations, actions, min(processes or available_cores(), num_envs))

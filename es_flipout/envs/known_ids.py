@@ -9,9 +9,8 @@ from importlib import import_module
 
 import gymnasium as gym
 
-from es_flipout.envs.guarded_env import FOREIGN
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import error_text
+from es_flipout.error_text import FOREIGN, error_text
 
 PACKAGES = {
     r"ALE/": "ale_py",

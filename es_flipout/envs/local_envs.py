@@ -93,12 +93,12 @@ class LocalEnvs:
     def step(self, ids: Sequence[int]) -> dict[int, str]:
         """Steps envs by their actions and writes the results; returns what went wrong, by env."""
         envs, arrays, faults = self._envs, self.arrays, {}
-        observations, actions, rewards = arrays.observations, arrays.actions, arrays.rewards
+        observations, rewards = arrays.observations, arrays.rewards
         terminated, truncated = arrays.terminated, arrays.truncated
+        actions = arrays.actions.copy()  # which the environments may keep
         for i in ids:
             try:
-                # The environment may keep the action that it is given.
-                observations[i], rewards[i], terminated[i], truncated[i], _ = envs[i].step(actions[i].copy())
+                observations[i], rewards[i], terminated[i], truncated[i], _ = envs[i].step(actions[i])
             except EnvFault as fault:
                 faults[i] = str(fault)
         return faults

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from es_flipout.envs.contract import TorchVectorEnv
+from es_flipout.envs.contract import TorchVectorEnv, check_num_envs
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
@@ -56,8 +56,7 @@ def make_vec(
         ValueError: if the id, a keyword argument or a value is not valid, in which case the message says what
             is; or if the environment's own code raises anything: the message is `ID: Type: text`.
     """
-    if num_envs < 1:
-        raise ValueError(f"num_envs must be >= 1, got {num_envs}")
+    check_num_envs(num_envs)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
     if engine not in (engines := get_args(EngineName)):

@@ -9,14 +9,14 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
-from es_flipout.envs.guarded_env import FOREIGN
+from es_flipout.envs.guarded_env import close_env
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
 from es_flipout.envs.known_ids import check_known, import_module_of
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.native import native_ids
 from es_flipout.envs.time_limit import check_limit, with_limit
-from es_flipout.envs.values import EnvFault, described
-from es_flipout.error_text import error_text
+from es_flipout.envs.values import EnvFault
+from es_flipout.error_text import FOREIGN, described, error_text
 
 REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
 """Wrappers with a memory of earlier episodes, so that a return would depend on which env played before."""
@@ -61,11 +61,11 @@ def _wrapped(env_id: str, env: gym.Env[Any, Any], name: str, wrap: Wrap) -> gym.
     except FOREIGN as error:
         text = str(error) or (_without_flat_form(env) if name == "FlattenObservation" else "")
         type_name = type(error).__name__
-        env.close()
+        close_env(env)
         raise EnvFault(f"{env_id}: {type_name} (in {name}){f': {text}' if text else ''}") from error
     if isinstance(wrapped, gym.Env):
         return wrapped
-    env.close()
+    close_env(env)
     raise EnvFault(f"{env_id}: wrapper {name} returned {described(wrapped)}, not an environment")
 
 

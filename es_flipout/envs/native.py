@@ -11,7 +11,6 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
 
-from es_flipout.envs.guarded_env import FOREIGN
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
 from es_flipout.envs.known_ids import import_module_of
 from es_flipout.envs.mujoco import TASKS
@@ -23,7 +22,7 @@ from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.time_limit import DEFAULT_EPISODE_STEPS, check_limit
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import error_text
+from es_flipout.error_text import FOREIGN, error_text
 
 NAMESPACE = "es_flipout/"
 """Gymnasium namespace of the native versions of its own tasks."""

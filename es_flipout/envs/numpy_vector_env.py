@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.contract import Mask, TorchVectorEnv
+from es_flipout.envs.contract import FailureReason, Mask, TorchVectorEnv
 
 Array = NDArray[Any]
 
@@ -98,7 +98,7 @@ def _numpy_info(info: dict[str, Any], mask: Mask) -> dict[str, Any]:
             found |= {name: array, f"_{name}": mask.copy()}
     if "failed" in info:
         reasons = np.full(len(mask), None, dtype=object)
-        reasons[info["failed"]] = info["failures"]
+        reasons[info["failed"]] = [FailureReason(each) for each in info["failures"]]
         found |= {"failure": reasons, "_failure": info["failed"].copy()}
     return found
 

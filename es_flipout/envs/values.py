@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.contract import numpy_dtype
-from es_flipout.error_text import OneLineError, error_text
+from es_flipout.error_text import OneLineError, described, error_text
 
 OLD_API = "this is the API before Gymnasium 0.26"
+_NUMBERS = (float, np.floating, int, np.integer, Real, Decimal)  # those that come most often first
+_FLAGS = (bool, np.bool_)
+_INFOS = (dict, Mapping, type(None))
 
 
 class EnvFault(OneLineError, ValueError):  # noqa: N818 - a fault, as of an episode
@@ -32,7 +35,7 @@ class EnvFault(OneLineError, ValueError):  # noqa: N818 - a fault, as of an epis
 
 def reset_result(result: Any) -> tuple[Any, Mapping[str, Any]]:
     """Returns the observation and the info that `reset` returned."""
-    if isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], Mapping | None):
+    if isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], _INFOS):
         return result[0], result[1] or {}
     raise EnvFault(
         f"reset returned {described(result)}, but must return (observation, info); "
@@ -50,7 +53,7 @@ def step_result(result: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
             f"{f': {OLD_API}, whose done is now terminated or truncated' if old else ''}"
         )
     observation, reward, terminated, truncated, info = result
-    if not isinstance(info, Mapping | None):
+    if not isinstance(info, _INFOS):
         raise EnvFault(f"step returned {described(info)} as its info, a dict is needed: return {needed}")
     return observation, reward, terminated, truncated, info or {}
 
@@ -71,8 +74,7 @@ def observation_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], 
     _check_observation(value, array.shape, _kind(array.dtype), shape, dtype, method)
     if array.dtype == dtype:
         return array
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = array.astype(dtype)
+    cast = _narrowed(array, dtype)
     if dtype.kind != "f" and not np.array_equal(cast, array):
         raise EnvFault(
             f"{method} returned an observation of {array.dtype} with values that {dtype} cannot hold, which "
@@ -84,7 +86,7 @@ def observation_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], 
 def number(value: Any) -> float:
     """Returns a reward as a float: any real number, or an array or tensor of exactly one."""
     try:
-        if isinstance(value, Real | Decimal):
+        if isinstance(value, _NUMBERS):
             return float(value)
     except (OverflowError, ValueError) as error:
         raise EnvFault(f"the reward is no float: {error_text(error)}") from error
@@ -101,6 +103,8 @@ def number(value: Any) -> float:
 
 def flag(value: Any, name: str) -> bool:
     """Returns `terminated` or `truncated` as a bool: of a bool, 0 or 1, or an array of one of these."""
+    if isinstance(value, _FLAGS):
+        return bool(value)
     array = _array(value)
     if array.size == 1 and array.dtype.kind in "biu" and (found := array.item()) in (0, 1):
         return bool(found)
@@ -135,11 +139,7 @@ def observation_tensor(
     array = _array(value)
     _check_observation(value, array.shape, _kind(array.dtype), shape, space_dtype, method)
     target = np.dtype(np.float32) if dtype == torch.bfloat16 else numpy_dtype(dtype)
-    if array.dtype.itemsize > target.itemsize:
-        with np.errstate(over="ignore", invalid="ignore"):
-            copy = array.astype(target)
-    else:
-        copy = array.astype(target)
+    copy = array.astype(target) if array.dtype.itemsize <= target.itemsize else _narrowed(array, target)
     return torch.from_numpy(copy).to(device, dtype)
 
 
@@ -162,20 +162,6 @@ def flags(value: Any, count: int, name: str) -> NDArray[np.bool_]:
     return array.reshape(count).astype(np.bool_)
 
 
-def described(value: Any) -> str:
-    """Returns what a value is, for a message: short, whatever it is."""
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)} value{'' if len(value) == 1 else 's'}"
-    if value is None or isinstance(value, bool | int | float | complex | str):
-        text = repr(value)
-        return text if len(text) <= 40 else f"{text[:40]}... ({type(value).__name__})"
-    return f"of type {type(value).__name__}"
-
-
 def _array(value: Any) -> NDArray[Any]:
     """Returns anything as an array: of objects, if it is not numbers."""
     if isinstance(value, np.ndarray):
@@ -190,9 +176,16 @@ def _array(value: Any) -> NDArray[Any]:
         return np.full((), None, dtype=object)
 
 
+def _narrowed(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Returns a copy of a dtype to which not every number may fit, without a warning about those."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
+
+
 def _kind(dtype: np.dtype[Any]) -> str:
     """Returns b for bool, i for integers, f for floats; nothing for what is no real number."""
-    return {"b": "b", "i": "i", "u": "i", "f": "f"}.get(dtype.kind, "")
+    kind = dtype.kind
+    return kind if kind in "bif" else "i" if kind == "u" else ""
 
 
 def _tensor_kind(value: Tensor) -> str:

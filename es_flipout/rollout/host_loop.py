@@ -48,7 +48,6 @@ class HostLoop:
         rows: Rows,
         *,
         idle_share: float = 0.5,
-        keeps_moments: bool = True,
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         """Sets up the loop without starting any episode.
@@ -59,7 +58,6 @@ class HostLoop:
             rows: runs the members.
             idle_share: the policy is run for envs whose episode has ended, too, until they are this share of
                 those that act: that costs less than a new selection of members.
-            keeps_moments: whether the moments of vector observations are kept.
             lock: held while results are written down, if others write to the same tables.
         """
         self.env = env
@@ -68,7 +66,7 @@ class HostLoop:
         self._idle_share = idle_share
         self._lock = lock or contextlib.nullcontext()
         self._waiting: deque[tuple[Episodes, int]] = deque()
-        num_envs, size = env.num_envs, observation_size(env) if keeps_moments else None
+        num_envs, size = env.num_envs, observation_size(env)
         self._table: list[Episodes | None] = [None] * num_envs
         self._row = np.full(num_envs, -1, dtype=np.int64)  # of its table, for each env; -1 if that is free
         self._member = np.zeros(num_envs, dtype=np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from es_flipout.error_text import error_text
+from es_flipout.error_text import FOREIGN, described, error_text
 from es_flipout.rollout.player import PlayError
 
 
@@ -42,7 +42,7 @@ class PolicyActions:
         """
         try:
             return self.checked(act(), num_rows)
-        except Exception as error:  # a user's policy may raise anything
+        except FOREIGN as error:
             raise PlayError(f"policy {self._name} cannot act: {error_text(error)}") from error
 
     def checked(self, actions: Any, num_rows: int) -> Tensor:
@@ -59,10 +59,7 @@ class PolicyActions:
         ):
             return actions.to(self._device, self._dtype)
         kind = "real numbers" if self._dtype.is_floating_point else "integers"
-        found = (
-            f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, Tensor) else repr(actions)[:200]
-        )
         raise TypeError(
             f"it must return actions for {self._space}, {kind} {[num_rows, *self._shape]} for {num_rows} "
-            f"observation{'' if num_rows == 1 else 's'}, but returns {found}"
+            f"observation{'' if num_rows == 1 else 's'}, but returns {described(actions)}"
         )

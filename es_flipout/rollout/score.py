@@ -63,7 +63,7 @@ class Scorer:
         """
         count = self._episodes
         episodes = Episodes(np.zeros(count, np.int64), seed + np.arange(count))
-        loop = HostLoop(self._env, policy, CenterRows(policy), idle_share=0.0, keeps_moments=False)
+        loop = HostLoop(self._env, policy, CenterRows(policy), idle_share=0.0)
         loop.add(episodes)
         loop.run(should_stop)
         episodes.spent_steps = loop.spent_steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -74,32 +74,30 @@ class GymnasiumRollout(Rollout):
         most = float("inf") if limit is None else limit
         total, length = 0.0, 0
         try:
-            observation, info = env.reset(seed)
-            failure = _physics_failure(env.env, info)
+            observation, _ = env.reset(seed)
+            failure = _physics_failure(env.env)
             over = failure is not None
             while not over and length < most:
                 # A copy, because the environment may overwrite its own.
                 action = act(observed.add(observation) if counted else observation.astype(dtype))
                 length += 1
-                observation, reward, terminated, truncated, info = env.step(action)
+                observation, reward, terminated, truncated, _ = env.step(action)
                 total += reward
                 over = terminated or truncated
         except EnvFault as fault:
             return np.nan, length, str(fault)
-        return total, length, failure or _physics_failure(env.env, info)
+        return total, length, failure or _physics_failure(env.env)
 
     @override
     def close(self) -> None:
         self._env.close()
 
 
-def _physics_failure(env: gym.Env[Any, Any] | None, info: Mapping[str, Any]) -> str | None:
+def _physics_failure(env: gym.Env[Any, Any] | None) -> str | None:
     """Returns what has gone wrong with the physics since the last reset.
 
-    A task of this project says so in `info`. Gymnasium's go on, from where MuJoCo has reset them to.
+    Gymnasium's tasks go on, from where MuJoCo has reset them to.
     """
-    if "failure" in info:
-        return str(info["failure"])
     data = None if env is None else getattr(env.unwrapped, "data", None)
     if isinstance(data, mujoco.MjData) and data.warning.number.any():
         return warning_text(data.warning.number)

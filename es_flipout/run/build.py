@@ -80,12 +80,11 @@ def make_probe(config: Config) -> TorchVectorEnv:
         ValueError: if it cannot be made as configured.
     """
     env = config.env
-    native = config.backend == "vectorized" and runs_natively(env.id, env.engine, env.wrappers)
     return make_vec(
         env.id,
         1,
         device=config.device,
-        engine=env.engine if native else "gymnasium",
+        engine=env.engine if config.backend == "vectorized" else "gymnasium",
         engine_kwargs=env.engine_kwargs,
         threads=1,
         wrappers=env.wrappers,

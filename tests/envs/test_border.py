@@ -310,7 +310,7 @@ OLD = "this is the API before Gymnasium 0.26"
         ({"step": step_of(reward=10**400)}, "OverflowError: int too large"),
         ({"step": step_of(terminated=0.3)}, "terminated is 0.3, a bool is needed"),
         ({"step": step_of(truncated=None)}, "truncated is None, a bool is needed"),
-        ({"step": step_of(info=[1])}, "step returned a list of 1 value as its info, a dict is needed"),
+        ({"step": step_of(info=[1])}, "step returned a list of 1 value (1) as its info, a dict is needed"),
         (
             {"step": step_of(observation=np.zeros((1, 3), np.float32))},
             "shape (1, 3), but observation_space declares (3,)",
@@ -366,6 +366,12 @@ def test_an_info_that_is_none_is_an_empty_one():
     assert env.reset(0)[1] == {}
 
 
+@pytest.mark.parametrize("entry", [True, 0, "the cube was dropped"])
+def test_what_others_call_a_failure_is_none(entry):
+    env = GuardedEnv(lambda: Returns((np.zeros(3), {"failure": entry}), step_of(info={"failure": entry})))
+    assert env.reset(0)[1] == env.step(0)[4] == {"failure": entry}
+
+
 def test_an_environment_with_a_fault_is_closed_and_replaced():
     made = []
 
@@ -383,6 +389,25 @@ def test_an_environment_with_a_fault_is_closed_and_replaced():
     env.reset(0)
     assert env.step(0)[1] == 0.0
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("lost the robot"), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_raises_when_it_is_closed_does_no_harm(error, processes):
+    env = GymnasiumVectorEnv(lambda: Stubborn(error), 2, processes=processes)
+    env.reset(seed=0)
+    *_, info = env.step(torch.zeros(2, dtype=torch.int64))
+    env.close()
+    assert info["failures"] == ["ValueError: stuck"] * 2
+
+
+class Stubborn(Returns):
+    def __init__(self, error):
+        super().__init__(step=ValueError("stuck"))
+        self.error = error
+
+    def close(self):
+        raise self.error
 
 
 @pytest.mark.parametrize("name", ["observation_space", "action_space"])

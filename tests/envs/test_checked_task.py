@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import mujoco
@@ -92,7 +93,7 @@ NEED_DIM = "need dim=1"
 MISTAKES = {
     "observe a number for all": (
         variant(observe=lambda self, fields: (fields["qpos"], fields["qvel"].sum())),
-        rf"^Odd.observe must return a tensor \[N, ...\].*shape \(\): .*{NEED_DIM}",
+        rf"^Odd.observe must return a tensor \[N, ...\].*shape \(\) and dtype float64: .*{NEED_DIM}",
     ),
     "observe an array": (
         variant(observe=lambda self, fields: fields["qpos"].numpy()),
@@ -122,15 +123,15 @@ MISTAKES = {
     ),
     "reward a column": (
         reward_of(lambda before, after, fields, actions: (fields["qpos"].norm(dim=1, keepdim=True), {})),
-        r"^Odd.reward must return a tensor \[N\] and a dict, got a tensor of shape \(\d, 1\): .*squeeze",
+        r"^Odd.reward must return a tensor \[N\] and a dict, got a tensor of shape \(\d, 1\) .*: .*squeeze",
     ),
     "reward alone": (
         reward_of(lambda before, after, fields, actions: fields["qpos"].norm(dim=1)),
-        r"^Odd.reward must return a tensor \[N\] and a dict, got a tensor of shape \(\d,\)$",
+        r"^Odd.reward must return a tensor \[N\] and a dict, got a tensor of shape \(\d,\) and [^:]*$",
     ),
     "reward for all": (
         reward_of(lambda before, after, fields, actions: (fields["qpos"].norm(), {})),
-        rf"^Odd.reward must return a tensor \[N\] and a dict, got a tensor of shape \(\): .*{NEED_DIM}",
+        rf"^Odd.reward must return a tensor \[N\] and a dict, got a tensor of shape \(\) .*: .*{NEED_DIM}",
     ),
     "reward of the other dimension": (
         reward_of(lambda before, after, fields, actions: (fields["qpos"].norm(dim=0), {})),
@@ -148,11 +149,19 @@ MISTAKES = {
     ),
     "reward with a number as a term": (
         reward_of(lambda before, after, fields, actions: (fields["qpos"][:, 0], {"weight": 0.5})),
-        "^Odd.reward must give 'weight' as a tensor.*type float",
+        "^Odd.reward must give 'weight' as a tensor.*got 0.5$",
     ),
     "reward with a term of ours": (
         reward_of(lambda before, after, fields, actions: (fields["qpos"][:, 0], {"failed": fields["qpos"]})),
         "^Odd.reward .*'failed', which has a meaning of its own",
+    ),
+    "reward with a numbered term": (
+        reward_of(lambda before, after, fields, actions: (fields["qpos"][:, 0], {1: fields["qpos"]})),
+        "^Odd.reward must name its info entries by text, got 1$",
+    ),
+    "reward exits": (
+        reward_of(lambda before, after, fields, actions: sys.exit("closed")),
+        "^Odd.reward: SystemExit: closed$",
     ),
     "reward raises": (
         reward_of(lambda before, after, fields, actions: {}["mistake"]),
@@ -180,7 +189,7 @@ MISTAKES = {
     "terminated writes": (writing("terminated"), "^Odd.terminated writes to 'qvel'"),
     "terminated numbers": (
         variant(terminated=lambda self, fields: (fields["qpos"][:, 0] > 0).long()),
-        r"^Odd.terminated must return a bool tensor \[N\], got a tensor of int64.*height < 0.2",
+        r"^Odd.terminated must return a bool tensor \[N\], got a tensor of .* int64.*height < 0.2",
     ),
     "terminated a column": (
         variant(terminated=lambda self, fields: fields["qpos"][:, :1] > 0),
@@ -205,7 +214,7 @@ MISTAKES = {
     ),
     "start of text": (
         variant(initial_state=lambda self, rng: ("ab", np.zeros(2))),
-        "^Odd.initial_state must return qpos as nq = 2 numbers, got a value of type str",
+        "^Odd.initial_state must return qpos as nq = 2 numbers, got 'ab'$",
     ),
     "start of ragged lists": (
         variant(initial_state=lambda self, rng: ([[1], 2], np.zeros(2))),

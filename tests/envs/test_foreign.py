@@ -446,16 +446,25 @@ class Returning(TorchCounting):
         ({"observations": np.zeros(3)}, r"step returned an observation of shape \(3,\), but .* \(3, 3\)"),
         ({"observations": np.zeros((2, 3))}, r"of shape \(2, 3\)"),
         ({"observations": torch.zeros(3, 4)}, r"of shape \(3, 4\)"),
-        ({"observations": np.full((3, 3), None)}, "not an array of numbers but an array .* dtype object"),
-        ({"observations": {"x": 1}}, "not an array of numbers but of type dict"),
+        (
+            {"observations": np.full((3, 3), None)},
+            "not an array of numbers but a NumPy array .* dtype object",
+        ),
+        ({"observations": {"x": 1}}, "not an array of numbers but an object of type dict"),
         ({"observations": torch.zeros(3, 3, dtype=torch.complex64)}, "not an array of numbers but a tensor"),
-        ({"rewards": [None] * 3}, "the rewards are a list of 3 values, 3 numbers are needed, one per env"),
-        ({"rewards": np.array([0.0, None, 1.0])}, "the rewards are an array .* dtype object"),
-        ({"rewards": np.zeros((3, 2))}, r"the rewards are an array of shape \(3, 2\)"),
+        (
+            {"rewards": [None] * 3},
+            r"the rewards are a list of 3 values \(None, None, None\), 3 numbers are needed, one per env",
+        ),
+        ({"rewards": np.array([0.0, None, 1.0])}, "the rewards are a NumPy array .* dtype object"),
+        ({"rewards": np.zeros((3, 2))}, r"the rewards are a NumPy array of shape \(3, 2\)"),
         ({"rewards": 0.0}, "the rewards are 0.0, 3 numbers are needed"),
         ({"rewards": torch.zeros(2)}, r"the rewards are a tensor of shape \(2,\)"),
-        ({"ends": [0.3, 0.0, 0.0]}, "terminated is a list of 3 values, 3 bools are needed"),
-        ({"ends": np.array([0, 1, 2])}, "terminated is an array"),
+        (
+            {"ends": [0.3, 0.0, 0.0]},
+            r"terminated is a list of 3 values \(0.3, 0.0, 0.0\), 3 bools are needed",
+        ),
+        ({"ends": np.array([0, 1, 2])}, "terminated is a NumPy array"),
         ({"ends": False}, "terminated is False, 3 bools are needed"),
     ],
 )
@@ -477,7 +486,9 @@ def test_floats_for_a_space_of_integers_are_named():
 def test_a_reset_that_returns_observations_alone_is_named():
     env = Returning()
     env.reset = lambda **kwargs: env.first
-    with pytest.raises(ValueError, match=r"reset returned an array.*but must return \(observation, info\)"):
+    with pytest.raises(
+        ValueError, match=r"reset returned a NumPy array.*but must return \(observation, info\)"
+    ):
         ForeignVectorEnv(env).reset(seed=0)
 
 
@@ -588,3 +599,32 @@ def test_closing_closes_the_wrapped_environment(counting):
     env = counting(AutoresetMode.DISABLED)
     env.close()
     assert env.env.closed
+
+
+@pytest.mark.parametrize("entry", [np.array([True, False, False]), ["too far"] * 3, "all", 3, None])
+def test_what_others_call_a_failure_is_none(entry):
+    env = Returning()
+    step = env.step
+    env.step = lambda actions: (*step(actions)[:4], {"failure": entry, "_failure": np.ones(NUM_ENVS, bool)})
+    torch_env = ForeignVectorEnv(env)
+    torch_env.reset(seed=0)
+    *_, info = torch_env.step(idle())
+    assert "failed" not in info
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_envs", 0, "num_envs is 0, an integer >= 1 is needed"),
+        ("num_envs", 3.0, "num_envs is 3.0, an integer >= 1"),
+        ("single_action_space", [1], "single_action_space is a list .* a gymnasium.Space is needed"),
+        ("metadata", None, "does not declare how it resets itself.*got None"),
+        ("metadata", ["human"], "does not declare how it resets itself"),
+        ("metadata", {"autoreset_mode": "never"}, "does not declare how it resets itself.*got 'never'"),
+    ],
+)
+def test_what_it_must_declare_of_itself(name, value, message):
+    env = Returning()
+    setattr(env, name, value)
+    with pytest.raises(ValueError, match=message):
+        ForeignVectorEnv(env)

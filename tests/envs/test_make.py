@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -343,11 +344,18 @@ def test_a_text_that_stands_alone_may_mean_anything():
         make_env("Raises-v0", eror="inf")
 
 
-@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "CartPole-v1"])
-@pytest.mark.parametrize("count", [0, -1])
-def test_no_envs_are_refused(env_id, count):
-    with pytest.raises(ValueError, match=f"num_envs must be >= 1, got {count}"):
-        make_vec(env_id, count)
+@pytest.mark.parametrize("count", [0, -1, 2.0, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(make_vec, "CartPole-v1"),
+        partial(GymnasiumVectorEnv, partial(gym.make, "CartPole-v1")),
+        partial(MujocoVectorEnv, TASKS["Hopper-v5"]()),
+    ],
+)
+def test_no_envs_are_refused(make, count):
+    with pytest.raises(ValueError, match=f"num_envs must be an integer >= 1, got {count}"):
+        make(count)
 
 
 # --- modules and wrappers ----------------------------------------------------------------------------

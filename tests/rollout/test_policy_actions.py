@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import ClassVar
 
 import gymnasium as gym
@@ -96,10 +97,18 @@ def test_an_action_arrives_as_it_was_meant_or_is_refused(space, dtype, shape):
     player.close()
 
 
-@pytest.mark.parametrize("value", [None, 0.5, [0.5, 0.5], np.zeros(2)], ids=repr)
-def test_what_is_no_tensor_is_refused(value):
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "None"),
+        (0.5, "0.5"),
+        ([0.5, 0.5], "a list of 2 values (0.5, 0.5)"),
+        (np.zeros(2), "a NumPy array of shape (2,) and dtype float64"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(value, text):
     actions = PolicyActions(Returns(value), SPACES["floats"])
-    with pytest.raises(PlayError, match=re.escape(f"but returns {value!r}")):
+    with pytest.raises(PlayError, match=re.escape(f"but returns {text}")):
         actions.run(lambda: value, 2)
 
 
@@ -109,7 +118,13 @@ def test_the_baseline_does_not_cut_off_actions_either():
         policy, lambda: GymnasiumRollout(lambda: Recorder(SPACES["integers"])), num_workers=1
     )
     try:
-        with pytest.raises(PlayError, match=r"integers \[1, 2\] for 1 .* returns torch.float32"):
+        with pytest.raises(PlayError, match=r"integers \[1, 2\] for 1 .* returns a tensor of .* float32"):
             player.play(population_of(policy), Episodes.of_population([1, 2]))
     finally:
         player.close()
+
+
+def test_a_policy_that_exits_is_named():
+    actions = PolicyActions(Returns(None), SPACES["floats"])
+    with pytest.raises(PlayError, match=r"^policy Returns cannot act: SystemExit: no display$"):
+        actions.run(lambda: sys.exit("no display"), 2)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from es_flipout.envs import TASKS as NATIVE
+from es_flipout.envs import MujocoVectorEnv
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
 from es_flipout.policies import MLPPolicy
 from es_flipout.rollout import Episodes, PlayStoppedError, Scorer
 from es_flipout.run.build import official_maker
@@ -188,3 +194,62 @@ def test_a_stop_is_obeyed_before_the_next_step_and_leaves_no_trace():
     assert len(asked) == 4
     assert outcome(scorer.score(policy, seed=SEED)) == whole
     scorer.close()
+
+
+class Fragile(NATIVE["InvertedPendulum-v5"]):
+    """Raises when the pole leans too far, before the episode ends."""
+
+    def reward(self, before, after, fields, actions):
+        if (fields["qpos"][:, 1].abs() > 0.1).any():
+            raise ValueError("leans too far")
+        return super().reward(before, after, fields, actions)
+
+
+def make_fragile():
+    return gym.wrappers.TimeLimit(MujocoSingleEnv(Fragile(reset_noise_scale=0.09)), 6)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_task_that_raises_fails_in_the_score_as_in_training(processes):
+    # Other processes cannot import this module, so its functions travel by value.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    scorer = Scorer(make_fragile, 8, processes=processes)
+    envs = MujocoVectorEnv(Fragile(reset_noise_scale=0.09), 8, max_episode_steps=6, threads=1)
+    try:
+        policy = policy_for(scorer)
+        score = scorer.score(policy, seed=SEED)
+        observations, info = envs.reset(seed=SEED)
+        failed, lengths, ended = set(), np.zeros(8, int), np.zeros(8, bool)
+        while not ended.all():
+            with torch.no_grad():
+                actions = policy(observations)
+            lengths += ~ended
+            observations, _, terminated, truncated, info = envs.step(actions)
+            failed |= set(np.flatnonzero(info.get("failed", [])).tolist())
+            ended = (terminated | truncated).numpy()
+    finally:
+        scorer.close()
+        envs.close()
+    assert 0 < len(failed) < 8
+    assert score.faults == dict.fromkeys(sorted(failed), "Fragile.reward: ValueError: leans too far")
+    assert score.lengths.tolist() == lengths.tolist()
+
+
+class Blind(gym.ObservationWrapper):
+    """Shows NaN in the third observation of odd seeds."""
+
+    def reset(self, *, seed=None, options=None):
+        self.time, self.seed = 0, seed
+        return super().reset(seed=seed, options=options)
+
+    def observation(self, observation):
+        self.time += 1
+        return observation * np.nan if self.time == 3 and self.seed % 2 else observation
+
+
+def test_an_observation_that_is_not_finite_fails_the_episode_as_in_training():
+    scorer = Scorer(lambda: Blind(make_env("CartPole-v1", {"max_episode_steps": 5})), 4)
+    score = scorer.score(policy_for(scorer), seed=0)
+    scorer.close()
+    assert set(score.faults) == {1, 3}
+    assert score.mean_return == 5.0

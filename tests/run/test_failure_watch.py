@@ -46,6 +46,23 @@ class Breaks(gym.Env):
 gym.register("Gripper-v0", entry_point=Breaks, max_episode_steps=8)
 
 
+KILLS = """
+import os
+import gymnasium as gym
+
+class Kills(gym.Env):
+    observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (3,))
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        os._exit(3)
+
+gym.register("Kills-v0", entry_point=Kills, max_episode_steps=8)
+"""
+
+
 @pytest.fixture
 def breaking(tiny_config):
     """Returns what makes the configuration of a run in `Breaks`."""
@@ -73,6 +90,15 @@ def train(config):
 def test_an_environment_that_always_breaks_in_its_first_step_is_refused(breaking):
     with pytest.raises(ValueError, match=r"^Gripper-v0: RuntimeError: the gripper is stuck$"):
         Trainer(breaking(at=1))
+
+
+def test_an_environment_that_kills_its_process_at_the_start_is_refused(breaking, tmp_path, monkeypatch):
+    (tmp_path / "kills.py").write_text(KILLS)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = breaking()
+    env = replace(config.env, id="kills:Kills-v0", engine="gymnasium_processes")
+    with pytest.raises(ValueError, match=r"^kills:Kills-v0: the worker process died"):
+        Trainer(replace(config, env=env))
 
 
 def test_a_first_step_that_breaks_every_episode_of_the_population_ends_the_run(breaking):

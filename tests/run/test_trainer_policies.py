@@ -229,8 +229,14 @@ class Stateless(Linear):
     ("policy", "message"),
     [
         (Einsum, r"policy Einsum cannot act: UnsupportedOperationError: .*'einsum' on .*'weight' \[4, 2\]"),
-        (Linear, r"must return actions for Discrete\(2\), integers \[1\] .* returns torch.float32 \[1, 2\]"),
-        (Floats, r"must return actions for Discrete\(2\), integers \[1\] .* returns torch.float32 \[1\]"),
+        (
+            Linear,
+            r"must return actions for Discrete\(2\), integers \[1\] .* returns a tensor of shape \(1, 2\)",
+        ),
+        (
+            Floats,
+            r"must return actions for Discrete\(2\), .* returns a tensor of shape \(1,\) .* float32",
+        ),
         (Stateless, "policy Stateless cannot act: TypeError"),
     ],
     ids=["no-rule", "shape", "floats", "state"],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
-from es_flipout.error_text import OneLineError, error_text
+from es_flipout.error_text import FOREIGN, OneLineError, described, error_text
 
 State = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -28,6 +28,8 @@ RESERVED = frozenset({"failed", "failures", "failure", "started"})
 
 
 _SEQUENCES = (tuple, list)
+_DICTS = (dict, Mapping)
+_COMPLEX = {torch.complex32, torch.complex64, torch.complex128}
 
 
 class TaskError(OneLineError, ValueError):
@@ -107,7 +109,7 @@ class CheckedTask:
         if not isinstance(given, _SEQUENCES) or len(given) != 2:
             self._refuse(
                 "initial_state",
-                f"must return qpos [{model.nq}] and qvel [{model.nv}], got {_described(given)}",
+                f"must return qpos [{model.nq}] and qvel [{model.nv}], got {described(given)}",
             )
         return self._coordinates("qpos", given[0], model.nq), self._coordinates("qvel", given[1], model.nv)
 
@@ -120,12 +122,12 @@ class CheckedTask:
         given = self._call("observe", fields)
         parts = (given,) if isinstance(given, Tensor) else given
         if not isinstance(parts, _SEQUENCES) or not parts:
-            self._refuse("observe", f"must return tensors [N, ...], the parts of it, got {_described(given)}")
+            self._refuse("observe", f"must return tensors [N, ...], the parts of it, got {described(given)}")
         columns = []
         for part in parts:
             self._check("observe", part, fields)
             part = part.to(dtype)
-            columns.append(part.unsqueeze(1) if part.ndim == 1 else part.flatten(1))
+            columns.append(part if part.ndim == 2 else part.reshape(len(part), -1))
         observation = torch.cat(columns, dim=1)
         if observation.shape[1] != self._num_features:
             if observation.shape[1] == 0:
@@ -140,35 +142,34 @@ class CheckedTask:
     def locate(self, fields: Fields) -> Tensor:
         """Returns where each env is, [N, ...]; it may be a view of the fields."""
         located: Tensor = self._call("locate", fields)
-        rows = self._check("locate", located, fields)
-        if self._located is None:
-            self._located = tuple(located.shape[1:])
-        if located.shape != (rows, *self._located):
-            self._refuse("locate", f"returned [N, *{list(self._located)}] before, now {_described(located)}")
+        shape = self._check("locate", located, fields)[1:]
+        if shape != self._located:
+            if self._located is not None:
+                before = f"[N, *{list(self._located)}]"
+                self._refuse("locate", f"returned {before} before, now {described(located)}")
+            self._located = shape
         return _without_graph(located)
 
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Returns the reward, floating [N], and its terms, which `info` checks if they are wanted."""
-        given = self._call("reward", before, after, fields, actions)
-        if not isinstance(given, _SEQUENCES) or len(given) != 2 or not isinstance(given[1], Mapping):
-            self._refuse("reward", f"must return a tensor [N] and a dict, got {_described(given)}")
+        given, needed = self._call("reward", before, after, fields, actions), "a tensor [N] and a dict"
+        if not isinstance(given, _SEQUENCES) or len(given) != 2 or not isinstance(given[1], _DICTS):
+            self._refuse("reward", f"must return {needed}, got {described(given)}")
         reward, terms = given
-        if not isinstance(reward, Tensor) or reward.ndim != 1 or reward.shape[0] != fields["qpos"].shape[0]:
-            hint = _shape_hint(reward)
-            self._refuse("reward", f"must return a tensor [N] and a dict, got {_described(reward)}{hint}")
-        self._check("reward", reward, fields)
+        if len(self._check("reward", reward, fields, needed)) != 1:
+            self._refuse("reward", f"must return {needed}, got {described(reward)}{_shape_hint(reward)}")
         reward = _without_graph(reward)
         return reward if reward.is_floating_point() else reward.to(fields["qpos"].dtype), terms
 
     def terminated(self, fields: Fields) -> Tensor:
         """Returns which envs have terminated, bool [N]."""
         given: Tensor = self._call("terminated", fields)
-        if not isinstance(given, Tensor) or given.dtype != torch.bool or given.ndim != 1:
+        shape = self._check("terminated", given, fields, "a bool tensor [N]")
+        if len(shape) != 1 or given.dtype is not torch.bool:
             hint = _shape_hint(given) or "; a comparison gives one, such as height < 0.2"
-            self._refuse("terminated", f"must return a bool tensor [N], got {_described(given)}{hint}")
-        self._check("terminated", given, fields)
+            self._refuse("terminated", f"must return a bool tensor [N], got {described(given)}{hint}")
         return given
 
     def info(self, fields: Fields, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,18 +177,20 @@ class CheckedTask:
         entries: dict[str, Tensor] = {}
         for hook, given in (("state_info", self._call("state_info", fields)), ("reward", terms)):
             if not isinstance(given, Mapping):
-                self._refuse(hook, f"must return a dict of tensors [N, ...], got {_described(given)}")
+                self._refuse(hook, f"must return a dict of tensors [N, ...], got {described(given)}")
             for name, value in given.items():
-                if name in RESERVED or not isinstance(name, str):
+                if not isinstance(name, str):
+                    self._refuse(hook, f"must name its info entries by text, got {described(name)}")
+                if name in RESERVED:
                     self._refuse(hook, f"may not name an info entry {name!r}, which has a meaning of its own")
-                self._check(hook, value, fields, f"must give {name!r} as")
+                self._check(hook, value, fields, verb=f"give {name!r} as")
                 entries[name] = _without_graph(value)
         return entries
 
     def _call(self, hook: str, *args: Any) -> Any:
         try:
             return getattr(self.task, hook)(*args)
-        except Exception as error:  # a user's code may raise anything
+        except FOREIGN as error:
             undeclared = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else None
             if isinstance(undeclared, str) and undeclared in DATA_FIELDS:
                 declared, names = (
@@ -199,16 +202,23 @@ class CheckedTask:
                 raise TaskError(f"{reads}: {declared} = {(*names, undeclared)!r}") from error
             raise TaskError(f"{self.name}.{hook}: {error_text(error)}") from error
 
-    def _check(self, hook: str, value: Any, fields: Fields, what: str = "must return") -> int:
-        """Checks that a value is a tensor of real numbers [N, ...] where the fields are; returns N."""
+    def _check(
+        self,
+        hook: str,
+        value: Any,
+        fields: Fields,
+        needed: str = "a tensor [N, ...] of real numbers",
+        verb: str = "return",
+    ) -> torch.Size:
+        """Checks that a value is a real tensor [N, ...] where the fields are; returns its shape."""
         qpos = fields["qpos"]
-        rows: int = qpos.shape[0]
-        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != rows or value.is_complex():
-            hint = _shape_hint(value)
-            self._refuse(hook, f"{what} a tensor [N, ...] of real numbers, got {_described(value)}{hint}")
+        shape = value.shape if isinstance(value, Tensor) else None
+        if not shape or shape[0] != qpos.shape[0] or value.dtype in _COMPLEX:
+            self._refuse(hook, f"must {verb} {needed}, got {described(value)}{_shape_hint(value)}")
         if value.get_device() != qpos.get_device():
-            self._refuse(hook, f"{what} a tensor on {qpos.device}, as the fields are, not on {value.device}")
-        return rows
+            where = f"{qpos.device}, as the fields are, not on {value.device}"
+            self._refuse(hook, f"must {verb} a tensor on {where}")
+        return shape
 
     def _coordinates(self, name: str, given: Any, size: int) -> NDArray[np.float64]:
         try:
@@ -218,7 +228,7 @@ class CheckedTask:
         if values.dtype.kind not in "fiu" or values.shape != (size,):
             count = "nq" if name == "qpos" else "nv"
             self._refuse(
-                "initial_state", f"must return {name} as {count} = {size} numbers, got {_described(given)}"
+                "initial_state", f"must return {name} as {count} = {size} numbers, got {described(given)}"
             )
         return values.astype(np.float64)
 
@@ -229,18 +239,6 @@ class CheckedTask:
 def _without_graph(value: Tensor) -> Tensor:
     """Returns a tensor that keeps no graph, as one that a network computed does."""
     return value.detach() if value.requires_grad else value
-
-
-def _described(value: Any) -> str:
-    """Returns what a value is, in a few words."""
-    if isinstance(value, Tensor):
-        dtype = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
-        return f"a tensor{dtype} of shape {tuple(value.shape)}"
-    if isinstance(value, np.ndarray):
-        return f"a NumPy array of shape {value.shape}"
-    if isinstance(value, _SEQUENCES) and len(value) < 5:
-        return f"({', '.join(map(_described, value))})"
-    return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 def _shape_hint(value: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from es_flipout.envs.contract import FailureReason
 from es_flipout.envs.mujoco.rendering import Camera
 from es_flipout.envs.mujoco.task import MujocoTask
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
@@ -77,7 +78,7 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     @staticmethod
     def _info(info: dict[str, Any]) -> dict[str, Any]:
-        failure = {"failure": info["failures"][0]} if "failures" in info else {}
+        failure = {"failure": FailureReason(info["failures"][0])} if "failures" in info else {}
         return failure | {
             name: value[0].numpy() if value.ndim > 1 else value[0].item()
             for name, value in info.items()

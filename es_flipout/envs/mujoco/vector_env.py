@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.contract import Mask, TorchVectorEnv, failure_info, observation_box
+from es_flipout.envs.contract import Mask, TorchVectorEnv, check_num_envs, failure_info, observation_box
 from es_flipout.envs.engines.contract import Ids
 from es_flipout.envs.mujoco.checked_task import CheckedTask, State, TaskError
 from es_flipout.envs.mujoco.make_engine import cpu_engine, make_engine
@@ -76,8 +76,9 @@ class MujocoVectorEnv(TorchVectorEnv):
             info: whether `reset` and `step` return the task's info entries; they are faster without.
 
         Raises:
-            ValueError: if the engine cannot run the task, or a trial of the task shows a mistake in it.
+            ValueError: if there are no envs, the engine cannot run the task, or a trial shows its mistakes.
         """
+        check_num_envs(num_envs)
         self.checked_task = CheckedTask(task)
         if engine == "auto":
             engine = cpu_engine(task)
