@@ -231,8 +231,9 @@ def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> No
         ValueError: if it does not fit.
     """
     optimizer.load_state_dict(dict(state))
+    settings = optimizer.defaults.keys() - {"differentiable"}  # which torch adds to them while it loads
     for group in optimizer.param_groups:
-        if missing := sorted(optimizer.defaults.keys() - group.keys()):
+        if missing := sorted(settings - group.keys()):
             raise ValueError(f"the state was saved with a different optimizer: it has no {missing[0]!r}")
 
 

@@ -473,7 +473,7 @@ def test_train_tells_a_checkpoint_it_cannot_use_and_leaves_it_alone(run, finishe
     assert "was saved with a different policy: network.0.weight is (8, 4)" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_saves_and_prints_the_command_that_resumes(tiny_config, number):
     with start("--config", tiny_config, "--generations", 100_000, "--out", "run") as process:
         for line in process.stdout:
@@ -492,7 +492,11 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(tiny_config, number)
     assert (f"stopped after generation {generation}, not scored yet;" in output) == awaits_score
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=["ctrl-c", "terminated"],
+)
 def test_a_signal_to_all_stops_a_process_pool_and_leaves_no_process(tiny_config, number):
     arguments = ["--config", tiny_config, *POOL, "--generations", 100_000, "--out", "run"]
     with start(*arguments, start_new_session=True) as process:
@@ -593,7 +597,13 @@ def kill_at_random_moments(
     assert figures(Path("whole")) == figures(Path("killed"))
 
 
-@pytest.mark.parametrize(("kills", "options"), [(2, []), (1, POOL)], ids=["vectorized", "process_pool"])
+@pytest.mark.parametrize(
+    ("kills", "options"),
+    [
+        pytest.param(2, [], id="vectorized"),
+        pytest.param(1, POOL, id="process_pool", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_bit_identically(run, tiny_config, kills, options):
     kill_at_random_moments(run, tiny_config, kills, options)
 

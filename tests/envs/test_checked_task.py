@@ -407,7 +407,7 @@ class Breaks(Slides):
         return {"at": fields["qpos"].clone()}
 
 
-@pytest.mark.parametrize("engine", ["batch", "mjdata_pool", "warp"])
+@pytest.mark.parametrize("engine", ["batch", "mjdata_pool", pytest.param("warp", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("hook", ["observe", "locate", "reward", "terminated", "state_info"])
 def test_a_hook_that_raises_fails_its_env_alone(hook, engine):
     class Sound(Breaks):

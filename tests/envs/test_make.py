@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import gymnasium as gym
 import mujoco
@@ -584,51 +581,6 @@ register_task("Slider-v0", Slider, max_episode_steps=8)
     env.close()
     env = make_env(f"{name}:Slider-v0", far=9)
     assert env.unwrapped.reset(seed=0)[0].shape == (2,)
-
-
-RENDERS = """
-import sys
-from pathlib import Path
-import gymnasium as gym, numpy as np
-from es_flipout.envs import register_task
-sys.path.insert(0, sys.argv[1])
-from test_make import Cart
-register_task("Cart-v0", Cart)
-env = gym.make("Cart-v0", xml_file=sys.argv[2], render_mode="rgb_array", width=80, height=60)
-env.reset(seed=0)
-first = env.render()
-assert first.shape == (60, 80, 3) and first.dtype == np.uint8, first.shape
-assert first.any()
-for _ in range(4):
-    env.step(np.array([2.0], np.float32))
-assert (env.render() != first).any()  # the cart has moved
-env.close()
-print("rendered")
-"""
-
-
-@pytest.fixture(scope="module")
-def _can_render():
-    """Skips where MuJoCo itself has no way to render."""
-    code = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True, check=False
-    )
-    if ran.returncode:
-        pytest.skip("MuJoCo cannot render here")
-
-
-# In a process of its own: which GL MuJoCo uses is decided by its first import.
-@pytest.mark.usefixtures("_can_render")
-def test_a_task_of_ones_own_can_be_rendered(xml_file):
-    ran = subprocess.run(
-        [sys.executable, "-c", RENDERS, str(Path(__file__).parent), xml_file],
-        env={**os.environ, "MUJOCO_GL": "egl"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.stdout == "rendered\n", ran.stderr
 
 
 def test_without_a_render_mode_nothing_is_rendered(xml_file):

@@ -235,7 +235,7 @@ print("scored")
 """
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.5])
+@pytest.mark.parametrize("seconds", [0.1, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_ctrl_c_does_not_end_a_fork_server_that_starts(tmp_path, seconds):
     script = tmp_path / "script.py"
     script.write_text(CTRL_C.format(seconds=seconds))

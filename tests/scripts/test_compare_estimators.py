@@ -103,6 +103,7 @@ def test_few_estimates_without_bias_show_none() -> None:
     assert found["variance"] == pytest.approx(500, abs=5 * found["variance_se"])
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_what_theory_says() -> None:
     assert compare_estimators.main(["--quick", "--out", "result.json", "--plot", "figure.png"]) == 0
     rows = [

@@ -57,6 +57,7 @@ def test_a_search_stops_the_worse_trials_early_and_goes_on_where_it_was(search):
     assert document["machine"]["cores"] >= 1
 
 
+@pytest.mark.slow
 def test_what_is_chosen_is_what_is_trained(search, tmp_path):
     (trial,) = search(1)["trials"]
     config = yaml.safe_load((tmp_path / "out" / "trial000" / "config.yaml").read_text())
