@@ -553,7 +553,7 @@ class TestDiagnostics:
     def test_signal_to_noise_of_a_linear_fitness(self) -> None:
         # 64 pairs of independent Gaussian noise, d = 8 weights, fitness <G, theta>: the variance is
         # (d + 1) / 64 |G|², so the ratio is 64 / 9 = 7.1. Of 200 estimates the numerator is within 1.4 % of
-        # |G|² and the denominator within 4.2 % of the variance; the ratio of means is compared, not their mean.
+        # |G|² and the denominator within 4.2 % of the variance; the median ratio is compared.
         es = strategy(
             linear_policy(), population_size=128, sigma=0.1, perturbation=Independent(), fitness_shaping="raw"
         )
