@@ -188,14 +188,13 @@ class Population:
         """Returns the estimated ascent direction of the fitness, by name of the trained parameter.
 
         g = 1 / (P sigma) Σ_m u_m eps_m (Salimans, Ho, Chen, Sidor and Sutskever, 2017, arXiv 1703.03864).
+        It is zero if sigma is, for then all members are equal.
 
         Args:
             utilities: shaped fitness of every member, [P].
 
         Raises:
             ValueError: if there is not one utility per member.
-
-        The estimate is zero if sigma is: then all members are equal.
         """
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")

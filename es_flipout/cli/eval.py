@@ -22,7 +22,7 @@ from es_flipout.cli.film import SUFFIXES, Film, FilmError
 from es_flipout.cli.modules import check_modules
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
 from es_flipout.cli.score_report import as_json, figure, report
-from es_flipout.error_text import error_text
+from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker
@@ -128,7 +128,7 @@ def _told(where: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(str(error)) from error
-    except (Exception, SystemExit) as error:
+    except FOREIGN as error:
         raise UsageError(f"{where}: {error_text(error)}") from error
 
 

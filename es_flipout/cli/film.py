@@ -16,7 +16,7 @@ import numpy as np
 from typing_extensions import override
 
 from es_flipout.cli.frames import Frame, FrameReader
-from es_flipout.error_text import error_text
+from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.run.errors import RunError
 
 SUFFIXES = (".mp4", ".gif")
@@ -127,7 +127,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         self._has_rendered = True
         try:
             rendered = self.env.render()
-        except (Exception, SystemExit) as error:  # whatever a user's code may raise
+        except FOREIGN as error:
             self._fail(error_text(error))
             return
         try:

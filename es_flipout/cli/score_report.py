@@ -37,7 +37,7 @@ def report(episodes: Episodes) -> list[str]:
         }
         lines.append("return  " + "  ".join(f"{name} {figure(value)}" for name, value in figures.items()))
     if failed:
-        reasons = _reasons(episodes)
+        reasons = episodes.failures
         whole = f"failed  {failed} of {count} episode{'' if count == 1 else 's'}"
         if len(reasons) == 1:
             lines.append(f"{whole}: {next(iter(reasons))}")
@@ -61,11 +61,5 @@ def as_json(episodes: Episodes) -> dict[str, Any]:
         "max": max(usable, default=None),
         "returns": returns,
         "lengths": episodes.lengths.tolist(),
-        "failures": _reasons(episodes),
+        "failures": dict(episodes.failures),
     }
-
-
-def _reasons(episodes: Episodes) -> dict[str, int]:
-    """Returns how many episodes failed for each reason, most frequent first, each reason on one line."""
-    reasons = sorted(episodes.failures.items(), key=lambda item: (-item[1], item[0]))
-    return {" ".join(reason.split()): count for reason, count in reasons}

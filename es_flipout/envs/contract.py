@@ -76,7 +76,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             actions: actions [N, ...]; ignored in frozen envs.
 
         Returns:
-            Observations [N, ...], rewards [N], terminated and truncated, bool [N], and the info.
+            Observations [N, ...], rewards, float64 [N], terminated and truncated, bool [N], and the info.
 
         Raises:
             ValueError: if the actions do not have the shape of `action_space`, or are floats and the space is

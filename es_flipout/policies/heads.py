@@ -15,7 +15,6 @@ from es_flipout.policies.defaults import ACTION_BOUNDS
 
 ActionBounds = Literal["rescale", "clip"]
 
-
 LARGEST_BOUND = 1e10
 """A bound beyond it means "none": MuJoCo, too, takes no value of its state beyond it (mjMAXVAL)."""
 EXACT_INTEGERS = 2**53

@@ -287,8 +287,9 @@ class Episodes:
 
     @property
     def failures(self) -> Counter[str]:
-        """What went wrong, and in how many episodes."""
-        return Counter(self.faults.values())
+        """What went wrong, and in how many episodes: most frequent first, then by the text."""
+        found = Counter(self.faults.values())
+        return Counter(dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))))
 
     @property
     def fitness(self) -> Tensor:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from es_flipout.envs.contract import torch_dtype
 from es_flipout.error_text import FOREIGN, described, error_text
 from es_flipout.rollout.player import PlayError
 
@@ -32,7 +32,7 @@ class PolicyActions:
         self._name = type(policy).__name__
         self._space, self._device = space, torch.device(device)
         self._shape = torch.Size(space.shape or ())
-        self._dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self._dtype = torch_dtype(space)
 
     def run(self, act: Callable[[], Any], num_rows: int) -> Tensor:
         """Returns the actions of `act()` for N observations, [N, *action shape], of the space's dtype.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,16 +32,16 @@ class Journal:
         policy: nn.Module,
         metrics: GenerationMetrics,
         histograms: Mapping[str, Tensor],
-        state: Mapping[str, Any],
+        state: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """Reports a generation that `state` is of, and keeps its checkpoint if it is time for one.
+        """Reports a generation, and keeps its checkpoint if it is time for one.
 
         Args:
             policy: as the generation left it.
             metrics: its figures.
             histograms: values whose distribution is of interest, by name; those of the parameters are added,
                 if there are any.
-            state: of the run after it.
+            state: returns that of the run after it; only called if it is to be kept.
 
         Raises:
             RunBrokenError: if anything of it cannot be written.
@@ -55,7 +55,7 @@ class Journal:
                 reporter.report(metrics, histograms, progress)
         interval = self._config.logging.keep_interval
         if interval and metrics.generation % interval == 0:
-            checkpoint.save(self._run.kept(metrics.generation), state)
+            checkpoint.save(self._run.kept(metrics.generation), state())
 
     def save_last(self, state: Mapping[str, Any]) -> None:
         """Writes the checkpoint that a resumed run continues from."""

@@ -106,7 +106,7 @@ class GenerationMetrics:
             fitness_worst=float(usable.min()),
             fitness_std=float(usable.std(correction=0)),
             failed_members=int(bad.sum()),
-            failures=_most_frequent_first(episodes.failures),
+            failures=dict(episodes.failures),
             episode_length=float(episodes.lengths.mean()),
             episode_limit=episode_limit,
             sigma=es.sigma,
@@ -134,12 +134,8 @@ class GenerationMetrics:
             score=episodes.mean_return,
             score_std=episodes.std_return,
             score_episode_length=float(episodes.lengths.mean()),
-            score_failures=_most_frequent_first(episodes.failures),
+            score_failures=dict(episodes.failures),
         )
-
-
-def _most_frequent_first(failures: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(failures.items(), key=lambda item: (-item[1], item[0])))
 
 
 @dataclass(frozen=True)

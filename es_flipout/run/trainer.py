@@ -211,7 +211,7 @@ class Trainer:
             # Its tensors stay as they are until the next update, which comes after the report.
             self._unscored = Unscored(metrics, histograms, self.state_dict())
         else:
-            journal.report(self.policy, metrics, histograms, self.state_dict())
+            journal.report(self.policy, metrics, histograms, self.state_dict)
         if self._is_due(self.config.logging.checkpoint_interval):
             self._save_last(journal)
         if self._unscored is not None:
@@ -233,7 +233,7 @@ class Trainer:
         if is_best:
             self.best_score = score
         state = {**unscored.state, "best_score": self.best_score}
-        journal.report(self.policy, metrics, unscored.histograms, state)
+        journal.report(self.policy, metrics, unscored.histograms, lambda: state)
         if is_best:
             journal.save_best(state)
 

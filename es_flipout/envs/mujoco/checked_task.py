@@ -26,7 +26,6 @@ State = tuple[NDArray[np.float64], NDArray[np.float64]]
 RESERVED = frozenset({"failed", "failures", "failure", "started"})
 """Info entries by which environments say what became of an episode."""
 
-
 _SEQUENCES = (tuple, list)
 _DICTS = (dict, Mapping)
 _COMPLEX = {torch.complex32, torch.complex64, torch.complex128}
