@@ -92,7 +92,7 @@ def _numpy_info(info: dict[str, Any], mask: Mask) -> dict[str, Any]:
     """Returns the info in Gymnasium's form; its entries are of the envs in `mask`."""
     found: dict[str, Any] = {}
     for name, value in info.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and mask.any():
             array = _numpy(value)
             array[~mask] = 0
             found |= {name: array, f"_{name}": mask.copy()}
