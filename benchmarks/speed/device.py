@@ -89,7 +89,8 @@ def kernels(trainer: Trainer, player: DevicePlayer, count: int) -> list[dict[str
     """Returns the GPU kernels that took most of a generation's time, with their share of it."""
     population = trainer.es.ask()
     seeds = reset_seeds(trainer.es.population_size, seed=trainer.config.seed)
-    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    # There is one cycle, so accumulating changes nothing; torch 2.11 warns without it.
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         player.play(population, Episodes.of_population(seeds, limit=20))
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
     total = sum(event.self_device_time_total for event in events) or 1.0
