@@ -51,6 +51,17 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
     return found
 
 
+def without_folder(value: Any, folder: Path) -> Any:
+    """Returns a document in which every path below `folder` is relative to it."""
+    if isinstance(value, dict):
+        return {key: without_folder(each, folder) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folder(each, folder) for each in value]
+    if isinstance(value, str) and Path(value).is_relative_to(folder):
+        return str(Path(value).relative_to(folder))
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -69,13 +80,16 @@ def main() -> None:
             f"{each['median_env_steps_per_second']:10,.0f} env steps/s  live {each['median_live_share']:.0%}"
         )
     if arguments.json:
+        here = Path.cwd()
         document = {
-            "command": shlex.join(["python", "-m", "scripts.summarize_run", *sys.argv[1:]]),
+            "command": shlex.join(
+                ["python", "-m", "scripts.summarize_run", *without_folder(sys.argv[1:], here)]
+            ),
             "machine": describe_machine(arguments.device),
             "config": asdict(load_config(run.config)),
             "milestones": found,
         }
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(without_folder(document, here), indent=2) + "\n")
 
 
 if __name__ == "__main__":

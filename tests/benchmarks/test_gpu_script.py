@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.gpu import throughput
 from es_flipout.cli.results import Results
-from scripts.summarize_run import milestones
+from scripts.summarize_run import milestones, without_folder
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
@@ -145,3 +145,13 @@ def test_a_run_is_summarized_by_periods():
     assert [each["last_score"] for each in found] == [7.0, 8.0, 8.0]
     assert [each["median_env_steps_per_second"] for each in found] == [150, 300, 400]
     assert [each["minutes"] for each in found] == [9, 14, 31]
+
+
+def test_a_summary_names_no_folder_of_the_machine():
+    config = {"init_from": "/home/me/clone/runs/it", "env": {"kwargs": {"files": ("/home/me/clone/a", "b")}}}
+    assert without_folder(config, Path("/home/me/clone")) == {
+        "init_from": "runs/it",
+        "env": {"kwargs": {"files": ["a", "b"]}},
+    }
+    others = {"init_from": None, "out": "/home/me/clone2/runs", "seed": 0, "env": {"id": "Humanoid-v5"}}
+    assert without_folder(others, Path("/home/me/clone")) == others
