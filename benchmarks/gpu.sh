@@ -120,7 +120,7 @@ second() {
     --json "$work/profile.json"
   keep "$work/profile.json" profile
   # The time that is left, minus what ending, summarizing, scoring and packing may take.
-  local left=$((${TOTAL:-560} - (SECONDS - start) - 75))
+  local left=$((${TOTAL:-560} - (SECONDS - start) - 95))
   es train "${train[@]}" --device "$device" --engine warp --out "$work/log/run" --evaluation.interval 5 \
     --logging.tensorboard false "${train_args[@]}"
   stage train "$left" "${command[@]}"
@@ -128,7 +128,7 @@ second() {
   stage summary 10 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.5 --device "$device" \
     --json "$work/train.json"
   keep "$work/train.json" train
-  stage scores 40 "$python" -m benchmarks.compare_engines "$work/log/run" --episodes "$episodes" --device "$device" \
+  stage scores 60 "$python" -m benchmarks.compare_engines "$work/log/run" --episodes "$episodes" --device "$device" \
     --json "$work/engines.json"
   keep "$work/engines.json" engines
 }
