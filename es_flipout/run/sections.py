@@ -55,7 +55,8 @@ class EnvConfig:
     auto picks warp if `device` is a GPU and another native engine if not; for any other task, gymnasium."""
     engine_kwargs: dict[str, Any] = field(default_factory=dict)
     """For warp: capacity for contacts and constraints per env, for example {nconmax: 48, njmax: 128};
-    {deterministic: true} makes physics on a GPU repeatable to the last bit, at the cost of speed."""
+    {deterministic: true} turns on mujoco_warp's deterministic mode, which is slower and, on an H200, did not
+    make a generation of Humanoid repeat to the last bit."""
     wrappers: list[str] = field(default_factory=list)
     """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
 

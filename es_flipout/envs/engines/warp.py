@@ -70,8 +70,9 @@ class WarpEngine(PhysicsEngine):
             nconmax: room for contacts; all envs together have N times this.
             njmax: room for constraint rows in each env.
             nccdmax: room for contacts between convex shapes, counted like `nconmax`; the same if None.
-            deterministic: whether contacts and constraints are sorted and sums have a fixed order, so that a
-                GPU repeats a run to the last bit; slower.
+            deterministic: whether mujoco_warp sorts contacts and constraints and sums in a fixed order, which
+                is slower. On an H200 the engine's own steps then repeated to the last bit; a generation of
+                Humanoid did not.
 
         Raises:
             ValueError: if mujoco_warp is not installed, cannot run the model, or lacks a field.
