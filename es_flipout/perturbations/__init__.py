@@ -4,7 +4,7 @@ from es_flipout.perturbations import rules
 from es_flipout.perturbations.base import NoiseRows, Perturbation, PopulationNoise
 from es_flipout.perturbations.flipout import Flipout, FlipoutRows
 from es_flipout.perturbations.independent import Independent
-from es_flipout.perturbations.low_rank import LowRank
+from es_flipout.perturbations.low_rank import LowRank, LowRankRows
 from es_flipout.perturbations.member_context import MemberContext
 from es_flipout.perturbations.member_rows import MemberRows
 from es_flipout.perturbations.module_copy import copy_module
@@ -18,6 +18,7 @@ __all__ = [
     "FlipoutRows",
     "Independent",
     "LowRank",
+    "LowRankRows",
     "MemberContext",
     "MemberRows",
     "NoiseRows",

@@ -21,9 +21,9 @@ from es_flipout.envs.foreign import torch_vector_env
 from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.population import Population
 from es_flipout.rollout.episodes import Episodes
-from es_flipout.rollout.host_loop import HostLoop, observation_size
-from es_flipout.rollout.mlp_rows import member_rows
+from es_flipout.rollout.make_loop import loop_of_members
 from es_flipout.rollout.player import Player, PlayStoppedError, check_members, never
+from es_flipout.rollout.step_loop import StepLoop, observation_size
 
 
 class HostPlayer(Player):
@@ -58,7 +58,7 @@ class HostPlayer(Player):
         check_members(population, episodes)
         episodes.observation_size = self._observation_size
         lock = threading.Lock()
-        loops = [HostLoop(env, population.policy, member_rows(population), lock=lock) for env in self.envs]
+        loops = [loop_of_members(env, population, lock=lock) for env in self.envs]
         for index, loop in enumerate(loops):
             loop.add(episodes, np.arange(index, len(episodes), len(loops)))
         if self._concurrent:
@@ -76,13 +76,13 @@ class HostPlayer(Player):
 
 
 def _run_concurrently(
-    loops: Sequence[HostLoop], streams: Sequence[torch.cuda.Stream | None], should_stop: Callable[[], bool]
+    loops: Sequence[StepLoop], streams: Sequence[torch.cuda.Stream | None], should_stop: Callable[[], bool]
 ) -> None:
     """Runs each loop on a thread and a stream of its own; if one, or this thread, raises, all end."""
     gave_up = threading.Event()
     before = current_stream(loops[0].env.device)
 
-    def run(loop: HostLoop, stream: torch.cuda.Stream | None) -> None:
+    def run(loop: StepLoop, stream: torch.cuda.Stream | None) -> None:
         try:
             with working_on(stream, after=before):
                 loop.run(lambda: should_stop() or gave_up.is_set())

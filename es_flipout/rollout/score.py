@@ -12,9 +12,8 @@ from torch import nn
 
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.rollout.episodes import Episodes
-from es_flipout.rollout.host_loop import HostLoop
+from es_flipout.rollout.make_loop import loop_of_center
 from es_flipout.rollout.player import never
-from es_flipout.rollout.rows import CenterRows
 
 
 class Scorer:
@@ -63,7 +62,7 @@ class Scorer:
         """
         count = self._episodes
         episodes = Episodes(np.zeros(count, np.int64), seed + np.arange(count))
-        loop = HostLoop(self._env, policy, CenterRows(policy), idle_share=0.0)
+        loop = loop_of_center(self._env, policy)
         loop.add(episodes)
         loop.run(should_stop)
         episodes.spent_steps = loop.spent_steps

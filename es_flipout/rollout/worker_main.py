@@ -20,8 +20,8 @@ from es_flipout.error_text import error_text
 from es_flipout.population import NoiseOrigin, Population
 from es_flipout.processes import SharedMemory, use_one_thread
 from es_flipout.rollout.episodes import Episodes
-from es_flipout.rollout.host_loop import HostLoop, observation_size
-from es_flipout.rollout.mlp_rows import member_rows
+from es_flipout.rollout.make_loop import loop_of_members
+from es_flipout.rollout.step_loop import observation_size
 
 
 class SharedTensors:
@@ -144,7 +144,7 @@ class EnvsInWorker(WorkerLoop):
 
     @override
     def play(self, population: Population, inbox: Inbox) -> None:
-        loop = HostLoop(self._env, population.policy, member_rows(population))
+        loop = loop_of_members(self._env, population)
         shares: list[Episodes] = []
         reported, has_asked = 0, False
         while True:

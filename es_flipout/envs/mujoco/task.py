@@ -21,6 +21,7 @@ import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
@@ -166,8 +167,11 @@ def squared_norm(actions: Tensor) -> Tensor:
     """Returns the sum of each env's squared actions, [N], in the actions' dtype.
 
     On the CPU NumPy computes it, as in Gymnasium's tasks: the last bits of a float32 sum depend on the order
-    of addition.
+    of addition. What is compiled adds in the same order.
     """
+    if has_torch_function_unary(actions):
+        result: Tensor = handle_torch_function(squared_norm, (actions,), actions)
+        return result
     if actions.device.type == "cpu":
         return torch.from_numpy(np.square(actions.numpy()).sum(axis=1))
     return actions.square().sum(dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -21,6 +21,9 @@ from es_flipout.envs.mujoco.make_engine import cpu_engine, make_engine
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
 from es_flipout.envs.mujoco.task_trial import try_task
 from es_flipout.envs.transfer import to_device, to_host
+
+if TYPE_CHECKING:
+    from es_flipout.envs.mujoco.fused_step import FusedStep
 
 
 class _Outcome(NamedTuple):
@@ -45,6 +48,8 @@ class MujocoVectorEnv(TorchVectorEnv):
         task: the task as given.
         checked_task: the same, to be called through.
         engine: the physics.
+        fused: the compiled task, with the environment's arrays; None if it is not compiled.
+        not_fused: why it could not be.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         engine_kwargs: Mapping[str, Any] | None = None,
         threads: int | None = None,
         info: bool = True,
+        fused: bool = True,
     ) -> None:
         """Creates the envs.
 
@@ -74,6 +80,8 @@ class MujocoVectorEnv(TorchVectorEnv):
             engine_kwargs: keyword arguments of `WarpEngine`, such as njmax.
             threads: number of physics threads; one per available core if None.
             info: whether `reset` and `step` return the task's info entries; they are faster without.
+            fused: whether the task's hooks are compiled if they can be: on the CPU, without info, for
+                float32 actions.
 
         Raises:
             ValueError: if there are no envs, the engine cannot run the task, or a trial shows its mistakes.
@@ -114,7 +122,20 @@ class MujocoVectorEnv(TorchVectorEnv):
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._live_ids: Ids | None = np.empty(0, np.int32)  # None if every env is live
+        self._live = np.zeros(num_envs, dtype=np.bool_)
         self._started = False
+        self.fused: FusedStep | None = None
+        self.not_fused = ""
+        if fused and not info and engine != "warp":
+            self._fuse()
+
+    def _fuse(self) -> None:
+        from es_flipout.envs.mujoco.fused_step import FusedStep, NotFusedError
+
+        try:
+            self.fused = FusedStep(self.checked_task, self.engine, self._observations, self._located)
+        except NotFusedError as error:
+            self.not_fused = str(error)
 
     @override
     def reset(
@@ -156,6 +177,9 @@ class MujocoVectorEnv(TorchVectorEnv):
 
     def _look_at(self, ids: Ids) -> None:
         """Observes and locates envs that have just been reset, [M]."""
+        if self.fused is not None:
+            self.fused.observe(ids)
+            return
         index = torch.from_numpy(ids).long().to(self.engine.device)
         fields = {name: value[index] for name, value in self.engine.fields.items()}
         observations, located = self._observe(fields), self.checked_task.locate(fields)
@@ -169,6 +193,9 @@ class MujocoVectorEnv(TorchVectorEnv):
             raise gym.error.ResetNeeded("call reset before step")
         actions = torch.as_tensor(actions).detach()
         self._check_actions(actions)
+        if self.fused is not None and actions.dtype == torch.float32:
+            info = self.advance(to_host(actions).contiguous())[1]
+            return self._given_step(torch.from_numpy(self.fused.rewards), info)
         on_host = self.engine.device.type == "cpu"
         actions = to_host(actions) if on_host else actions.to(self.engine.device)
         live_ids = self._live_ids
@@ -179,13 +206,15 @@ class MujocoVectorEnv(TorchVectorEnv):
         except TaskError:
             outcome, raised = self._outcome_one_by_one(actions)
             failures = raised | failures
-        self._located, self._observations, rewards = outcome.located, outcome.observations, outcome.rewards
+        self._located.copy_(outcome.located)
+        self._observations.copy_(outcome.observations)
+        rewards = outcome.rewards
         terminated = outcome.terminated.cpu().numpy()
         self._elapsed += 1
         if live_ids is None:
-            self._terminated = terminated.copy()
+            self._terminated[:] = terminated
             if self.max_episode_steps is not None:
-                self._truncated = self._elapsed >= self.max_episode_steps
+                self._truncated[:] = self._elapsed >= self.max_episode_steps
         else:
             live = ~(self._terminated | self._truncated)
             rewards = torch.where(torch.from_numpy(live).to(rewards.device), rewards, 0.0)
@@ -195,13 +224,50 @@ class MujocoVectorEnv(TorchVectorEnv):
         info = self._end_failed(failures)
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
+        return self._given_step(rewards.double(), info | self._given_all(outcome.info))
+
+    def _given_step(
+        self, rewards: Tensor, info: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         return (
             self._given(self._observations),
-            self._given(rewards.double()),
+            self._given(rewards),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
-            info | self._given_all(outcome.info),
+            info,
         )
+
+    @property
+    def ended(self) -> Mask:
+        """Which episodes have ended, bool [N]."""
+        return self._terminated | self._truncated
+
+    def advance(self, actions: Tensor) -> tuple[int, dict[str, Any]]:
+        """Steps live envs, if the task is `fused`, and leaves what came of it where `fused` has it.
+
+        Args:
+            actions: float32 [N, A], on the host.
+
+        Returns:
+            How many episodes have ended, and the info entries about those that failed.
+        """
+        assert self.fused is not None
+        self.engine.step(actions, self.task.frame_skip, self._live_ids)
+        self.fused.step(actions.numpy(), self._live)
+        num_ended = self.fused.end(
+            self._live,
+            self._elapsed,
+            self.max_episode_steps or 0,
+            self._terminated,
+            self._truncated,
+        )
+        info: dict[str, Any] = {}
+        if num_ended or self.engine.failures:
+            info = self._end_failed(self.engine.failures)
+            if info:
+                self.fused.rewards[info["failed"]] = 0.0
+                num_ended = max(num_ended, 1)
+        return num_ended, info
 
     def _outcome(self, envs: slice, actions: Tensor) -> _Outcome:
         """Asks the task about some envs that have been stepped."""
@@ -258,7 +324,8 @@ class MujocoVectorEnv(TorchVectorEnv):
         return values.to(self.device, copy=True)
 
     def _update_live(self) -> None:
-        live = np.flatnonzero(~(self._terminated | self._truncated)).astype(np.int32)
+        np.logical_not(self._terminated | self._truncated, out=self._live)
+        live = np.flatnonzero(self._live).astype(np.int32)
         self._live_ids = None if len(live) == self.num_envs else live
 
     def _end_failed(self, failures: Mapping[int, str]) -> dict[str, Any]:

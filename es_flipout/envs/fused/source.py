@@ -1,0 +1,301 @@
+"""From a graph of torch operations to a Python function that computes its results env by env.
+
+An operation on single numbers becomes an assignment, one on larger values a loop that fills an array, and one
+that only rearranges (a slice, a view) changes how its input is indexed. An operation that is not in
+`operations` raises `NotTraceableError`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from es_flipout.envs.fused.traced import Graph, Node, NotTraceableError
+
+Index = tuple[str, ...]
+"""One Python expression for each dimension of an env's value."""
+MAX_CONSTANTS = 4096
+"""Largest constant tensor that is written into the source."""
+
+CASTS = {
+    torch.float64: "np.float64({})",
+    torch.float32: "np.float32({})",
+    torch.int64: "np.int64({})",
+    torch.int32: "np.int32({})",
+    torch.bool: "(({}) != 0)",
+}
+"""How an expression becomes one of a dtype."""
+NUMPY_NAMES = {
+    torch.float64: "np.float64",
+    torch.float32: "np.float32",
+    torch.int64: "np.int64",
+    torch.int32: "np.int32",
+    torch.bool: "np.bool_",
+}
+
+HEADER = '''"""Generated from the hooks of a task, and compiled by numba; es_flipout.envs.fused says how."""
+
+import math
+
+import numba
+import numpy as np
+
+inf, nan = math.inf, math.nan
+
+
+@numba.njit(nogil=True, error_model="numpy", inline="always")
+def total(values, count):
+    """Adds up float32 numbers in the order that NumPy has for up to 128 of them."""
+    if count < 8:
+        result = values[0]
+        for k in range(1, count):
+            result += values[k]
+        return result
+    parts = values[:8].copy()
+    end = count - count % 8
+    for start in range(8, end, 8):
+        for k in range(8):
+            parts[k] += values[start + k]
+    result = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]))
+    for k in range(end, count):
+        result += values[k]
+    return result
+'''
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an env has of a node: how to write each of its numbers.
+
+    Attributes:
+        shape: without the rows.
+        dtype: of the numbers.
+        at: the expression for the number at an index.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    at: Callable[[Index], str]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    def broadcast(self, shape: tuple[int, ...]) -> Value:
+        """Returns the value repeated along the dimensions that it lacks, or has of length 1."""
+        skipped = len(shape) - len(self.shape)
+
+        def at(index: Index) -> str:
+            own = index[skipped:]
+            return self.at(
+                tuple("0" if length == 1 else i for i, length in zip(own, self.shape, strict=True))
+            )
+
+        return self if shape == self.shape else Value(shape, self.dtype, at)
+
+    def reshaped(self, shape: tuple[int, ...]) -> Value:
+        """Returns the same numbers, in row-major order, in another shape."""
+        if shape == self.shape:
+            return self
+
+        def at(index: Index) -> str:
+            flat = " + ".join(
+                f"{i} * {math.prod(shape[dim + 1 :])}" for dim, i in enumerate(index) if shape[dim] > 1
+            )
+            return self.at(_unraveled(flat or "0", self.shape))
+
+        return Value(shape, self.dtype, at)
+
+
+def _unraveled(flat: str, shape: tuple[int, ...]) -> Index:
+    if len(shape) == 1:
+        return (flat,)
+    index = []
+    for dim, length in enumerate(shape):
+        below = math.prod(shape[dim + 1 :])
+        one = f"({flat})" if below == 1 else f"(({flat}) // {below})"
+        index.append(one if dim == 0 else f"({one} % {length})")
+    return tuple(index)
+
+
+class Writer:
+    """Writes one function, node by node."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
+        self._values: dict[int, Value] = {}
+        self._names = (f"v{number}" for number in itertools.count())
+        self.constants: list[str] = []
+        self._arrays: list[str] = []
+        self._lines: list[str] = []
+
+    def value(self, of: Node | Tensor) -> Value:
+        """Returns an env's value of a node or of a constant tensor.
+
+        Raises:
+            NotTraceableError: if it depends on an operation that cannot be written.
+        """
+        if isinstance(of, Tensor):
+            return self._constant(of)
+        return self._values[id(of)]
+
+    def write(
+        self, graph: Graph, results: Mapping[str, Node | Tensor], name: str
+    ) -> tuple[str, tuple[str, ...]]:
+        """Returns the source of a function that computes results of a graph, and the names of its arguments.
+
+        The last argument is `live`, bool [N]: which rows of the results are written.
+
+        Args:
+            graph: its arguments are arrays [N, ...] by their names.
+            results: by the names of the arrays [N, ...] that they are written to, one after the other; an
+                array may be an argument too, if it comes last.
+            name: of the function.
+        """
+        from es_flipout.envs.fused.operations import OPERATIONS
+
+        needed = _needed(graph, results.values())
+        arguments = []
+        for node in needed:
+            if node.operation is None:
+                arguments.append(node.name)
+                self._values[id(node)] = _argument(node)
+                continue
+            packet = node.operation.overloadpacket
+            if packet not in OPERATIONS:
+                raise NotTraceableError(f"{packet} has no rule here")
+            self._values[id(node)] = OPERATIONS[packet](self, node)
+        names = list(dict.fromkeys([*arguments, *results]))
+        for target, result in results.items():
+            value = self.value(result)
+            self._loop(
+                value.shape,
+                lambda index, to=target, of=value: f"{to}[{', '.join(('n', *index))}] = {of.at(index)}",
+            )
+        lines = [f"def {name}({', '.join(names)}, live):"]
+        lines += [f"    {line}" for line in self._arrays]
+        lines += ["    for n in range(len(live)):", "        if not live[n]:", "            continue"]
+        lines += [f"        {line}" for line in self._lines]
+        return "\n".join(lines), tuple(names)
+
+    def filled(self, shape: tuple[int, ...], dtype: torch.dtype, at: Callable[[Index], str]) -> Value:
+        """Writes the computation of a value, once for each number of it."""
+        name = next(self._names)
+        if math.prod(shape) == 1:
+            only = ("0",) * len(shape)
+            self._lines.append(f"{name} = {_cast(at(only), dtype)}")
+            return Value(shape, dtype, lambda index: name)
+        self._arrays.append(f"{name} = np.empty({shape}, {NUMPY_NAMES[dtype]})")
+        self._loop(shape, lambda index: f"{name}[{', '.join(index)}] = {_cast(at(index), dtype)}")
+        return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
+
+    def joined(self, parts: Sequence[Value], dim: int, shape: tuple[int, ...], dtype: torch.dtype) -> Value:
+        """Writes values one behind the other along a dimension."""
+        name, first = next(self._names), 0
+        self._arrays.append(f"{name} = np.empty({shape}, {NUMPY_NAMES[dtype]})")
+        for part in parts:
+
+            def line(index: Index, part: Value = part, first: int = first) -> str:
+                to = (*index[:dim], f"{index[dim]} + {first}", *index[dim + 1 :])
+                return f"{name}[{', '.join(to)}] = {_cast(part.at(index), dtype)}"
+
+            if part.size:
+                self._loop(part.shape, line)
+            first += part.shape[dim] if part.shape else 0
+        return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
+
+    def reduced(
+        self, value: Value, dims: Sequence[int], dtype: torch.dtype, start: str, step: Callable[[str, str], str]
+    ) -> Value:
+        """Writes a reduction over dimensions of a value, which are kept with length 1.
+
+        Args:
+            value: what is reduced.
+            dims: which dimensions.
+            dtype: of the result.
+            start: the expression that it begins with.
+            step: the expression for the next partial result, from the last one and a number.
+        """
+        shape = tuple(1 if dim in dims else length for dim, length in enumerate(value.shape))
+        target = self.filled(shape, dtype, lambda index: start)
+
+        def line(index: Index) -> str:
+            to = target.at(tuple("0" if dim in dims else i for dim, i in enumerate(index)))
+            return f"{to} = {_cast(step(to, value.at(index)), dtype)}"
+
+        self._loop(value.shape, line)
+        return target
+
+    def numpy_sum(self, value: Value) -> Value:
+        """Writes the sum of all numbers of a float32 value, with NumPy's rounding."""
+        if value.size == 1:
+            return value
+        numbers = self.filled((value.size,), torch.float32, value.reshaped((value.size,)).at)
+        name = numbers.at(("0",)).partition("[")[0]
+        shape = (1,) * len(value.shape)
+        return self.filled(shape, torch.float32, lambda index: f"total({name}, {value.size})")
+
+    def _loop(self, shape: tuple[int, ...], line: Callable[[Index], str]) -> None:
+        """Writes a line for each index of a shape; dimensions of length 1 need no loop."""
+        index, depth = [], 0
+        for dim, length in enumerate(shape):
+            if length == 1:
+                index.append("0")
+                continue
+            self._lines.append(f"{'    ' * depth}for i{dim} in range({length}):")
+            index.append(f"i{dim}")
+            depth += 1
+        self._lines.append(f"{'    ' * depth}{line(tuple(index))}")
+
+    def _constant(self, tensor: Tensor) -> Value:
+        """Writes a constant tensor into the source: what is the same in all rows, once."""
+        tensor = tensor.detach()
+        if tensor.ndim and tensor.shape[0] == self._num_rows:
+            if not torch.equal(tensor, tensor[:1].expand_as(tensor)):
+                raise NotTraceableError("a constant differs from env to env")
+            tensor = tensor[0]
+        if tensor.dtype not in CASTS or tensor.numel() > MAX_CONSTANTS:
+            raise NotTraceableError(f"a constant of {tensor.numel()} numbers of {tensor.dtype}")
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+        if tensor.numel() == 1:
+            text = repr(tensor.item())
+            return Value(shape, dtype, lambda index: _cast(text, dtype))
+        name = f"C{len(self.constants)}"
+        self.constants.append(f"{name} = np.array({tensor.tolist()}, {NUMPY_NAMES[dtype]})")
+        return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
+
+
+def _argument(node: Node) -> Value:
+    shape = tuple(node.shape[1:])
+    return Value(shape, node.dtype, lambda index: f"{node.name}[{', '.join(('n', *index))}]")
+
+
+def _needed(graph: Graph, results: Sequence[Node | Tensor]) -> list[Node]:
+    """Returns the nodes that results depend on, in order."""
+    wanted = {id(result) for result in results if isinstance(result, Node)}
+    needed = []
+    for node in reversed(graph.nodes):
+        if id(node) in wanted:
+            needed.append(node)
+            wanted |= {id(each) for each in _nodes_in((node.args, node.kwargs))}
+    return needed[::-1]
+
+
+def _nodes_in(arguments: object) -> list[Node]:
+    if isinstance(arguments, Node):
+        return [arguments]
+    if isinstance(arguments, Mapping):
+        arguments = list(arguments.values())
+    return [node for each in arguments for node in _nodes_in(each)] if isinstance(arguments, tuple | list) else []
+
+
+def _cast(expression: str, dtype: torch.dtype) -> str:
+    if dtype not in CASTS:
+        raise NotTraceableError(f"numbers of {dtype}")
+    return CASTS[dtype].format(expression)

@@ -1,0 +1,242 @@
+"""A small MLP of every member, each for its own observation, in one compiled function.
+
+A row is computed on its own, one product after the other in the order of the inputs, so that its result
+depends on nothing else, not even on the processor. All layers lie one behind the other in flat arrays, each
+as a transposed weight [I, J] and a bias [J], where J is rounded up to a multiple of `LANES`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from es_flipout.compilation import compiled
+
+LANES = 8
+"""Numbers that a processor's vector may hold; outputs are padded to a multiple of it."""
+FLIPOUT, LOW_RANK, DENSE, NO_NOISE = range(4)
+TANH, RELU, ELU, SILU = range(4)
+
+P0, P1, P2, P3, P4 = map(
+    np.float32,
+    (0.9999999794673198, 0.1338101800920743, 3.495579060519301e-3, 2.060893470474521e-5, 1.3354463381876247e-8),
+)
+Q1, Q2, Q3, Q4 = map(
+    np.float32, (0.4671433360568029, 2.5876947698202004e-2, 3.2856200355585485e-4, 7.77647568725173e-7)
+)
+TANH_RANGE, ONE = np.float32(9.0), np.float32(1.0)
+"""tanh x = x P(x^2) / Q(x^2), with the smallest relative error on [-9, 9], 2e-8; float32 makes it 4e-7.
+
+Beyond 9, tanh is ±1 in float32. Unlike a library's tanh, this one becomes vector instructions.
+"""
+
+
+@compiled
+def tanh(x: Any, y: Any) -> None:
+    """Writes tanh of x, [J], into y, [J]."""
+    if x.itemsize == 4:
+        for j in range(len(x)):
+            bounded = min(max(x[j], -TANH_RANGE), TANH_RANGE)
+            u = bounded * bounded
+            p = P0 + u * (P1 + u * (P2 + u * (P3 + u * P4)))
+            q = ONE + u * (Q1 + u * (Q2 + u * (Q3 + u * Q4)))
+            result = min(max(bounded * p / q, -ONE), ONE)
+            y[j] = result if x[j] == x[j] else x[j]
+    else:
+        for j in range(len(x)):
+            y[j] = math.tanh(x[j])
+
+
+@compiled
+def activate(x: Any, activation: int) -> None:
+    """Applies an activation in place, [J]."""
+    if activation == TANH:
+        tanh(x, x)
+        return
+    for j in range(len(x)):
+        if activation == RELU:
+            if x[j] < 0:
+                x[j] = 0
+        elif activation == ELU:
+            if x[j] <= 0:
+                x[j] = math.exp(x[j]) - 1
+        else:
+            x[j] = x[j] / (1 + math.exp(-x[j]))
+
+
+@compiled
+def add_product(y: Any, x: Any, weight: Any) -> None:
+    """Adds x, [I], times a weight, [I * J], to y, [J]."""
+    width = len(y)
+    for i in range(len(x)):
+        factor, column = x[i], weight[i * width : (i + 1) * width]
+        for j in range(width):
+            y[j] += factor * column[j]
+
+
+@compiled
+def add_flipout(y: Any, z: Any, x: Any, signs: Any, weight: Any, base: Any) -> None:
+    """Adds x W to y, and writes (x ∘ s) B into z; see `add_product`."""
+    width = len(y)
+    for j in range(width):
+        z[j] = 0
+    for i in range(len(x)):
+        factor, flipped = x[i], x[i] * signs[i]
+        column, of_base = weight[i * width : (i + 1) * width], base[i * width : (i + 1) * width]
+        for j in range(width):
+            y[j] += factor * column[j]
+            z[j] += flipped * of_base[j]
+
+
+@compiled
+def run_layer(
+    x: Any, y: Any, z: Any, weights: Any, base: Any, noise: Any, kind: int, rank: int
+) -> int:
+    """Computes a perturbed linear map.
+
+    Args:
+        x: inputs, [I].
+        y: outputs, [J], written.
+        z: scratch, [J].
+        weights: from this layer on, of the center.
+        base: likewise, of the base that the row uses.
+        noise: likewise, of the row: FLIPOUT has signs s [I], r [J] and the bias's noise [J]; LOW_RANK has B
+            [rank, I], A [rank, J] and the bias's; DENSE has the weight's noise [I, J] and the bias's. r, A
+            and the dense ones include sigma.
+        kind: of the noise.
+        rank: of LOW_RANK.
+
+    Returns:
+        How many numbers of `noise` are of this layer.
+    """
+    ins, outs = len(x), len(y)
+    size = ins * outs
+    for j in range(outs):
+        y[j] = weights[size + j]
+    if kind == FLIPOUT:
+        add_flipout(y, z, x, noise[:ins], weights[:size], base[:size])
+        for j in range(outs):
+            y[j] += z[j] * noise[ins + j]
+        used = ins + outs
+    else:
+        add_product(y, x, weights[:size])
+        used = 0
+        if kind == LOW_RANK:
+            for k in range(rank):
+                inner, right = x[0] * 0, noise[k * ins : (k + 1) * ins]
+                for i in range(ins):
+                    inner += x[i] * right[i]
+                left = noise[rank * ins + k * outs : rank * ins + (k + 1) * outs]
+                for j in range(outs):
+                    y[j] += inner * left[j]
+            used = rank * (ins + outs)
+        elif kind == DENSE:
+            add_product(y, x, noise[:size])
+            used = size
+    if kind != NO_NOISE:
+        for j in range(outs):
+            y[j] += noise[used + j]
+        used += outs
+    return used
+
+
+@compiled
+def act(
+    live: Any,
+    observations: Any,
+    moments: Any,
+    actions: Any,
+    base_of_row: Any,
+    noise: Any,
+    kind: int,
+    rank: int,
+    weights: Any,
+    bases: Any,
+    mean: Any,
+    scale: Any,
+    clip: Any,
+    sizes: Any,
+    activation: int,
+    low: Any,
+    high: Any,
+    middle: Any,
+    reach: Any,
+    rescales: bool,
+    scratch: Any,
+) -> None:
+    """Runs every live row's policy, and adds its observation to its moments.
+
+    Args:
+        live: which rows, bool [N].
+        observations: [N, O].
+        moments: a reference point near the row's observations, the sum of deviations from it and that of
+            their squares, float64 [3, N, O].
+        actions: float32 [N, A], written.
+        base_of_row: which of `bases` each row uses, int64 [N].
+        noise: of each row, [N, ...]; see `run_layer`.
+        kind: of the noise.
+        rank: of LOW_RANK.
+        weights: of the center, [1, ...].
+        bases: of FLIPOUT, [K, ...], each like `weights`.
+        mean: subtracted from observations, [O].
+        scale: then multiplied, [O].
+        clip: bound on what comes of it.
+        sizes: inputs of the first layer, then outputs of each, padded, int64 [L + 1].
+        activation: between layers.
+        low: smallest actions, float32 [A].
+        high: largest.
+        middle: of the range, used if `rescales`.
+        reach: half of the range, likewise.
+        rescales: whether outputs are squashed into the range, or only clipped.
+        scratch: [3, widest layer].
+    """
+    num_layers = len(sizes) - 1
+    for n in range(len(live)):
+        if not live[n]:
+            continue
+        x, y, z = scratch[0], scratch[1], scratch[2]
+        for k in range(sizes[0]):
+            deviation = observations[n, k] - moments[0, n, k]
+            moments[1, n, k] += deviation
+            moments[2, n, k] += deviation * deviation
+            x[k] = observations[n, k]  # in the policy's dtype
+            standardized = (x[k] - mean[k]) * scale[k]
+            if standardized > clip:
+                standardized = clip
+            elif standardized < -clip:
+                standardized = -clip
+            x[k] = standardized
+        base, at, used = bases[base_of_row[n]], 0, 0
+        for layer in range(num_layers):
+            ins, outs = sizes[layer], sizes[layer + 1]
+            used += run_layer(
+                x[:ins], y[:outs], z[:outs], weights[0, at:], base[at:], noise[n, used:], kind, rank
+            )
+            at += (ins + 1) * outs
+            if layer < num_layers - 1:
+                activate(y[:outs], activation)
+            x, y = y, x
+        if rescales:
+            tanh(x, z)
+        for k in range(len(low)):
+            output = middle[k] + z[k] * reach[k] if rescales else x[k]
+            if output < low[k]:
+                output = low[k]
+            elif output > high[k]:
+                output = high[k]
+            actions[n, k] = output
+
+
+@compiled
+def add_up(live: Any, rewards: Any, returns: Any, lengths: Any, limit: int) -> bool:
+    """Adds rewards to returns, and returns whether an episode has reached a limit of steps; 0 for none."""
+    reached = False
+    for n in range(len(live)):
+        if live[n]:
+            returns[n] += rewards[n]
+            lengths[n] += 1
+            if 0 < limit <= lengths[n]:
+                reached = True
+    return reached
