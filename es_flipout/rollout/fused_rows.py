@@ -211,5 +211,4 @@ def _settings(policy: MLPPolicy, layers: list[_Layer]) -> tuple[Any, ...]:
     low, high = head.low.numpy(), head.high.numpy()
     rescales = head.bounds == "rescale"
     middle, reach = (head.middle.numpy(), head.reach.numpy()) if rescales else (low, high)
-    scratch = np.zeros((3, max(sizes)), number)
-    return mean, scale, clip, sizes, activation, low, high, middle, reach, rescales, scratch
+    return mean, scale, clip, sizes, activation, low, high, middle, reach, rescales
