@@ -27,6 +27,7 @@ def make_vec(
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
     info: bool = True,
+    fused: bool = True,
     wrappers: Sequence[str] = (),
     **kwargs: Any,
 ) -> TorchVectorEnv:
@@ -46,6 +47,7 @@ def make_vec(
         threads: number of physics threads, or of processes of "gymnasium_processes"; one per available core
             if None.
         info: whether native environments return the task's info entries; they are faster without.
+        fused: whether the hooks of native tasks are compiled, if they can be: on the CPU, and without info.
         wrappers: of each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS.
             Wrapped environments are never native.
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`: the environment's own, and
@@ -71,6 +73,7 @@ def make_vec(
             dtype=dtype,
             threads=threads,
             info=info,
+            fused=fused,
         )
     if engine_kwargs:
         raise ValueError(f"engine_kwargs are only for engine 'warp', got {dict(engine_kwargs)}")

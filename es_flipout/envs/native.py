@@ -72,7 +72,7 @@ def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`.
 
     Returns:
-        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads and info; see
+        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads, info and fused; see
         `make_vec`.
     """
     name = import_module_of(env_id)
@@ -137,6 +137,7 @@ def _make_native(
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
     info: bool = True,
+    fused: bool = True,
     **kwargs: Any,
 ) -> MujocoVectorEnv:
     check_limit(max_episode_steps)
@@ -154,6 +155,7 @@ def _make_native(
             engine_kwargs=engine_kwargs,
             threads=threads,
             info=info,
+            fused=fused,
         )
     except TaskError as error:
         raise EnvFault(f"{env_id}: {error}") from error

@@ -158,7 +158,7 @@ class WorkerPlayer(Player):
         """
         count = len(self._seats)
         if rows_are_independent(self._policy):
-            return Shares(episodes, episodes.blocks(), count)
+            return Shares(episodes, [np.array([row]) for row in range(len(episodes))], count)
         return Shares(episodes, np.array_split(np.arange(len(episodes)), count), count, is_dealt=True)
 
     def _hand_out(self, worker: int, episodes: Episodes, shares: Shares, origin: bytes, sigma: float) -> None:

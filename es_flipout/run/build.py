@@ -29,7 +29,6 @@ from es_flipout.rollout import (
     Scorer,
     WorkerPlayer,
 )
-from es_flipout.rollout.episodes import BLOCK_SIZE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, OptimizerConfig, PolicyConfig
 
 
@@ -61,7 +60,7 @@ def make_perturbation(config: ESConfig) -> Perturbation:
     return Flipout(config.num_bases, config.base)
 
 
-MIN_ENVS = 16
+MIN_ENVS = 2
 """Fewest envs that are worth a process, or a vector environment, of their own."""
 
 
@@ -154,6 +153,7 @@ def make_player(
             engine=env.engine,
             engine_kwargs=env.engine_kwargs,
             info=False,
+            fused=env.fused == "auto",
         )
         if env.engine == "warp":
             num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
@@ -166,7 +166,7 @@ def make_player(
             envs = [make_native(size, device=config.device, threads=threads // parts) for size in sizes]
             return HostPlayer(*envs)
         if parts > 1:
-            size = math.ceil(num_envs / parts / BLOCK_SIZE) * BLOCK_SIZE
+            size = math.ceil(num_envs / parts)
             make_envs = partial(make_native, size, threads=threads // parts)
             try:
                 return WorkerPlayer.of_envs(policy, make_envs, parts)

@@ -32,6 +32,7 @@ _NOT_ENV_KWARGS = frozenset(
         "engine_kwargs",
         "threads",
         "info",
+        "fused",
         "wrappers",
         "render_mode",
     }
@@ -57,6 +58,10 @@ class EnvConfig:
     """For warp: capacity for contacts and constraints per env, for example {nconmax: 48, njmax: 128};
     {deterministic: true} turns on mujoco_warp's deterministic mode, which is slower and, on an H200, did not
     make a generation of Humanoid repeat to the last bit."""
+    fused: Literal["auto", False] = "auto"
+    """Whether what lies between two steps of a native task's physics on the CPU is compiled: its hooks, and
+    MLP and linear policies of up to 32,768 weights. auto: if they can be; false: never. Both give the same
+    results up to rounding, each to the last bit."""
     wrappers: list[str] = field(default_factory=list)
     """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
 
