@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.speed.es_train import ROOT, Checkout, last_metrics
+from benchmarks.speed.es_train import Checkout, last_metrics
 from benchmarks.speed.timing import turns
 from es_flipout.cli.option_types import COUNT
 from es_flipout.cli.results import Results
@@ -52,9 +52,9 @@ def train_and_score(checkout: Checkout, words: list[str], episodes: int) -> dict
 
 def measure(options: argparse.Namespace, results: Results) -> None:
     """Trains with both checkouts, configuration after configuration."""
-    paths = {BEFORE: Path(options.against).resolve(), AFTER: ROOT}
+    checkouts = {BEFORE: Checkout(Path(options.against).resolve()), AFTER: Checkout()}
     for config in options.configs:
-        for index, name in turns(paths, options.rounds):
+        for index, name in turns(checkouts, options.rounds):
             words = [f"--config={config}", f"--seed={options.seed + index}", f"--threads={options.threads}"]
-            figures = train_and_score(Checkout(paths[name]), [*words, *options.arguments], options.episodes)
+            figures = train_and_score(checkouts[name], [*words, *options.arguments], options.episodes)
             results.add(index, name, figures, config=config)

@@ -119,4 +119,5 @@ def _prepare(
         trainer.train(start, max_generations=1)
     began = time.perf_counter()
     train()
-    return math.ceil(options.seconds / (time.perf_counter() - began))
+    seconds: float = options.seconds
+    return math.ceil(seconds / (time.perf_counter() - began))

@@ -10,9 +10,10 @@ import argparse
 import shlex
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.speed.es_train import ROOT, Checkout
+from benchmarks.speed.es_train import Checkout
 from benchmarks.speed.timing import turns
 from es_flipout.cli.results import Results
 
@@ -40,13 +41,15 @@ def wall_seconds(checkout: Checkout, words: list[str]) -> float:
 
 def measure(options: argparse.Namespace, results: Results) -> None:
     """Measures each checkout cold, then warm, in alternating rounds."""
-    paths = {THIS: ROOT, **({AGAINST: Path(options.against).resolve()} if options.against else {})}
+    checkouts = {THIS: Checkout()}
+    if options.against:
+        checkouts[AGAINST] = Checkout(Path(options.against).resolve())
     words = [f"--config={options.config}", f"--threads={options.threads}", *options.arguments]
-    for path in paths.values():
-        wall_seconds(Checkout(path), words)  # Python compiles its bytecode
-    for index, name in turns(paths, options.rounds):
+    for checkout in checkouts.values():
+        wall_seconds(checkout, words)  # Python compiles its bytecode
+    for index, name in turns(checkouts, options.rounds):
         with tempfile.TemporaryDirectory() as caches:
             own = {"NUMBA_CACHE_DIR": f"{caches}/numba", "XDG_CACHE_HOME": caches}
-            checkout = Checkout(paths[name], own)
+            checkout = replace(checkouts[name], environment=own)
             for metric in (COLD, WARM):
                 results.add(index, name, {metric: wall_seconds(checkout, words)})

@@ -98,10 +98,10 @@ def test_the_best_of_gymnasium_is_the_best_of_each_round():
 
 def test_a_part_has_its_cost_per_env_step_and_its_share():
     results = Results({"env": "Some-v0", "num_envs": 8})
-    for index, (physics, policy, steps) in enumerate([(3.0, 1.0, 10), (1.0, 1.0, 10), (2.0, 2.0, 2)]):
+    for index, (in_physics, in_policy, steps) in enumerate([(3.0, 1.0, 10), (1.0, 1.0, 10), (2.0, 2.0, 2)]):
         results.add(index, "all parts", {"env steps": steps})
-        results.add(index, "physics", {"s": physics})
-        results.add(index, "policy", {"s": policy})
+        results.add(index, "physics", {"s": in_physics})
+        results.add(index, "policy", {"s": in_policy})
     # 0.3, 0.1 and 1 s per step; shares of 3/4, 1/2 and 1/2
     assert rows_of(profile_table(["physics", "policy"], results))[0] == ["physics", "300,000, 50.0%"]
 
