@@ -36,10 +36,15 @@ class MujocoTask(ABC):
         frame_skip: substeps per env step.
         fields: names of the MjData fields that the task reads; qpos is always available.
         info_fields: names of further fields that `state_info` reads.
+        is_exact: whether observations, rewards and terminations on the CPU equal those of `gymnasium.make`
+            to the last bit. A run then measures its scores before the last in native envs. A task of your
+            own is compared with a single env of itself, and equal unless it rounds a row differently in
+            other company.
     """
 
     fields: Sequence[str]
     info_fields: Sequence[str] = ()
+    is_exact: bool = True
 
     def __init__(self, xml_file: str | os.PathLike[str], frame_skip: int) -> None:
         """Compiles the model.
@@ -162,15 +167,16 @@ def _compiled(xml_file: str | os.PathLike[str]) -> mujoco.MjModel:
         raise ValueError(f"{path} does not compile: {' '.join(str(error).split())}") from error
 
 
-def squared_norm(actions: Tensor) -> Tensor:
-    """Returns the sum of each env's squared actions, [N], in the actions' dtype.
+def squared_norm(values: Tensor) -> Tensor:
+    """Returns the sum of each env's squared values (actions, contact forces ...), [N], in their dtype.
 
-    On the CPU NumPy computes it, as in Gymnasium's tasks: the last bits of a float32 sum depend on the order
-    of addition.
+    On the CPU NumPy computes it, as in Gymnasium's tasks: the last bits of a sum depend on the order of
+    addition.
     """
-    if actions.device.type == "cpu":
-        return torch.from_numpy(np.square(actions.numpy()).sum(axis=1))
-    return actions.square().sum(dim=1)
+    flat = values.flatten(1)
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.square(flat.numpy()).sum(axis=1))
+    return flat.square().sum(dim=1)
 
 
 def ground_position(fields: Fields) -> dict[str, Tensor]:
