@@ -215,7 +215,12 @@ class Trainer:
         if self._is_due(self.config.logging.checkpoint_interval):
             self._save_last(journal)
         if self._unscored is not None:
-            self.scorer.start(self.policy, self.config.evaluation.seed)
+            self._start_score()
+
+    def _start_score(self) -> None:
+        # The last score of a run is the official environment's, whatever equals it.
+        is_last = self.progress >= 1.0
+        self.scorer.start(self.policy, self.config.evaluation.seed, official=is_last)
 
     def _report_scored(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
         """Reports the generation whose center is being scored, if there is one; waits for its score."""
@@ -287,7 +292,7 @@ class Trainer:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
             generation = self.es.generation
             if self._unscored is not None:
-                self.scorer.start(self.policy, self.config.evaluation.seed)
+                self._start_score()
                 generation -= 1
         run.truncate_metrics(generation)
 

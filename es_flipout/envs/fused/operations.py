@@ -376,7 +376,7 @@ def _option(node: Node, place: int, name: str, default: Any = None) -> Any:
 
 
 def _sum(writer: Writer, value: Value, dims: Sequence[int], dtype: torch.dtype) -> Value:
-    if dtype == torch.float32 and value.dtype == dtype and len(dims) == len(value.shape):
+    if dtype.is_floating_point and value.dtype == dtype and len(dims) == len(value.shape):
         return writer.numpy_sum(value)
     return writer.reduced(value, dims, dtype, "0", lambda total, x: f"{total} + {x}")
 

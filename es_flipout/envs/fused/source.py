@@ -50,7 +50,7 @@ inf, nan = math.inf, math.nan
 
 @numba.njit(nogil=True, error_model="numpy", inline="always")
 def total(values, count):
-    """Adds up float32 numbers in the order that NumPy has for up to 128 of them."""
+    """Adds up numbers in the order that NumPy has for up to 128 of them."""
     if count < 8:
         result = values[0]
         for k in range(1, count):
@@ -233,13 +233,14 @@ class Writer:
         return target
 
     def numpy_sum(self, value: Value) -> Value:
-        """Writes the sum of all numbers of a float32 value, with NumPy's rounding."""
-        if value.size == 1:
-            return value
-        numbers = self.filled((value.size,), torch.float32, value.reshaped((value.size,)).at)
-        name = numbers.at(("0",)).partition("[")[0]
+        """Writes the sum of all numbers of a value, with NumPy's rounding if there are up to 128."""
         shape = (1,) * len(value.shape)
-        return self.filled(shape, torch.float32, lambda index: f"total({name}, {value.size})")
+        if value.size <= 1:
+            zero = _cast("0", value.dtype)
+            return value.reshaped(shape) if value.size else Value(shape, value.dtype, lambda index: zero)
+        numbers = self.filled((value.size,), value.dtype, value.reshaped((value.size,)).at)
+        name = numbers.at(("0",)).partition("[")[0]
+        return self.filled(shape, value.dtype, lambda index: f"total({name}, {value.size})")
 
     def _loop(self, shape: tuple[int, ...], line: Callable[[Index], str]) -> None:
         """Writes a line for each index of a shape; dimensions of length 1 need no loop."""
