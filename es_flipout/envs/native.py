@@ -72,8 +72,8 @@ def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`.
 
     Returns:
-        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads, info and fused; see
-        `make_vec`.
+        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads, info and
+        fused; see `make_vec`.
     """
     name = import_module_of(env_id)
     task, limit = _native[_native_name(name)]

@@ -16,6 +16,7 @@ from es_flipout import optimizers, policies
 from es_flipout.envs import make_env, make_vec
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
+from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.native import is_exact, native_maker, official_id, runs_natively
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.processes import available_cores
@@ -124,7 +125,9 @@ def native_scorer(config: EnvConfig, episodes: int) -> Scorer:
         ValueError: if it cannot be made.
     """
     make = native_maker(config.id, **config.kwargs)
-    return Scorer(make(episodes, dtype=torch.float64, threads=1, info=False))
+    # Hooks of the user's own may lose a last bit when they are compiled.
+    fused = config.fused == "auto" and official_id(config.id) in TASKS
+    return Scorer(make(episodes, dtype=torch.float64, threads=1, info=False, fused=fused))
 
 
 def has_exact_envs(config: EnvConfig) -> bool:
@@ -173,11 +176,12 @@ def make_player(
     """
     env, threads = config.env, num_threads(config)
     try:
-        if config.backend == "process_pool":
+        is_native = runs_natively(env.id, env.engine, env.wrappers)
+        if config.backend == "process_pool" and not is_native:
             make = official_maker(env)
             return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
         num_envs = min(env.num_envs, config.es.population_size * config.rollout.episodes)
-        if not runs_natively(env.id, env.engine, env.wrappers):
+        if not is_native:
             return HostPlayer(
                 make_vec(
                     env.id,
@@ -197,6 +201,8 @@ def make_player(
             info=False,
             fused=env.fused == "auto",
         )
+        if config.backend == "process_pool":
+            return WorkerPlayer.of_envs(policy, partial(make_native, 1, threads=1), threads)
         if env.engine == "warp":
             num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
             num_envs = max(num_envs // num_bases, 1) * num_bases  # as many for each base

@@ -49,7 +49,7 @@ class CompiledTask:
             dtype: of observations.
 
         Raises:
-            NotFusedError: if a hook does what cannot be compiled, or what was compiled does not agree with it.
+            NotFusedError: if a hook does what cannot be compiled, or what was compiled disagrees with it.
         """
         self._dtype = dtype
         try:
@@ -122,9 +122,7 @@ def _called(
     return dict(zip(RESULTS, values, strict=True))
 
 
-def _source(
-    task: CheckedTask, fields: Fields, dtype: torch.dtype
-) -> tuple[str, dict[str, tuple[str, ...]]]:
+def _source(task: CheckedTask, fields: Fields, dtype: torch.dtype) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Returns the source of both functions, and the names of their arguments."""
     graph = Graph()
     rows = torch.arange(TRACED_ROWS) % len(fields["qpos"])

@@ -75,7 +75,9 @@ def _elementwise(template: str, *, count: int, takes: torch.dtype | None = None)
         shape = tuple(node.shape[1:])
         dtype = takes or _computed_in(node, operands)
         parts = [_operand(writer, each, shape, dtype) for each in operands]
-        return writer.filled(shape, node.dtype, lambda index: template.format(*(part(index) for part in parts)))
+        return writer.filled(
+            shape, node.dtype, lambda index: template.format(*(part(index) for part in parts))
+        )
 
     return rule
 
@@ -134,7 +136,9 @@ _LOGICAL = {
 OPERATIONS |= {packet: _elementwise(template, count=1) for packet, template in _UNARY.items()}
 OPERATIONS |= {packet: _elementwise(template, count=2) for packet, template in _BINARY.items()}
 _of_bools = {packet: _elementwise(text, count=2, takes=torch.bool) for packet, text in _LOGICAL.items()}
-_of_bools[aten.bitwise_not] = _of_bools[aten.logical_not] = _elementwise("(not {0})", count=1, takes=torch.bool)
+_of_bools[aten.bitwise_not] = _of_bools[aten.logical_not] = _elementwise(
+    "(not {0})", count=1, takes=torch.bool
+)
 _TESTS = {aten.isnan: "({0} != {0})", aten.isfinite: "(-inf < {0} < inf)", aten.isinf: "(abs({0}) == inf)"}
 
 
@@ -177,7 +181,9 @@ def _clamp(writer: Writer, node: Node) -> Value:
             value = writer.filled(
                 shape,
                 node.dtype,
-                lambda index, x=inner, b=bound, s=sign: f"{b(index)} if {x(index)} {s} {b(index)} else {x(index)}",
+                lambda index, x=inner, b=bound, s=sign: (
+                    f"{b(index)} if {x(index)} {s} {b(index)} else {x(index)}"
+                ),
             ).at
     return Value(shape, node.dtype, value)
 
@@ -261,7 +267,6 @@ def _slice(writer: Writer, node: Node) -> Value:
     return Value(tuple(node.shape[1:]), node.dtype, at)
 
 
-
 @_rule(aten.view, aten._unsafe_view, aten.reshape)
 def _view(writer: Writer, node: Node) -> Value:
     given = node.args[0]
@@ -334,7 +339,7 @@ def _part(writer: Writer, node: Node) -> Value:
 @_rule(aten.index, aten.index_select)
 def _index(writer: Writer, node: Node) -> Value:
     """Of one constant list of indices, along one dimension."""
-    given, value = node.args[0], writer.value(node.args[0])
+    value = writer.value(node.args[0])
     if node.operation.overloadpacket is aten.index_select:
         dim, places = _dim(node, node.args[1]), node.args[2]
     else:
@@ -437,5 +442,7 @@ def _product(writer: Writer, node: Node) -> Value:
         left = left.reshaped((1, *left.shape))
         right = right.reshaped((right.shape[0], math.prod(right.shape[1:])))
     (rows, inner), columns = left.shape, right.shape[1]
-    terms = Value((rows, columns, inner), node.dtype, lambda i: f"{left.at((i[0], i[2]))} * {right.at((i[2], i[1]))}")
+    terms = Value(
+        (rows, columns, inner), node.dtype, lambda i: f"{left.at((i[0], i[2]))} * {right.at((i[2], i[1]))}"
+    )
     return _sum(writer, terms, [2], node.dtype).reshaped(tuple(node.shape[1:]))

@@ -211,7 +211,12 @@ class Writer:
         return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
 
     def reduced(
-        self, value: Value, dims: Sequence[int], dtype: torch.dtype, start: str, step: Callable[[str, str], str]
+        self,
+        value: Value,
+        dims: Sequence[int],
+        dtype: torch.dtype,
+        start: str,
+        step: Callable[[str, str], str],
     ) -> Value:
         """Writes a reduction over dimensions of a value, which are kept with length 1.
 
@@ -293,7 +298,11 @@ def _nodes_in(arguments: object) -> list[Node]:
         return [arguments]
     if isinstance(arguments, Mapping):
         arguments = list(arguments.values())
-    return [node for each in arguments for node in _nodes_in(each)] if isinstance(arguments, tuple | list) else []
+    return (
+        [node for each in arguments for node in _nodes_in(each)]
+        if isinstance(arguments, tuple | list)
+        else []
+    )
 
 
 def _cast(expression: str, dtype: torch.dtype) -> str:
