@@ -70,6 +70,17 @@ class BackgroundScorer:
             return
         self._worker.send((self._number, request, self._seed, self._official))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `result` need not wait for another process."""
+        if self._answer is not None or not self._is_beside:
+            return True
+        assert self._worker is not None
+        try:
+            return bool(self._worker.connection.poll())
+        except OSError:  # the process is gone, which `result` finds out about
+            return True
+
     def result(self, should_stop: Callable[[], bool] = never) -> Episodes:
         """Waits for the score that was begun, and returns its episodes.
 

@@ -46,7 +46,7 @@ class FusedLoop(StepLoop):
         num_envs = env.num_envs
         self._rows = FusedRows(population, num_envs)
         self._live = np.zeros(num_envs, np.bool_)
-        self._actions = torch.zeros(num_envs, *env.single_action_space.shape)
+        self._actions = torch.zeros(num_envs, env.task.model.nu)
         self._rewards, self._sums = env.fused.rewards, self._returns.numpy()
         self._act = self._rows.bind(
             self._live, env.fused.observations, self._moments.numpy(), self._actions.numpy()

@@ -118,6 +118,8 @@ class StepLoop(ABC):
 
     def _retire_at_limit(self, ended: NDArray[np.bool_]) -> None:
         """Ends the episodes that have as many steps as they may; they are added to those that have ended."""
+        if self._limit is None:
+            return
         reached = ~ended & (self._lengths >= self._limit)
         if reached.any():
             self.env.retire(reached)

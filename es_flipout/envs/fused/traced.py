@@ -115,11 +115,11 @@ class Graph:
         return self.node_of(value) if isinstance(value, Tensor) else value
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hands every operation of torch to a graph."""
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._graph = graph
 
     @classmethod
