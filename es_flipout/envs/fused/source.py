@@ -163,6 +163,8 @@ class Writer:
         needed = _needed(graph, results.values())
         arguments = []
         for node in needed:
+            if node.dtype not in CASTS:
+                raise NotTraceableError(f"numbers of {node.dtype}")
             if node.operation is None:
                 arguments.append(node.name)
                 self._values[id(node)] = _argument(node)
@@ -211,7 +213,12 @@ class Writer:
         return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
 
     def reduced(
-        self, value: Value, dims: Sequence[int], dtype: torch.dtype, start: str, step: Callable[[str, str], str]
+        self,
+        value: Value,
+        dims: Sequence[int],
+        dtype: torch.dtype,
+        start: str,
+        step: Callable[[str, str], str],
     ) -> Value:
         """Writes a reduction over dimensions of a value, which are kept with length 1.
 
@@ -292,10 +299,12 @@ def _nodes_in(arguments: object) -> list[Node]:
         return [arguments]
     if isinstance(arguments, Mapping):
         arguments = list(arguments.values())
-    return [node for each in arguments for node in _nodes_in(each)] if isinstance(arguments, tuple | list) else []
+    return (
+        [node for each in arguments for node in _nodes_in(each)]
+        if isinstance(arguments, tuple | list)
+        else []
+    )
 
 
 def _cast(expression: str, dtype: torch.dtype) -> str:
-    if dtype not in CASTS:
-        raise NotTraceableError(f"numbers of {dtype}")
     return CASTS[dtype].format(expression)
