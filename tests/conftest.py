@@ -23,6 +23,7 @@ TINY_RUN = {
     "evaluation": {"interval": 2, "episodes": 2},
     "logging": {"tensorboard": False},
     "generations": 6,
+    "threads": 1,
 }
 
 

@@ -159,10 +159,6 @@ class Episodes:
         """How many episodes have not ended."""
         return int(len(self) - np.count_nonzero(self._played))
 
-    def blocks(self) -> list[Ints]:
-        """Returns the rows of each block, or of what the table has of it."""
-        return np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.ids // self.block_size)) + 1)
-
     def runs_of_members(self) -> list[Ints]:
         """Returns the rows of each run of episodes of the same member."""
         return np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.member)) + 1)

@@ -16,7 +16,7 @@ class Crew:
 
     def __init__(self, table: Episodes, num_envs: list[int], **options) -> None:
         self.table, self.num_envs = table, num_envs
-        self.shares = Shares(table, table.blocks(), len(num_envs), **options)
+        self.shares = Shares(table, np.split(np.arange(len(table)), len(table)), len(num_envs), **options)
         self.hands: list[list[np.ndarray]] = [[] for _ in num_envs]
 
     def hand_out(self, worker: int) -> None:

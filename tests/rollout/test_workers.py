@@ -45,8 +45,8 @@ def assert_same(one, other):
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def setting(env_id: str, policy_class=MLPPolicy, family=Flipout(), members=MEMBERS):  # noqa: B008 - it is frozen
-    env = make_vec(env_id, 5, info=False, **LIMIT)
+def setting(env_id: str, policy_class=MLPPolicy, family=Flipout(), members=MEMBERS, fused=True):  # noqa: B008 - it is frozen
+    env = make_vec(env_id, 5, info=False, fused=fused, **LIMIT)
     torch.manual_seed(0)
     policy = policy_class(env.single_observation_space, env.single_action_space)
     es = FlipoutES(policy, population_size=members, sigma=0.1, perturbation=family)
@@ -104,7 +104,7 @@ DIED = "the worker process died (exit code -9)"
 
 def make_deadly(num_envs, deadly, deaths):
     """Makes Hoppers, of which the episodes of some reset seeds kill their process in the third step."""
-    env = native_maker("Hopper-v5", **LIMIT)(num_envs, info=False, threads=1)
+    env = native_maker("Hopper-v5", **LIMIT)(num_envs, info=False, threads=1, fused=False)
     reset, step, playing = env.reset, env.step, {}
 
     def noting_reset(*, seed=None, options=None):
@@ -127,7 +127,7 @@ def make_deadly(num_envs, deadly, deaths):
 
 @pytest.mark.parametrize(("envs", "deadly"), [(4, {40}), (16, {5, 6, 40})])
 def test_members_that_kill_their_workers_are_found_among_many(tmp_path, envs, deadly):
-    env, policy, es = setting("Hopper-v5", members=64)
+    env, policy, es = setting("Hopper-v5", members=64, fused=False)
     population, deaths = es.ask(), tmp_path / "deaths"
     expected = HostPlayer(env).play(population, Episodes.of_population(range(64)))
     make = partial(make_deadly, envs, deadly, deaths)

@@ -790,11 +790,12 @@ def test_an_environment_that_cannot_be_made_is_told_at_once(config):
     [
         (64, 64, 1, 2, 2),
         (64, 64, 1, 3, 3),
-        (33, 64, 1, 8, 2),  # 16 envs or more in each
-        (31, 64, 1, 2, None),
+        (5, 64, 1, 8, 2),  # 2 envs or more in each
+        (3, 64, 1, 2, None),
         (64, 64, 1, 1, None),
-        (256, 20, 1, 2, None),  # no more envs than episodes
-        (256, 20, 2, 2, 2),
+        (256, 3, 1, 2, None),  # no more envs than episodes
+        (256, 4, 1, 3, 2),
+        (256, 2, 2, 2, 2),
     ],
 )
 def test_native_envs_are_shared_out_over_processes(config, num_envs, members, episodes, threads, workers):

@@ -88,10 +88,11 @@ class CompiledTask:
         rows = torch.arange(CHECKED_ROWS) % len(fields["qpos"])
         noise = torch.linspace(0, 1, CHECKED_ROWS).double()
 
-        def around(values: Tensor) -> Tensor:
-            values = values[rows].clone()
+        def around(of_env: Tensor) -> Tensor:
+            values = of_env[rows]
             scale = noise.view(-1, *(1,) * (values.ndim - 1))
-            return values + scale * torch.randn(values.shape, generator=generator, dtype=values.dtype)
+            values += scale * torch.randn(values.shape, generator=generator, dtype=values.dtype)
+            return values if of_env.is_contiguous() else _spaced(values)
 
         some = {name: around(values) for name, values in fields.items()}
         actions = torch.randn(CHECKED_ROWS, task.task.model.nu, generator=generator)
@@ -122,6 +123,7 @@ def _called(
     return dict(zip(RESULTS, values, strict=True))
 
 
+@torch.inference_mode(False)  # in which torch does not take composite operations apart
 def _source(task: CheckedTask, fields: Fields, dtype: torch.dtype) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Returns the source of both functions, and the names of their arguments."""
     graph = Graph()
@@ -142,6 +144,13 @@ def _source(task: CheckedTask, fields: Fields, dtype: torch.dtype) -> tuple[str,
         text, arguments[name] = writer.write(graph, {each: results[each] for each in wanted}, name)
         parts.append("\n".join([*writer.constants, "", text]))
     return "\n\n".join(parts) + "\n", arguments
+
+
+def _spaced(values: Tensor) -> Tensor:
+    """Returns values that are not contiguous, for which numba would otherwise compile once more."""
+    wide = values.new_zeros(*values.shape[:-1], values.shape[-1] + 1)
+    wide[..., :-1] = values
+    return wide[..., :-1]
 
 
 def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -85,7 +85,6 @@ def _elementwise(template: str, *, count: int, takes: torch.dtype | None = None)
 _UNARY = {
     aten.neg: "(-{0})",
     aten.abs: "abs({0})",
-    aten.square: "({0} * {0})",
     aten.sqrt: "math.sqrt({0})",
     aten.rsqrt: "(1 / math.sqrt({0}))",
     aten.reciprocal: "(1 / {0})",
@@ -103,10 +102,10 @@ _UNARY = {
     aten.cosh: "math.cosh({0})",
     aten.tanh: "math.tanh({0})",
     aten.sigmoid: "(1 / (1 + math.exp(-{0})))",
-    aten.floor: "math.floor({0})",
-    aten.ceil: "math.ceil({0})",
-    aten.relu: "({0} if not {0} <= 0 else 0)",
-    aten.sign: "(({0} > 0) - ({0} < 0) if {0} == {0} else {0})",
+    aten.floor: "np.floor({0})",
+    aten.ceil: "np.ceil({0})",
+    aten.relu: "({0} if not {0} < 0 else 0)",
+    aten.sign: "(1 if {0} > 0 else -1 if {0} < 0 else 0)",
 }
 _BINARY = {
     aten.add: "({0} + {1})",
@@ -139,7 +138,7 @@ _of_bools = {packet: _elementwise(text, count=2, takes=torch.bool) for packet, t
 _of_bools[aten.bitwise_not] = _of_bools[aten.logical_not] = _elementwise(
     "(not {0})", count=1, takes=torch.bool
 )
-_TESTS = {aten.isnan: "({0} != {0})", aten.isfinite: "(-inf < {0} < inf)", aten.isinf: "(abs({0}) == inf)"}
+_TESTS = {aten.isnan: "({0} != {0})", aten.isinf: "(abs({0}) == inf)"}
 
 
 @_rule(*_of_bools)
@@ -175,16 +174,20 @@ def _clamp(writer: Writer, node: Node) -> Value:
         bounds = {"max": node.args[1]}
     shape = tuple(node.shape[1:])
     value = _operand(writer, node.args[0], shape, node.dtype)
-    for name, sign in (("min", "<"), ("max", ">")):  # NaN stays NaN
+    for name, sign in (("min", "<"), ("max", ">")):  # NaN stays NaN, and a bound that is NaN gives it
         if bounds.get(name) is not None:
             bound, inner = _operand(writer, bounds[name], shape, node.dtype), value
-            value = writer.filled(
-                shape,
-                node.dtype,
-                lambda index, x=inner, b=bound, s=sign: (
-                    f"{b(index)} if {x(index)} {s} {b(index)} else {x(index)}"
-                ),
-            ).at
+
+            def bounded(
+                index: Index,
+                x: Callable[..., str] = inner,
+                b: Callable[..., str] = bound,
+                sign: str = sign,
+            ) -> str:
+                limit = b(index)
+                return f"{limit} if {x(index)} {sign} {limit} or {limit} != {limit} else {x(index)}"
+
+            value = writer.filled(shape, node.dtype, bounded).at
     return Value(shape, node.dtype, value)
 
 
@@ -267,7 +270,7 @@ def _slice(writer: Writer, node: Node) -> Value:
     return Value(tuple(node.shape[1:]), node.dtype, at)
 
 
-@_rule(aten.view, aten._unsafe_view, aten.reshape)
+@_rule(aten.view, aten._unsafe_view)
 def _view(writer: Writer, node: Node) -> Value:
     given = node.args[0]
     if node.shape[0] != given.shape[0]:
@@ -290,14 +293,14 @@ def _expand(writer: Writer, node: Node) -> Value:
     return writer.value(given).broadcast(tuple(node.shape[1:]))
 
 
-@_rule(aten.permute, aten.transpose, aten.t)
+@_rule(aten.permute, aten.transpose)
 def _permute(writer: Writer, node: Node) -> Value:
     given, ndim = node.args[0], len(node.shape)
     if node.operation.overloadpacket is aten.permute:
         order = [dim % ndim for dim in node.args[1]]
     else:
         order = list(range(ndim))
-        one, other = (dim % ndim for dim in (*node.args[1:], 0, 1)[:2])
+        one, other = (dim % ndim for dim in node.args[1:])
         order[one], order[other] = order[other], order[one]
     if order[0] != 0:
         raise NotTraceableError("a transposition of the envs")
@@ -310,7 +313,7 @@ def _permute(writer: Writer, node: Node) -> Value:
     return Value(tuple(node.shape[1:]), node.dtype, at)
 
 
-@_rule(aten.split, aten.split_with_sizes, aten.unbind, aten.chunk)
+@_rule(aten.split, aten.split_with_sizes, aten.unbind)
 def _part(writer: Writer, node: Node) -> Value:
     given, packet = node.args[0], node.operation.overloadpacket
     options = [*node.args[1:], *node.kwargs.values()]
@@ -322,12 +325,7 @@ def _part(writer: Writer, node: Node) -> Value:
         )
     dim = _dim(node, options[1] if len(options) > 1 else 0)
     sizes = options[0]
-    if packet is aten.split_with_sizes:
-        first = sum(sizes[: node.index])
-    elif packet is aten.split:
-        first = sizes * node.index
-    else:
-        first = -(-given.shape[dim + 1] // sizes) * node.index
+    first = sizes * node.index if packet is aten.split else sum(sizes[: node.index])
     value = writer.value(given)
     return Value(
         tuple(node.shape[1:]),

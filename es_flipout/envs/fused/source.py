@@ -163,6 +163,8 @@ class Writer:
         needed = _needed(graph, results.values())
         arguments = []
         for node in needed:
+            if node.dtype not in CASTS:
+                raise NotTraceableError(f"numbers of {node.dtype}")
             if node.operation is None:
                 arguments.append(node.name)
                 self._values[id(node)] = _argument(node)
@@ -306,6 +308,4 @@ def _nodes_in(arguments: object) -> list[Node]:
 
 
 def _cast(expression: str, dtype: torch.dtype) -> str:
-    if dtype not in CASTS:
-        raise NotTraceableError(f"numbers of {dtype}")
     return CASTS[dtype].format(expression)
