@@ -48,7 +48,7 @@ class FusedLoop(StepLoop):
         self._live = np.zeros(num_envs, np.bool_)
         self._actions = torch.zeros(num_envs, env.task.model.nu)
         self._rewards, self._sums = env.fused.rewards, self._returns.numpy()
-        self._act = self._rows.bind(
+        self._run_rows = self._rows.bind(
             self._live, env.fused.observations, self._moments.numpy(), self._actions.numpy()
         )
 
@@ -65,6 +65,10 @@ class FusedLoop(StepLoop):
             self._continue(ended, info)
         elif self._waiting and self._num_live < self.env.num_envs:
             self._refill()
+
+    def _act(self) -> None:
+        """Has live envs' members choose their actions."""
+        self._run_rows()
 
     @override
     def _hand_over(self, changed: Ints) -> None:

@@ -300,7 +300,7 @@ def _permute(writer: Writer, node: Node) -> Value:
         order = [dim % ndim for dim in node.args[1]]
     else:
         order = list(range(ndim))
-        one, other = (dim % ndim for dim in node.args[1:])
+        one, other = node.args[1] % ndim, node.args[2] % ndim
         order[one], order[other] = order[other], order[one]
     if order[0] != 0:
         raise NotTraceableError("a transposition of the envs")

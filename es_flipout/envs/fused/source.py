@@ -160,7 +160,7 @@ class Writer:
         """
         from es_flipout.envs.fused.operations import OPERATIONS
 
-        needed = _needed(graph, results.values())
+        needed = _needed(graph, list(results.values()))
         arguments = []
         for node in needed:
             if node.dtype not in CASTS:
@@ -175,16 +175,16 @@ class Writer:
             self._values[id(node)] = OPERATIONS[packet](self, node)
         names = list(dict.fromkeys([*arguments, *results]))
         for target, result in results.items():
-            value = self.value(result)
-            self._loop(
-                value.shape,
-                lambda index, to=target, of=value: f"{to}[{', '.join(('n', *index))}] = {of.at(index)}",
-            )
+            self._write_to(target, self.value(result))
         lines = [f"def {name}({', '.join(names)}, live):"]
         lines += [f"    {line}" for line in self._arrays]
         lines += ["    for n in range(len(live)):", "        if not live[n]:", "            continue"]
         lines += [f"        {line}" for line in self._lines]
         return "\n".join(lines), tuple(names)
+
+    def _write_to(self, target: str, value: Value) -> None:
+        """Writes a value to the env's row of an array."""
+        self._loop(value.shape, lambda index: f"{target}[{', '.join(('n', *index))}] = {value.at(index)}")
 
     def filled(self, shape: tuple[int, ...], dtype: torch.dtype, at: Callable[[Index], str]) -> Value:
         """Writes the computation of a value, once for each number of it."""
