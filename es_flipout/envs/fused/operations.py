@@ -253,7 +253,8 @@ def _select(writer: Writer, node: Node) -> Value:
 
 @_rule(aten.slice)
 def _slice(writer: Writer, node: Node) -> Value:
-    given, dim, start, _, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    given = node.args[0]
+    dim, start, step = _option(node, 1, "dim", 0), _option(node, 2, "start"), _option(node, 4, "step", 1)
     value = writer.value(given)
     if dim % _ndim(given) == 0:
         if node.shape != given.shape:
