@@ -194,7 +194,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         actions = torch.as_tensor(actions).detach()
         self._check_actions(actions)
         if self.fused is not None and actions.dtype == torch.float32:
-            self.fused.actions[:] = to_host(actions).numpy()
+            self.fused.actions[:] = self.engine.controls[:] = to_host(actions).numpy()
             info = self.advance()[1]
             return self._given_step(torch.from_numpy(self.fused.rewards), info)
         on_host = self.engine.device.type == "cpu"
@@ -244,13 +244,15 @@ class MujocoVectorEnv(TorchVectorEnv):
         return self._terminated | self._truncated
 
     def advance(self) -> tuple[int, dict[str, Any]]:
-        """Steps live envs under the actions that `fused` has, and leaves what came of it there, too.
+        """Steps live envs under the actions of `fused` and the engine's equal controls.
+
+        What comes of it is where `fused` has it.
 
         Returns:
             How many episodes have ended, and the info entries about those that failed.
         """
         assert self.fused is not None
-        self.engine.step(torch.from_numpy(self.fused.actions), self.task.frame_skip, self._live_ids)
+        self.engine.step(None, self.task.frame_skip, self._live_ids)
         self.fused.step(self._live)
         num_ended = self.fused.end(
             self._live,
