@@ -49,7 +49,7 @@ class CompiledTask:
             dtype: of observations.
 
         Raises:
-            NotFusedError: if a hook does what cannot be compiled, or what was compiled does not agree with it.
+            NotFusedError: if a hook does what cannot be compiled, or what was compiled disagrees with it.
         """
         self._dtype = dtype
         try:

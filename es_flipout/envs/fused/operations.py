@@ -337,7 +337,7 @@ def _part(writer: Writer, node: Node) -> Value:
 @_rule(aten.index, aten.index_select)
 def _index(writer: Writer, node: Node) -> Value:
     """Of one constant list of indices, along one dimension."""
-    given, value = node.args[0], writer.value(node.args[0])
+    value = writer.value(node.args[0])
     if node.operation.overloadpacket is aten.index_select:
         dim, places = _dim(node, node.args[1]), node.args[2]
     else:
