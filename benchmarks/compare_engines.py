@@ -23,10 +23,9 @@ from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import Results, describe_machine
 from es_flipout.envs import make_vec
 from es_flipout.processes import available_cores
-from es_flipout.rollout import Scorer
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.run import checkpoint
-from es_flipout.run.build import make_policy, official_maker
+from es_flipout.run.build import make_policy, official_scorer
 from es_flipout.run.config import EnvConfig
 from es_flipout.run.run_directory import RunDirectory
 
@@ -85,7 +84,7 @@ def main() -> None:
     run = RunDirectory.open(arguments.run)
     config = load_config(run.config)
     processes = min(available_cores(), arguments.episodes)
-    scorer = Scorer(official_maker(config.env), arguments.episodes, processes=processes)
+    scorer = official_scorer(config.env, arguments.episodes, processes=processes)
     policy = make_policy(config.policy, scorer.observation_space, scorer.action_space)
     state = checkpoint.load(run.last)
     checkpoint.load_policy(policy, state, run.last)

@@ -17,15 +17,19 @@ from benchmarks import plots
 from benchmarks.peers.run import CONTESTANTS, OURS, PHYSICS, fastest_peer
 from benchmarks.speed import loop, policy, update
 from benchmarks.speed.tables import (
+    before_after_table,
+    configs_table,
     env_table,
     forward_table,
     limits_table,
     markdown,
     memory_table,
     noise_table,
+    physics_table,
     points,
     profile_table,
     single_forward_table,
+    startup_table,
     two_decimals,
     update_table,
 )
@@ -44,6 +48,14 @@ OWN_ENVIRONMENTS = ("evotorch_vec", "evotorch_gym", "sb3_ars")
 def load(name: str) -> Results:
     """Returns the results of that name in benchmarks/results."""
     return Results.read(RESULTS / f"{name}.json")
+
+
+NOT_YET = "*Not measured yet.*"
+
+
+def if_measured(name: str, make: Callable[[Results], str]) -> str:
+    """Returns the table of the results of that name, or that there are none."""
+    return make(load(name)) if (RESULTS / f"{name}.json").exists() else NOT_YET
 
 
 def throughput_table(*documents: Results) -> str:
@@ -89,10 +101,12 @@ def peers_table(results: Results) -> str:
             row.append(two_decimals(case.ratios((of, ENV_STEPS), (peer, ENV_STEPS))))
         return row
 
+    ours, bare = (OURS, ENV_STEPS), (PHYSICS, ENV_STEPS)
     every_peer = [contestant.module for contestant in CONTESTANTS.values() if contestant.is_peer]
     rows += [
         lead("**ours / the fastest peer**", OURS, every_peer),
         lead("raw physics / the fastest peer", PHYSICS, every_peer),
+        ["ours / raw physics", *(two_decimals(case.ratios(ours, bare)) for case in cases.values())],
         lead("ours / the fastest peer with environments of its own", OURS, OWN_ENVIRONMENTS),
     ]
     return markdown(["", *(f"{task}, P = {size}" for task, size in cases)], rows)
@@ -109,7 +123,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "limits": lambda: limits_table(load(SWEEPS[0])),
     "noise": lambda: noise_table(*map(load, SWEEPS)),
     "memory": lambda: memory_table(load("policy_memory_cpu")),
-    "env": lambda: env_table(*(load(f"env_{task}") for task in TASKS)),
+    "env": lambda: env_table(*(load(path.stem) for path in sorted(RESULTS.glob("env_*.json")))),
+    "physics": lambda: if_measured("physics", physics_table),
+    "configs": lambda: if_measured("configs", configs_table),
+    "startup": lambda: if_measured("startup", startup_table),
+    "before_after": lambda: if_measured("before_after", before_after_table),
     "profile": lambda: profile_table(loop.PARTS, *map(load, PROFILES)),
 }
 

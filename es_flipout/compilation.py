@@ -18,18 +18,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-import numba  # type: ignore[import-untyped]
+import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-"""No fast math: every operation rounds as IEEE 754 says, in the order in which it is written."""
-
 
 def compiled(function: Function) -> Function:
-    """Decorates a function that numba compiles when it is first called with arguments of some types."""
-    made: Function = numba.njit(**OPTIONS)(function)
-    return made
+    """Decorates a function that numba compiles when it is first called with arguments of some types.
+
+    Without fast math: every operation rounds as IEEE 754 says, in the order in which it is written.
+    """
+    made: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    result: Function = made
+    return result
 
 
 def source_module(source: str) -> ModuleType:
@@ -45,7 +46,7 @@ def source_module(source: str) -> ModuleType:
     if not path.exists():
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
             file.write(source)
-        os.replace(file.name, path)  # another process may be doing the same
+        Path(file.name).replace(path)  # another process may be doing the same
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

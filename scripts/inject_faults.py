@@ -18,8 +18,7 @@ from rich.console import Console
 
 from es_flipout import Config, Trainer
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.rollout import Scorer
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_scorer
 from es_flipout.run.config import EnvConfig, ESConfig, EvaluationConfig, OptimizerConfig, PolicyConfig
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.terminal import Terminal
@@ -59,7 +58,7 @@ def main() -> None:
             trainer.train(run, [terminal])
             terminal.close()
             trainer.close()
-        scorer = Scorer(official_maker(EnvConfig(judged_in)), 20)
+        scorer = official_scorer(EnvConfig(judged_in), 20)
         console.print(f"score of the center: {scorer.score(trainer.policy, seed=0).mean_return:,.0f}")
         scorer.close()
 

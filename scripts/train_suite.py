@@ -33,9 +33,8 @@ from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import describe_machine
 from es_flipout.processes import available_cores
-from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint, yaml_text
-from es_flipout.run.build import make_policy, official_maker
+from es_flipout.run.build import make_policy, official_scorer
 from es_flipout.run.config import Config
 from es_flipout.run.placement import place
 from es_flipout.run.run_directory import RunDirectory
@@ -129,7 +128,7 @@ def score(run: RunDirectory, config: Config, episodes: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(kept.read_text())
         if found["generation"] == state["generation"] and len(found["returns"]) == episodes:
             return found
-    with closing(Scorer(official_maker(config.env), episodes)) as scorer:
+    with closing(official_scorer(config.env, episodes)) as scorer:
         policy = make_policy(config.policy, scorer.observation_space, scorer.action_space)
         checkpoint.load_policy(policy, state, run.last)
         played = scorer.score(policy, seed=SCORE_SEED)

@@ -33,9 +33,8 @@ from optuna.trial import FrozenTrial, TrialState
 from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.cli.results import describe_machine
-from es_flipout.rollout import Scorer
 from es_flipout.run import yaml_text
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_scorer
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError
 from es_flipout.run.metrics import JsonLines
@@ -102,7 +101,7 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
         trial.set_user_attr("error", str(error))
         raise optuna.TrialPruned from error
     run = RunDirectory.create(config)
-    scorer = Scorer(official_maker(config.env), config.evaluation.episodes)
+    scorer = official_scorer(config.env, config.evaluation.episodes)
     with closing(scorer), closing(trainer), closing(JsonLines(run.metrics)) as lines:
         for rung in RUNGS:
             target = arguments.env_steps * rung // RUNGS[-1]

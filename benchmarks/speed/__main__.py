@@ -14,7 +14,20 @@ from types import ModuleType
 
 import torch
 
-from benchmarks.speed import device, env, loop, memory, policy, single_forward, tables, update
+from benchmarks.speed import (
+    before_after,
+    configs,
+    device,
+    env,
+    loop,
+    memory,
+    physics,
+    policy,
+    single_forward,
+    startup,
+    tables,
+    update,
+)
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
@@ -23,7 +36,10 @@ from es_flipout.processes import available_cores
 
 BENCHES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (policy, memory, update, env, loop, device, single_forward)
+    for module in (
+        *(policy, memory, update, env, loop, device, single_forward),
+        *(physics, configs, startup, before_after),
+    )
 }
 """By name; each has `add_options`, `measure` and the defaults of the common options."""
 

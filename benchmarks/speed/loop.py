@@ -18,6 +18,7 @@ from benchmarks.speed.replay import PhysicsCalls
 from benchmarks.speed.timing import turns
 from benchmarks.speed.training import training
 from es_flipout.cli.results import Results
+from es_flipout.rollout.fused_loop import FusedLoop
 from es_flipout.rollout.host_loop import HostLoop
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig, PolicyConfig
 
@@ -71,7 +72,9 @@ def profile(config: Config, generations: int) -> tuple[dict[str, float], int]:
         methods = [
             (trainer.player, "play", "episodes"),
             (HostLoop, "_act", "policy"),
+            (FusedLoop, "_act", "policy"),
             (env, "step", "environment"),
+            (env, "advance", "environment"),
             (env, "reset", "environment"),
             (trainer.es, "ask", "noise and update"),
             (trainer.es, "tell", "noise and update"),

@@ -21,6 +21,15 @@ Reset = tuple[Ids, NDArray[np.float64], NDArray[np.float64]]
 """Arguments of `PhysicsEngine.reset`."""
 
 
+@dataclass(frozen=True)
+class Episode:
+    """One simulation from a reset on: where it starts, and its controls, [T, nu]."""
+
+    qpos: NDArray[np.float64]
+    qvel: NDArray[np.float64]
+    ctrl: NDArray[np.floating]
+
+
 @dataclass
 class PhysicsCalls:
     """The calls of one engine of N simulations: each step, and the resets before it.
@@ -49,7 +58,8 @@ class PhysicsCalls:
         def noting_step(ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
             calls.num_substeps = num_substeps
             calls.resets.append(pending.copy())
-            calls.steps.append((ctrl, ids))
+            # Copies: the caller may use the same memory for the next step.
+            calls.steps.append((ctrl.clone(), None if ids is None else ids.copy()))
             pending.clear()
             step(ctrl, num_substeps, ids)
 
@@ -60,6 +70,24 @@ class PhysicsCalls:
     def env_steps(self) -> int:
         """Steps of single simulations."""
         return sum(self.num_envs if ids is None else len(ids) for _, ids in self.steps)
+
+    @property
+    def num_resets(self) -> int:
+        """Resets of single simulations."""
+        return sum(len(ids) for resets in self.resets for ids, _, _ in resets)
+
+    def episodes(self) -> list[Episode]:
+        """Returns what each simulation did from one reset to the next, without episodes of no step."""
+        found: list[tuple[NDArray[np.float64], NDArray[np.float64], list[Tensor]]] = []
+        running: dict[int, list[Tensor]] = {}
+        for resets, (ctrl, ids) in zip(self.resets, self.steps, strict=True):
+            for begun, qpos, qvel in resets:
+                for i, env in enumerate(begun.tolist()):
+                    running[env] = []
+                    found.append((qpos[i], qvel[i], running[env]))
+            for env in range(self.num_envs) if ids is None else ids.tolist():
+                running[env].append(ctrl[env])
+        return [Episode(qpos, qvel, np.stack(steps)) for qpos, qvel, steps in found if steps]
 
     def replay(self, model: mujoco.MjModel, threads: int | None) -> float:
         """Repeats the calls on `mujoco.batch`, without any output; returns the seconds it took."""

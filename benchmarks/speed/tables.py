@@ -5,7 +5,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from benchmarks.speed import device, env, loop, memory, policy, single_forward, update
+from benchmarks.speed import (
+    before_after,
+    configs,
+    device,
+    env,
+    loop,
+    memory,
+    physics,
+    policy,
+    single_forward,
+    startup,
+    update,
+)
 from benchmarks.speed.timing import MATMUL, TRIAD
 from es_flipout.cli.results import Results, Spread, number
 from es_flipout.cli.throughput import ENV_STEPS
@@ -161,6 +173,75 @@ def single_forward_table(results: Results) -> str:
     return markdown(["", "torch, us", "worker (NumPy), us", "ratio"], rows)
 
 
+def physics_table(results: Results) -> str:
+    """Returns the rates of training loops in units of bare physics, a row per task, policy and population."""
+    rows = []
+    names = ("task", "policy", "members", "envs")
+    for values in dict.fromkeys(tuple(row[name] for name in names) for row in results.rows):
+        case = results.where(**dict(zip(names, values, strict=True)))
+        loop_rate, pool_rate, bare = (
+            (name, ENV_STEPS) for name in (physics.LOOP, physics.POOL, physics.PHYSICS)
+        )
+        over_pool = case.ratios(loop_rate, pool_rate)
+        task, kind, members, envs = values
+        population = f"{members}" if members == envs else f"{members}, {envs} envs"
+        rows.append(
+            [
+                f"{task}, {kind}",
+                population,
+                f"{case.spread(physics.LOOP, physics.PROCESSES).median:.0f}",
+                number(case.spread(physics.PHYSICS, physics.LENGTH).median),
+                *(number(case.spread(*rate).median) for rate in (loop_rate, bare)),
+                two_decimals(case.ratios(loop_rate, bare)),
+                two_decimals(over_pool) if over_pool else "-",
+            ]
+        )
+    rates = [f"{name}, {ENV_STEPS}" for name in (physics.LOOP, physics.PHYSICS)]
+    shares = ["loop / bare physics", "loop / process pool"]
+    return markdown(["", "members", physics.PROCESSES, physics.LENGTH, *rates, *shares], rows)
+
+
+def configs_table(results: Results) -> str:
+    """Returns the rates of es-train in units of plain loops of mj_step, and what scores take of its time."""
+    rows = []
+    rates = [(name, ENV_STEPS) for name in (configs.ES_TRAIN, configs.BARE)]
+    for name in results.column("config"):
+        own = results.where(config=name)
+        scoring = [1 - share for share in own.ratios(rates[0], (configs.UNSCORED, ENV_STEPS))]
+        medians = [number(own.spread(*rate).median) for rate in rates]
+        rows.append([name, *medians, two_decimals(own.ratios(*rates)), two_decimals(scoring)])
+    heads = [f"{name}, {ENV_STEPS}" for name, _ in rates]
+    return markdown(["", *heads, "share", "of the time, scores"], rows)
+
+
+def startup_table(results: Results) -> str:
+    """Returns the seconds of a whole short run, of one or two versions."""
+    metrics, names = (startup.COLD, startup.WARM), results.column("contestant")
+    rows = [[name, *(str(results.spread(name, metric)) for metric in metrics)] for name in names]
+    if startup.AGAINST in names:
+        ratios = [results.ratios((startup.THIS, each), (startup.AGAINST, each)) for each in metrics]
+        rows.append([f"{startup.THIS} / {startup.AGAINST}", *map(two_decimals, ratios)])
+    return markdown([results.settings["config"], *metrics], rows)
+
+
+def before_after_table(results: Results) -> str:
+    """Returns durations and scores of the same runs before and after."""
+    names = (before_after.BEFORE, before_after.AFTER)
+    rows = []
+    for config in results.column("config"):
+        own = results.where(config=config)
+        steps = own.spread(before_after.AFTER, before_after.STEPS).median
+        minutes = [number(own.spread(name, before_after.SECONDS).median / 60) for name in names]
+        ratio = two_decimals(own.ratios(*((name, before_after.SECONDS) for name in names)))
+        scores = [
+            ", ".join(f"{score:.1f}" for score in own.by_round(name, before_after.SCORE).values())
+            for name in names
+        ]
+        rows.append([config, f"{steps:,.0f}", *minutes, ratio, *scores])
+    heads = [f"{name}, {what}" for what in ("minutes", "score") for name in names]
+    return markdown(["", "env steps", *heads[:2], "before / after", *heads[2:]], rows)
+
+
 OF_BENCH: dict[str, Callable[[Results], str]] = {
     "policy": lambda results: "\n\n".join(
         make(results) for make in (forward_table, noise_table, limits_table)
@@ -171,5 +252,9 @@ OF_BENCH: dict[str, Callable[[Results], str]] = {
     "loop": lambda results: profile_table(loop.PARTS, results),
     "device": lambda results: profile_table(device.PARTS, results),
     "single_forward": single_forward_table,
+    "physics": physics_table,
+    "configs": configs_table,
+    "startup": startup_table,
+    "before_after": before_after_table,
 }
 """What a bench of `benchmarks.speed` prints."""

@@ -21,17 +21,24 @@ from es_flipout.run.trainer import Trainer
 
 
 @contextmanager
-def training(config: Config) -> Iterator[tuple[Trainer, Callable[[], None]]]:
-    """Gives a trainer, with a run directory that is deleted in the end, and what trains one generation."""
+def training(config: Config) -> Iterator[tuple[Trainer, Callable[..., None]]]:
+    """Gives a trainer, with a run directory that is deleted in the end, and what trains generations."""
     with tempfile.TemporaryDirectory() as folder, closing(Trainer(config)) as trainer:
         run = RunDirectory(Path(folder))
         run.checkpoints.mkdir()
         with closing(JsonLines(run.metrics)) as lines, closing(TensorBoard(run.path)) as board:
-            yield trainer, lambda: trainer.train(run, [lines, board], max_generations=1)
+            yield trainer, lambda count=1: trainer.train(run, [lines, board], max_generations=count)
 
 
-def record_physics(config: Config) -> tuple[PhysicsCalls, mujoco.MjModel]:
-    """Notes what the second generation of a native task asks of the physics, run in this process alone.
+def record_physics(
+    config: Config, start: RunDirectory | None = None, generations: int = 1
+) -> tuple[PhysicsCalls, mujoco.MjModel]:
+    """Notes what generations of a native task ask of the physics, run in this process alone.
+
+    Args:
+        config: of the run.
+        start: run whose last checkpoint they follow; None for a new run after its first generation.
+        generations: how many.
 
     Returns:
         The calls, those of all envs in one batch, and the model.
@@ -39,12 +46,17 @@ def record_physics(config: Config) -> tuple[PhysicsCalls, mujoco.MjModel]:
     Raises:
         ValueError: if the task is not native.
     """
-    with training(replace(config, threads=1)) as (trainer, train_one):
+    with training(replace(config, threads=1)) as (trainer, train):
         player = trainer.player
         env = player.envs[0] if isinstance(player, HostPlayer) else None
         if not isinstance(env, MujocoVectorEnv):
             raise ValueError(f"{config.env.id} is not a native task: it has no raw physics to compare with")
-        train_one()
+        if start is None:
+            train()
+        else:
+            trainer.restore(start)
         calls = PhysicsCalls.record(env.engine)
-        train_one()
+        train(generations)
+        if not calls.steps:
+            raise ValueError(f"{config.env.id}: no call of the physics engine was seen")
         return calls, env.task.model

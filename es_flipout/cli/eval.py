@@ -25,7 +25,7 @@ from es_flipout.cli.score_report import as_json, figure, report
 from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
-from es_flipout.run.build import make_policy, official_maker
+from es_flipout.run.build import make_policy, official_maker, official_scorer
 from es_flipout.run.config import Config
 from es_flipout.run.run_directory import RunDirectory
 
@@ -141,7 +141,7 @@ def _make_film(config: Config, num_frames: int | None) -> Film:
 
 def _make_scorer(config: Config, episodes: int, film: Film | None) -> Scorer:
     with _told(config.env.id):
-        return Scorer(official_maker(config.env), episodes, first=film)
+        return official_scorer(config.env, episodes, first=film)
 
 
 def _make_policy(config: Config, scorer: Scorer) -> nn.Module:

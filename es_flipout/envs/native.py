@@ -72,8 +72,8 @@ def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`.
 
     Returns:
-        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads, info and fused; see
-        `make_vec`.
+        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads, info and
+        fused; see `make_vec`.
     """
     name = import_module_of(env_id)
     task, limit = _native[_native_name(name)]
@@ -92,7 +92,18 @@ def cpu_engine_of(env_id: str, **kwargs: Any) -> Literal["batch", "mjdata_pool"]
     """Returns the fastest engine on the CPU for a task that `runs_natively`, given its keyword arguments."""
     name = _native_name(import_module_of(env_id))
     kwargs.pop("max_episode_steps", None)
-    return cpu_engine(_make_task(name, _native[name][0], kwargs))
+    return cpu_engine(_make_task(name, _native[name][0], _without_view(kwargs)))
+
+
+def is_exact(env_id: str, **kwargs: Any) -> bool:
+    """Returns `MujocoTask.is_exact` of a task that `runs_natively`, given its keyword arguments.
+
+    Raises:
+        ValueError: if it does not know one of them.
+    """
+    name = _native_name(import_module_of(env_id))
+    kwargs.pop("max_episode_steps", None)
+    return _make_task(name, _native[name][0], _without_view(kwargs)).is_exact
 
 
 def official_id(env_id: str) -> str:
@@ -108,6 +119,10 @@ def native_ids() -> list[str]:
 
 def _native_name(name: str) -> str:
     return name if name in _native else name.removeprefix(NAMESPACE)
+
+
+def _without_view(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
 
 
 def _make_task(env_id: str, task: Callable[..., MujocoTask], kwargs: dict[str, Any]) -> MujocoTask:
@@ -142,8 +157,7 @@ def _make_native(
 ) -> MujocoVectorEnv:
     check_limit(max_episode_steps)
     limit = default_limit if max_episode_steps is None else max_episode_steps
-    task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
-    made = _make_task(env_id, task, task_kwargs)
+    made = _make_task(env_id, task, _without_view(kwargs))
     try:
         env = MujocoVectorEnv(
             made,
@@ -178,8 +192,7 @@ def _make_single(
     task: Callable[..., MujocoTask], *, render_mode: str | None = None, **kwargs: Any
 ) -> MujocoSingleEnv:
     view = {name: kwargs[name] for name in MujocoSingleEnv.VIEW_KEYWORDS if name in kwargs}
-    task_kwargs = {name: value for name, value in kwargs.items() if name not in RENDERING_KEYWORDS}
-    return MujocoSingleEnv(task(**task_kwargs), render_mode=render_mode, **view)
+    return MujocoSingleEnv(task(**_without_view(kwargs)), render_mode=render_mode, **view)
 
 
 for _env_id, _task in TASKS.items():

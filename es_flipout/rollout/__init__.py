@@ -7,6 +7,7 @@ from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.evaluate import evaluate
 from es_flipout.rollout.host import HostPlayer
 from es_flipout.rollout.player import Player, PlayError, PlayStoppedError
+from es_flipout.rollout.quick_score import QuickScorer
 from es_flipout.rollout.score import Scorer
 from es_flipout.rollout.seeds import reset_seeds
 from es_flipout.rollout.single_env import GymnasiumRollout, Rollout
@@ -22,6 +23,7 @@ __all__ = [
     "PlayError",
     "PlayStoppedError",
     "Player",
+    "QuickScorer",
     "Rollout",
     "Scorer",
     "WorkerPlayer",

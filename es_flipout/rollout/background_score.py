@@ -14,7 +14,7 @@ from es_flipout.perturbations import copy_module
 from es_flipout.processes import Worker, WorkerDiedError, end_workers, use_one_thread
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.player import PlayError, PlayStoppedError, never
-from es_flipout.rollout.score import Scorer
+from es_flipout.rollout.quick_score import QuickScorer, ScorerNotMadeError
 
 SECONDS_BETWEEN_LOOKS = 0.1
 """How long `BackgroundScorer.result` waits before it asks again whether to stop."""
@@ -30,7 +30,7 @@ class BackgroundScorer:
     in this process.
     """
 
-    def __init__(self, make_scorer: Callable[[], Scorer], *, here: bool = False) -> None:
+    def __init__(self, make_scorer: Callable[[], QuickScorer], *, here: bool = False) -> None:
         """Starts no process before the first score.
 
         Args:
@@ -40,20 +40,22 @@ class BackgroundScorer:
         """
         self._make = make_scorer
         self._is_beside = not here
-        self._here: Scorer | None = None
+        self._here: QuickScorer | None = None
         self._worker: Worker | None = None
         self._policy: nn.Module | None = None
         self._seed = self._number = self._deaths = 0
+        self._official = False
         self._answer: Episodes | PlayError | None = None
 
-    def start(self, policy: nn.Module, seed: int) -> None:
+    def start(self, policy: nn.Module, seed: int, *, official: bool = False) -> None:
         """Begins the score of a policy as it is now; one that is under way is given up.
 
         Args:
             policy: on any device; a copy on the CPU is scored.
             seed: reset seed of the first episode; episode i is reset with `seed + i`.
+            official: whether the official environment itself must be played in; see `QuickScorer`.
         """
-        self._policy, self._seed = copy_module(policy).cpu(), seed
+        self._policy, self._seed, self._official = copy_module(policy).cpu(), seed, official
         self._number += 1
         self._deaths, self._answer = 0, None
         if self._is_beside:
@@ -66,7 +68,18 @@ class BackgroundScorer:
         except Exception:  # whatever pickling a user's class or keyword arguments may raise
             self._is_beside = False
             return
-        self._worker.send((self._number, request, self._seed))
+        self._worker.send((self._number, request, self._seed, self._official))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `result` need not wait for another process."""
+        if self._answer is not None or not self._is_beside:
+            return True
+        assert self._worker is not None
+        try:
+            return bool(self._worker.connection.poll())
+        except OSError:  # the process is gone, which `result` finds out about
+            return True
 
     def result(self, should_stop: Callable[[], bool] = never) -> Episodes:
         """Waits for the score that was begun, and returns its episodes.
@@ -75,7 +88,8 @@ class BackgroundScorer:
             should_stop: asked several times per second.
 
         Raises:
-            PlayError: if the policy raised, or process after process died.
+            PlayError: if the policy raised, the environments cannot be made in this process either, or
+                process after process died.
             PlayStoppedError: if `should_stop` said so; `result` may be called again.
         """
         assert self._policy is not None, "start comes first"
@@ -84,7 +98,9 @@ class BackgroundScorer:
                 self._receive(should_stop)
             else:
                 self._here = self._here or self._make()
-                self._answer = self._here.score(self._policy, seed=self._seed, should_stop=should_stop)
+                self._answer = self._here.score(
+                    self._policy, seed=self._seed, official=self._official, should_stop=should_stop
+                )
         if isinstance(self._answer, PlayError):
             raise self._answer
         return self._answer
@@ -133,19 +149,22 @@ def _serve(connection: Connection, make: bytes) -> None:
     """Scores policies until the connection is closed; a number of None says that it cannot."""
     use_one_thread()
     try:
-        scorer: Scorer = cloudpickle.loads(make)()
-    except Exception as error:  # whatever a user's environment may raise
+        scorer: QuickScorer = cloudpickle.loads(make)()
+    except Exception as error:  # whatever the import of a user's module may raise
         connection.send((None, error_text(error)))
         return
     with contextlib.closing(scorer):
         while True:
-            number, policy, seed = connection.recv()
+            number, policy, seed, official = connection.recv()
             try:
                 answer: Episodes | str = scorer.score(
-                    cloudpickle.loads(policy), seed=seed, should_stop=connection.poll
+                    cloudpickle.loads(policy), seed=seed, official=official, should_stop=connection.poll
                 )
             except PlayStoppedError:
                 continue
+            except ScorerNotMadeError as error:
+                connection.send((None, str(error)))
+                return
             except Exception as error:  # whatever a user's policy may raise
                 answer = error_text(error)
             connection.send((number, answer))

@@ -16,12 +16,18 @@ from es_flipout.compilation import compiled
 
 LANES = 8
 """Numbers that a processor's vector may hold; outputs are padded to a multiple of it."""
-FLIPOUT, LOW_RANK, DENSE, NO_NOISE = range(4)
+FLIPOUT, LOW_RANK, DENSE = range(3)
 TANH, RELU, ELU, SILU = range(4)
 
 P0, P1, P2, P3, P4 = map(
     np.float32,
-    (0.9999999794673198, 0.1338101800920743, 3.495579060519301e-3, 2.060893470474521e-5, 1.3354463381876247e-8),
+    (
+        0.9999999794673198,
+        0.1338101800920743,
+        3.495579060519301e-3,
+        2.060893470474521e-5,
+        1.3354463381876247e-8,
+    ),
 )
 Q1, Q2, Q3, Q4 = map(
     np.float32, (0.4671433360568029, 2.5876947698202004e-2, 3.2856200355585485e-4, 7.77647568725173e-7)
@@ -88,7 +94,9 @@ def add_product(y: Any, x: Any, ins: int, outs: int, weight: Any) -> None:
         w2 = w1 + outs
         w3 = w2 + outs
         for j in range(outs):
-            y[j] = y[j] + x0 * weight[w0 + j] + x1 * weight[w1 + j] + x2 * weight[w2 + j] + x3 * weight[w3 + j]
+            y[j] = (
+                y[j] + x0 * weight[w0 + j] + x1 * weight[w1 + j] + x2 * weight[w2 + j] + x3 * weight[w3 + j]
+            )
     for i in range(whole, ins):
         w0 = i * outs
         for j in range(outs):
@@ -122,7 +130,6 @@ def run_layer(
     for j in range(outs):
         y[j] = bias[j]
     add_product(y, x, ins, outs, weights)
-    used = 0
     if kind == FLIPOUT:
         for i in range(ins):
             x[i] *= noise[i]
@@ -142,15 +149,13 @@ def run_layer(
             for j in range(outs):
                 y[j] += inner * left[j]
         used = rank * (ins + outs)
-    elif kind == DENSE:
+    else:
         add_product(y, x, ins, outs, noise)
         used = ins * outs
-    if kind != NO_NOISE:
-        of_bias = noise[used:]
-        for j in range(outs):
-            y[j] += of_bias[j]
-        used += outs
-    return used
+    of_bias = noise[used:]
+    for j in range(outs):
+        y[j] += of_bias[j]
+    return used + outs
 
 
 @compiled
@@ -203,7 +208,11 @@ def act(
     """
     num_layers, widest = len(sizes) - 1, max(sizes)
     # Made here, so that the compiler knows that nothing else writes to them, and uses vector instructions.
-    x, y, z = np.empty(widest, weights.dtype), np.empty(widest, weights.dtype), np.empty(widest, weights.dtype)
+    x, y, z = (
+        np.empty(widest, weights.dtype),
+        np.empty(widest, weights.dtype),
+        np.empty(widest, weights.dtype),
+    )
     for n in range(len(live)):
         if not live[n]:
             continue

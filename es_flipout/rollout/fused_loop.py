@@ -1,4 +1,4 @@
-"""The step loop of native environments on the CPU with small policies: everything but the physics is compiled.
+"""The step loop of native environments with small policies on the CPU: all but the physics is compiled.
 
 A step is three calls: all policies, MuJoCo, and what the task makes of it. Only when an episode ends does
 Python look at single envs.
@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from typing_extensions import override
 
 from es_flipout.envs.mujoco import MujocoVectorEnv
-from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 from es_flipout.rollout.episodes import Ints
 from es_flipout.rollout.forward_kernels import add_up
@@ -31,8 +29,7 @@ class FusedLoop(StepLoop):
     def __init__(
         self,
         env: MujocoVectorEnv,
-        policy: MLPPolicy,
-        population: Population | None,
+        population: Population,
         *,
         lock: AbstractContextManager[Any] | None = None,
     ) -> None:
@@ -40,19 +37,18 @@ class FusedLoop(StepLoop):
 
         Args:
             env: whose envs they are.
-            policy: the center.
-            population: whose members play; None for the center alone.
+            population: whose members play.
             lock: see `StepLoop`.
         """
         super().__init__(env, lock=lock)
         assert env.fused is not None
         assert self._moments is not None
         num_envs = env.num_envs
-        self._rows = FusedRows(policy, population, num_envs)
+        self._rows = FusedRows(population, num_envs)
         self._live = np.zeros(num_envs, np.bool_)
-        self._actions = torch.zeros(num_envs, *env.single_action_space.shape)
+        self._actions = torch.zeros(num_envs, env.task.model.nu)
         self._rewards, self._sums = env.fused.rewards, self._returns.numpy()
-        self._act = self._rows.bind(
+        self._run_rows = self._rows.bind(
             self._live, env.fused.observations, self._moments.numpy(), self._actions.numpy()
         )
 
@@ -69,6 +65,10 @@ class FusedLoop(StepLoop):
             self._continue(ended, info)
         elif self._waiting and self._num_live < self.env.num_envs:
             self._refill()
+
+    def _act(self) -> None:
+        """Has live envs' members choose their actions."""
+        self._run_rows()
 
     @override
     def _hand_over(self, changed: Ints) -> None:

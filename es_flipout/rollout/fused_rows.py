@@ -46,42 +46,38 @@ def is_fusible(policy: nn.Module) -> bool:
 
 
 class FusedRows:
-    """N rows of one policy, each with the weights of a member, or of the center; made for one generation."""
+    """N rows of a policy, each with the weights of a member of a population; made for one generation."""
 
-    def __init__(self, policy: MLPPolicy, population: Population | None, num_rows: int) -> None:
-        """Lays out the center.
+    def __init__(self, population: Population, num_rows: int) -> None:
+        """Lays out the center, and the noise of all members if that is not much.
 
         Args:
-            policy: one that `is_fusible`.
-            population: whose members the rows are; None if all are the center.
+            population: whose policy `is_fusible`.
             num_rows: N.
         """
+        policy, noise = population.policy, population.noise
+        assert isinstance(policy, MLPPolicy)
         self._population = population
         self._layers = _layers(policy)
         dtype = self._layers[0].dtype
-        self._kind, self._rank = kernels.NO_NOISE, 0
-        self._base_of_row = np.zeros(num_rows, np.int64)
-        self._noise = np.zeros((num_rows, 0), dtype)
-        self._of_member: tuple[Array, Ints] | None = None
         weights = _joined([part for layer in self._layers for part in layer.center()])
+        first = torch.zeros(1, dtype=torch.int64)
+        of_weights = {each.weight: noise.rows(first, 1.0).get(each.weight) for each in self._layers}
+        self._kind, self._rank = _kind(of_weights.values())
         bases = np.zeros_like(weights)
-        if population is not None:
-            first = population.noise.rows(torch.zeros(1, dtype=torch.int64), population.sigma)
-            of_weights = {layer.weight: first.get(layer.weight) for layer in self._layers}
-            self._kind, self._rank = _kind(of_weights.values())
-            if self._kind == kernels.FLIPOUT:
-                parts = [part for each in self._layers for part in each.bases(of_weights[each.weight])]
-                bases = _joined(parts, population.noise.num_bases)
-            width = self._laid_out(torch.zeros(1, dtype=torch.int64))[0].shape[1]
-            self._noise = np.zeros((num_rows, width), dtype)
-            if population.size * self._noise.itemsize * width <= MAX_BYTES:
-                self._of_member = self._laid_out(torch.arange(population.size))
+        if self._kind == kernels.FLIPOUT:
+            parts = [part for each in self._layers for part in each.bases(of_weights[each.weight])]
+            bases = _joined(parts, noise.num_bases)
         self._settings = (weights, bases, *_settings(policy, self._layers))
+        width = self._laid_out(first)[0].shape[1]
+        self._noise = np.zeros((num_rows, width), dtype)
+        self._base_of_row = np.zeros(num_rows, np.int64)
+        self._of_member: tuple[Array, Ints] | None = None
+        if population.size * width * dtype.itemsize <= MAX_BYTES:
+            self._of_member = self._laid_out(torch.arange(population.size))
 
     def assign(self, rows: Ints, members: Ints) -> None:
         """Hands rows, [M], over to members, [M]."""
-        if self._population is None:
-            return
         if self._of_member is None:
             noise, bases = self._laid_out(torch.from_numpy(members))
         else:
@@ -95,10 +91,11 @@ class FusedRows:
 
     def _laid_out(self, members: Tensor) -> tuple[Array, Ints]:
         """Returns what `run_layer` needs of members [M], [M, ...], and their bases, [M]."""
-        assert self._population is not None
         noise = self._population.noise.rows(members, self._population.sigma)
         parts = [
-            part for layer in self._layers for part in layer.noise(noise, self._kind, self._rank, len(members))
+            part
+            for layer in self._layers
+            for part in layer.noise(noise, self._kind, self._rank, len(members))
         ]
         return _joined(parts, len(members)), self._population.noise.base_of(members).numpy()
 
@@ -128,7 +125,10 @@ class _Layer:
     def center(self) -> list[Array]:
         """Returns weight and bias, [1, ...]."""
         linear = self.linear
-        return [self._matrix(linear.weight.detach()[None]), self._vector(linear.bias.detach()[None], self.outs)]
+        return [
+            self._matrix(linear.weight.detach()[None]),
+            self._vector(linear.bias.detach()[None], self.outs),
+        ]
 
     def bases(self, noise: ParameterNoise | None) -> list[Array]:
         """Returns the bases of the weight, [K, ...], with room for the bias."""

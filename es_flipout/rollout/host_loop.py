@@ -70,8 +70,7 @@ class HostLoop(StepLoop):
         self._lengths += 1
         self.spent_steps += self.env.num_envs
         ended = (terminated | truncated).cpu().numpy()
-        if self._limit is not None:
-            self._retire_at_limit(ended)
+        self._retire_at_limit(ended)
         self._continue(ended, info)
 
     def _act(self, observations: Tensor) -> Tensor:

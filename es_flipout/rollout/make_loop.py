@@ -9,7 +9,6 @@ from torch import nn
 
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.envs.mujoco import MujocoVectorEnv
-from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 from es_flipout.rollout.host_loop import HostLoop
 from es_flipout.rollout.mlp_rows import member_rows
@@ -23,14 +22,15 @@ def loop_of_members(
     """Returns a loop in which members of a population play; see `StepLoop`."""
     policy = population.policy
     if _can_be_fused(env, policy):
-        return _fused(env, policy, population, lock)
+        from es_flipout.rollout.fused_loop import FusedLoop
+
+        assert isinstance(env, MujocoVectorEnv)
+        return FusedLoop(env, population, lock=lock)
     return HostLoop(env, policy, member_rows(population), lock=lock)
 
 
 def loop_of_center(env: TorchVectorEnv, policy: nn.Module) -> StepLoop:
-    """Returns a loop in which the unperturbed policy plays every episode."""
-    if _can_be_fused(env, policy):
-        return _fused(env, policy, None, None)
+    """Returns a loop in which the unperturbed policy plays every episode, in torch's own arithmetic."""
     return HostLoop(env, policy, CenterRows(policy), idle_share=0.0)
 
 
@@ -40,16 +40,3 @@ def _can_be_fused(env: TorchVectorEnv, policy: nn.Module) -> bool:
     from es_flipout.rollout.fused_rows import is_fusible  # which imports numba
 
     return is_fusible(policy)
-
-
-def _fused(
-    env: TorchVectorEnv,
-    policy: nn.Module,
-    population: Population | None,
-    lock: AbstractContextManager[Any] | None,
-) -> StepLoop:
-    from es_flipout.rollout.fused_loop import FusedLoop
-
-    assert isinstance(env, MujocoVectorEnv)
-    assert isinstance(policy, MLPPolicy)
-    return FusedLoop(env, policy, population, lock=lock)

@@ -1,4 +1,4 @@
-"""Who plays in which env of a vector environment, and what comes of it: what all step loops of the host share."""
+"""Who plays in which env of a vector environment, and what comes of it, for all step loops of the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.policies import box
@@ -119,6 +118,8 @@ class StepLoop(ABC):
 
     def _retire_at_limit(self, ended: NDArray[np.bool_]) -> None:
         """Ends the episodes that have as many steps as they may; they are added to those that have ended."""
+        if self._limit is None:
+            return
         reached = ~ended & (self._lengths >= self._limit)
         if reached.any():
             self.env.retire(reached)

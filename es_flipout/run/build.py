@@ -15,7 +15,9 @@ from torch import nn
 from es_flipout import optimizers, policies
 from es_flipout.envs import make_env, make_vec
 from es_flipout.envs.contract import TorchVectorEnv
-from es_flipout.envs.native import native_maker, official_id, runs_natively
+from es_flipout.envs.gymnasium import GymnasiumVectorEnv
+from es_flipout.envs.mujoco import TASKS
+from es_flipout.envs.native import is_exact, native_maker, official_id, runs_natively
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.processes import available_cores
 from es_flipout.rollout import (
@@ -26,6 +28,7 @@ from es_flipout.rollout import (
     HostPlayer,
     Player,
     PlayError,
+    QuickScorer,
     Scorer,
     WorkerPlayer,
 )
@@ -96,19 +99,61 @@ def official_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
     return partial(make_env, official_id(config.id), config.wrappers, **config.kwargs)
 
 
+def official_scorer(
+    config: EnvConfig, episodes: int, *, first: gym.Env[Any, Any] | None = None, processes: int = 0
+) -> Scorer:
+    """Makes what scores policies in the official Gymnasium environment.
+
+    Args:
+        config: of the environment.
+        episodes: episodes per score.
+        first: environment of the first episode, if it differs, for example because it films.
+        processes: how many processes the environments are distributed over; 0 for none but this one.
+
+    Raises:
+        ValueError: if it cannot be made.
+        RuntimeError: if a process cannot make it.
+    """
+    make = official_maker(config)
+    return Scorer(GymnasiumVectorEnv(make, episodes, dtype=torch.float64, processes=processes, first=first))
+
+
+def native_scorer(config: EnvConfig, episodes: int) -> Scorer:
+    """Makes what scores policies in native envs on the CPU, all episodes in one batch; see `has_exact_envs`.
+
+    Raises:
+        ValueError: if it cannot be made.
+    """
+    make = native_maker(config.id, **config.kwargs)
+    # Hooks of the user's own may lose a last bit when they are compiled.
+    fused = config.fused == "auto" and official_id(config.id) in TASKS
+    return Scorer(make(episodes, dtype=torch.float64, threads=1, info=False, fused=fused))
+
+
+def has_exact_envs(config: EnvConfig) -> bool:
+    """Returns whether native envs on the CPU equal the official environment to the last bit."""
+    try:
+        return runs_natively(config.id, config.engine, config.wrappers) and is_exact(
+            config.id, **config.kwargs
+        )
+    except ValueError:  # a keyword argument that gymnasium.make alone knows
+        return False
+
+
 def make_background_scorer(config: Config) -> BackgroundScorer:
     """Makes what scores the center beside training.
 
     Raises:
-        TypeError: if the environment does not know a keyword argument.
-        ValueError: if it cannot be made for another reason.
+        ValueError: if the official environment cannot be made.
     """
+    env, episodes = config.env, config.evaluation.episodes
+    official_scorer(env, 1).close()  # to see that it can be made
     # gymnasium_processes is for environments that one process would be too slow for, or not survive.
-    processes = num_threads(config) if config.env.engine == "gymnasium_processes" else 0
-    make = official_maker(config.env)
-    Scorer(make, 1).close()  # to see that it can be made
-    make_scorer = partial(Scorer, make, config.evaluation.episodes, processes=processes)
-    return BackgroundScorer(make_scorer, here=processes > 0)
+    processes = num_threads(config) if env.engine == "gymnasium_processes" else 0
+    make_official = partial(official_scorer, env, episodes, processes=processes)
+    is_native = not config.evaluation.official and has_exact_envs(env)
+    make_native = partial(native_scorer, env, episodes) if is_native else None
+    return BackgroundScorer(partial(QuickScorer, make_official, make_native), here=processes > 0)
 
 
 def make_player(
@@ -131,11 +176,12 @@ def make_player(
     """
     env, threads = config.env, num_threads(config)
     try:
-        if config.backend == "process_pool":
+        is_native = runs_natively(env.id, env.engine, env.wrappers)
+        if config.backend == "process_pool" and not is_native:
             make = official_maker(env)
             return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
         num_envs = min(env.num_envs, config.es.population_size * config.rollout.episodes)
-        if not runs_natively(env.id, env.engine, env.wrappers):
+        if not is_native:
             return HostPlayer(
                 make_vec(
                     env.id,
@@ -155,6 +201,8 @@ def make_player(
             info=False,
             fused=env.fused == "auto",
         )
+        if config.backend == "process_pool":
+            return WorkerPlayer.of_envs(policy, partial(make_native, 1, threads=1), threads)
         if env.engine == "warp":
             num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
             num_envs = max(num_envs // num_bases, 1) * num_bases  # as many for each base

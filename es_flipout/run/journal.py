@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor, nn
 
 from es_flipout.run import checkpoint
 from es_flipout.run.config import Config
 from es_flipout.run.errors import writing
-from es_flipout.run.metrics import GenerationMetrics, Reporter
+from es_flipout.run.metrics import Reporter
+from es_flipout.run.reports import Report
 from es_flipout.run.run_directory import RunDirectory
 
 
@@ -27,35 +26,21 @@ class Journal:
         """
         self._config, self._run, self._reporters = config, run, reporters
 
-    def report(
-        self,
-        policy: nn.Module,
-        metrics: GenerationMetrics,
-        histograms: Mapping[str, Tensor],
-        state: Callable[[], Mapping[str, Any]],
-    ) -> None:
+    def report(self, report: Report) -> None:
         """Reports a generation, and keeps its checkpoint if it is time for one.
-
-        Args:
-            policy: as the generation left it.
-            metrics: its figures.
-            histograms: values whose distribution is of interest, by name; those of the parameters are added,
-                if there are any.
-            state: returns that of the run after it; only called if it is to be kept.
 
         Raises:
             RunBrokenError: if anything of it cannot be written.
         """
-        if histograms:
-            parameters = {f"parameters/{name}": each.detach() for name, each in policy.named_parameters()}
-            histograms = {**histograms, **parameters}
+        metrics = report.metrics
         progress = self._config.progress(metrics.generation, metrics.env_steps)
         for reporter in self._reporters:
             with writing(f"the report of generation {metrics.generation}"):
-                reporter.report(metrics, histograms, progress)
+                reporter.report(metrics, report.histograms, progress)
         interval = self._config.logging.keep_interval
         if interval and metrics.generation % interval == 0:
-            checkpoint.save(self._run.kept(metrics.generation), state())
+            assert report.state is not None
+            checkpoint.save(self._run.kept(metrics.generation), report.state)
 
     def save_last(self, state: Mapping[str, Any]) -> None:
         """Writes the checkpoint that a resumed run continues from."""

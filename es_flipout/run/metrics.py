@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 from typing_extensions import override
@@ -150,32 +150,6 @@ class Timing:
     live_share: float
     """Share of the env steps computed that advanced an episode. Workers take episodes as they become free, so
     it varies a little."""
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """A generation that is saved but not reported, because its center is still being scored.
-
-    Attributes:
-        metrics: without the score.
-        histograms: values from its episodes, by name, on the CPU.
-        state: of the run after the generation.
-    """
-
-    metrics: GenerationMetrics
-    histograms: dict[str, Tensor]
-    state: dict[str, Any]
-
-    def saved(self) -> dict[str, Any]:
-        """Returns what a checkpoint stores of it in addition to the run's state."""
-        return {"metrics": asdict(self.metrics), "histograms": self.histograms}
-
-    @classmethod
-    def of(cls, saved: Mapping[str, Any], state: dict[str, Any]) -> Unscored:
-        """Restores it from what `saved` returned and the run's state."""
-        timing = Timing(**saved["metrics"]["timing"])
-        histograms = {name: values.cpu() for name, values in saved["histograms"].items()}
-        return cls(GenerationMetrics(**{**saved["metrics"], "timing": timing}), histograms, state)
 
 
 class Reporter(Protocol):

@@ -3,9 +3,8 @@
 A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
 a run that is interrupted anywhere continues as if it had not been.
 
-The center is scored beside the next generation. Until its score is there, a generation is saved but not
-reported: its figures wait in the checkpoint. They are reported when the next generation has been played,
-before that makes its update.
+The center is scored beside the next generations. Until its score is there, they are not reported: all figures
+wait, also in checkpoints, for reports are in order. Only the next generation to be scored waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from es_flipout.perturbations import copy_module
 from es_flipout.processes import prepare_processes
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError
 from es_flipout.run import checkpoint
@@ -33,9 +34,10 @@ from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.journal import Journal
-from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing, Unscored
+from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing
 from es_flipout.run.placement import place
 from es_flipout.run.play_generation import play_generation
+from es_flipout.run.reports import Report, Unscored
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trial import check_device, try_out
 from es_flipout.seeding import torch_generator
@@ -125,13 +127,13 @@ class Trainer:
 
     @property
     def awaits_score(self) -> bool:
-        """Whether the last generation has not been reported yet, because its center is being scored."""
+        """Whether generations have not been reported yet, because the center of the first is being scored."""
         return self._unscored is not None
 
     @property
     def reported_env_steps(self) -> int:
         """A number of env steps at or after the last report and before the next."""
-        return self.env_steps - int(self.awaits_score)
+        return self.env_steps if self._unscored is None else self._unscored.metrics.env_steps - 1
 
     def train(
         self,
@@ -144,7 +146,7 @@ class Trainer:
         """Runs generations until the budget is used up or `should_stop` says so, then saves.
 
         A generation under way when the run is stopped is dropped; a resumed run repeats it. A score under way
-        is dropped too; its generation has been saved, and a resumed run reports it.
+        is dropped too; what waits for it is saved, and a resumed run reports it.
 
         Args:
             run: where checkpoints go.
@@ -190,7 +192,9 @@ class Trainer:
                 self._save_last(journal)
             raise
         elapsed = time.perf_counter() - started
-        self._report_scored(journal, should_stop)
+        env_steps = self.env_steps + episodes.env_steps
+        is_scored = self._is_due(self.config.evaluation.interval, self.es.generation + 1, env_steps)
+        self._report_scored(journal, should_stop, wait=is_scored)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
@@ -199,28 +203,57 @@ class Trainer:
         if normalizer is not None:
             normalizer.merge(episodes.observations())
         limit, self.episode_limit = self.episode_limit, self._next_limit(episodes)
-        self.env_steps += episodes.env_steps
+        self.env_steps = env_steps
         elapsed += time.perf_counter() - told
         self.seconds += time.perf_counter() - started
         timing = Timing(episodes.env_steps / elapsed, self.seconds, episodes.live_share)
         metrics = GenerationMetrics.of(self.es, episodes, fitness, update, self.env_steps, limit, timing)
-        histograms = {}
-        if self._is_due(self.config.logging.histogram_interval):
-            histograms = {"fitness": fitness, "episode_length": torch.from_numpy(episodes.lengths)}
-        if self._is_due(self.config.evaluation.interval):
-            # Its tensors stay as they are until the next update, which comes after the report.
-            self._unscored = Unscored(metrics, histograms, self.state_dict())
+        report = Report(metrics, self._histograms(episodes, fitness))
+        if is_scored or self._is_now_due(self.config.logging.keep_interval):
+            report.state = self.state_dict()
+        if is_scored:
+            self._unscored = Unscored(report)
+        elif self._unscored is not None:
+            self._unscored.later.append(report)
         else:
-            journal.report(self.policy, metrics, histograms, self.state_dict)
-        if self._is_due(self.config.logging.checkpoint_interval):
+            journal.report(report)
+        if self._is_now_due(self.config.logging.checkpoint_interval):
             self._save_last(journal)
-        if self._unscored is not None:
-            self.scorer.start(self.policy, self.config.evaluation.seed)
+        if is_scored:
+            self._start_score()
 
-    def _report_scored(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
-        """Reports the generation whose center is being scored, if there is one; waits for its score."""
+    def _histograms(self, episodes: Episodes, fitness: Tensor) -> dict[str, Tensor]:
+        """Returns copies of the values of which this generation shows the distribution, by name."""
+        if not self._is_now_due(self.config.logging.histogram_interval):
+            return {}
+        parameters = self.policy.named_parameters()
+        return {
+            "fitness": fitness,
+            "episode_length": torch.from_numpy(episodes.lengths),
+            **{f"parameters/{name}": each.detach().cpu().clone() for name, each in parameters},
+        }
+
+    def _start_score(self) -> None:
         unscored = self._unscored
-        if unscored is None:
+        assert unscored is not None
+        metrics, policy = unscored.metrics, self.policy
+        if unscored.later:  # of a run that continues: the policy has changed since
+            policy = copy_module(policy)
+            policy.load_state_dict(unscored.state["policy"])
+        # The last score of a run is the official environment's, whatever equals it.
+        is_last = self.config.progress(metrics.generation, metrics.env_steps) >= 1.0
+        self.scorer.start(policy, self.config.evaluation.seed, official=is_last)
+
+    def _report_scored(self, journal: Journal, should_stop: Callable[[], bool], *, wait: bool = True) -> None:
+        """Reports the generations that wait for a score, if there are any.
+
+        Args:
+            journal: reports them.
+            should_stop: asked several times a second.
+            wait: whether to wait for a score that is not there yet.
+        """
+        unscored = self._unscored
+        if unscored is None or not (wait or self.scorer.is_ready):
             return
         try:
             episodes = self.scorer.result(should_stop)
@@ -228,14 +261,13 @@ class Trainer:
             raise RunBrokenError(str(error)) from error
         self._unscored, self._saved_generation = None, -1
         score = episodes.mean_return
-        metrics = unscored.metrics.scored(episodes)
         is_best = score > self.best_score
         if is_best:
             self.best_score = score
-        state = {**unscored.state, "best_score": self.best_score}
-        journal.report(self.policy, metrics, unscored.histograms, lambda: state)
+        for report in unscored.reports(episodes, self.best_score):
+            journal.report(report)
         if is_best:
-            journal.save_best(state)
+            journal.save_best({**unscored.state, "best_score": self.best_score})
 
     def _apply_schedules(self) -> None:
         config = self.config
@@ -249,8 +281,13 @@ class Trainer:
         reached = (episodes.lengths >= self.episode_limit).mean()
         return self.config.rollout.episode_limit.next(self.episode_limit, float(reached))
 
-    def _is_due(self, interval: int) -> bool:
-        return interval > 0 and (self.es.generation % interval == 0 or self.progress >= 1.0)
+    def _is_due(self, interval: int, generation: int, env_steps: int) -> bool:
+        """Whether something is due in a generation: every so many, never for 0, and in the last one."""
+        is_last = self.config.progress(generation, env_steps) >= 1.0
+        return interval > 0 and (generation % interval == 0 or is_last)
+
+    def _is_now_due(self, interval: int) -> bool:
+        return self._is_due(interval, self.es.generation, self.env_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on, besides the configuration."""
@@ -287,8 +324,8 @@ class Trainer:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
             generation = self.es.generation
             if self._unscored is not None:
-                self.scorer.start(self.policy, self.config.evaluation.seed)
-                generation -= 1
+                self._start_score()
+                generation = self._unscored.metrics.generation - 1
         run.truncate_metrics(generation)
 
     def close(self) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 import pytest
 import torch
 
 from benchmarks.speed import __main__ as speed
+from benchmarks.speed.es_train import ROOT
 from es_flipout.cli.results import Results
 
 SMALL = "--width 8 --depth 1 --population-size 16"
 EPISODES = "--env InvertedPendulum-v5 --max-episode-steps 20 --population-size 8"
+TINY = "--es.population_size 4 --env.num_envs 4"
 COMMANDS = {
     "loop": (f"loop {EPISODES} --generations 1 --rounds 2", "physics"),
     "update": (
@@ -27,9 +30,25 @@ COMMANDS = {
         "InvertedPendulum-v5, P = 16",
     ),
     "device": (f"device {EPISODES} --num-envs 4 --hidden-sizes 4 --device cpu --rounds 2", "between steps"),
+    "physics": (
+        "physics --tasks InvertedPendulum-v5 --policies linear --members 4 --pool-members 4 --trained-for 9 "
+        "--rounds 2 --seconds 0.001",
+        "InvertedPendulum-v5, linear",
+    ),
+    "configs": (
+        f"configs --configs inverted_pendulum.yaml --arguments '{TINY} --generations 1000000 "
+        "--evaluation.interval 5 --evaluation.episodes 1' --rounds 1 --seconds 0.1",
+        "inverted_pendulum.yaml",
+    ),
+    "startup": (f"startup --arguments '{TINY} --generations 1' --rounds 1", "cold"),
+    "before_after": (
+        f"before_after --against {ROOT} --arguments '{TINY} --generations 1' --episodes 1 --rounds 1 "
+        "--configs inverted_pendulum.yaml",
+        "inverted_pendulum.yaml",
+    ),
     "single_forward": ("single_forward --rounds 2 --seconds 0.001", "Humanoid-v5, MLP 256-256"),
 }
-EVERYDAY = ("loop", "update", "policy", "single_forward")
+EVERYDAY = ("loop", "update", "policy", "single_forward", "physics")
 
 
 @pytest.mark.parametrize(
@@ -37,12 +56,12 @@ EVERYDAY = ("loop", "update", "policy", "single_forward")
 )
 def test_a_bench_runs(name, capsys, tmp_path):
     command, printed = COMMANDS[name]
-    assert speed.main([*command.split(), "--threads", "1", "--json", str(tmp_path / "it.json")]) == 0
+    assert speed.main([*shlex.split(command), "--threads", "1", "--json", str(tmp_path / "it.json")]) == 0
     assert printed in capsys.readouterr().out
     results = Results.read(tmp_path / "it.json")
     assert results.settings["command"].startswith(f"python -m benchmarks.speed {command}")
     assert results.settings["machine"]["torch"] == torch.__version__
-    assert len(results.column("round")) == (1 if name == "memory" else 2)
+    assert len(results.column("round")) == (1 if "--rounds 1" in command else 2)
     least = (
         0 if name in ("memory", "policy") else 1e-9
     )  # no FLOPs in drawing noise, no growth of little memory
@@ -60,11 +79,15 @@ def test_a_bench_runs(name, capsys, tmp_path):
         ("policy --seconds nan", "--seconds: must be a number > 0, got nan"),
         ("policy --json nowhere/it.json", "--json: the folder nowhere does not exist"),
         ("env --env-kwargs 5", "--env-kwargs: must be keys and values in YAML"),
+        ("configs --configs nowhere.yaml", "config file 'nowhere.yaml' does not exist"),
+        ("configs --arguments '--evaluation.interval 0'", "there are no scores to measure"),
+        ("startup --against .", "is not a checkout of this project"),
+        ("physics --tasks CartPole-v1 --members 4 --trained-for 1", "CartPole-v1 is not a native task"),
         ("env --env CartPole-v1 --num-envs 2 --population-size 4", "CartPole-v1 is not a native task"),
     ],
 )
 def test_a_mistake_is_told_with_status_2(command, message, capsys):
-    assert speed.main([*command.split(), "--threads", "1"]) == 2
+    assert speed.main([*shlex.split(command), "--threads", "1"]) == 2
     *progress, last = capsys.readouterr().err.splitlines()
     assert message in last
-    assert all(line.startswith("round ") for line in progress)
+    assert all(line.startswith(("round ", "CartPole-v1, ")) for line in progress)

@@ -8,8 +8,19 @@ import pytest
 from PIL import Image
 
 from benchmarks.plots import SOURCE, fingerprint
-from benchmarks.speed.tables import env_table, limits_table, markdown, profile_table, two_decimals
-from benchmarks.tables import PAGE, PICTURES, RESULTS, TABLES, load, with_tables
+from benchmarks.speed import configs, physics
+from benchmarks.speed.tables import (
+    before_after_table,
+    configs_table,
+    env_table,
+    limits_table,
+    markdown,
+    physics_table,
+    profile_table,
+    startup_table,
+    two_decimals,
+)
+from benchmarks.tables import NOT_YET, PAGE, PICTURES, RESULTS, TABLES, if_measured, load, with_tables
 from es_flipout.cli.results import Results
 
 
@@ -87,9 +98,52 @@ def test_the_best_of_gymnasium_is_the_best_of_each_round():
 
 def test_a_part_has_its_cost_per_env_step_and_its_share():
     results = Results({"env": "Some-v0", "num_envs": 8})
-    for index, (physics, policy, steps) in enumerate([(3.0, 1.0, 10), (1.0, 1.0, 10), (2.0, 2.0, 2)]):
+    for index, (in_physics, in_policy, steps) in enumerate([(3.0, 1.0, 10), (1.0, 1.0, 10), (2.0, 2.0, 2)]):
         results.add(index, "all parts", {"env steps": steps})
-        results.add(index, "physics", {"s": physics})
-        results.add(index, "policy", {"s": policy})
+        results.add(index, "physics", {"s": in_physics})
+        results.add(index, "policy", {"s": in_policy})
     # 0.3, 0.1 and 1 s per step; shares of 3/4, 1/2 and 1/2
     assert rows_of(profile_table(["physics", "policy"], results))[0] == ["physics", "300,000, 50.0%"]
+
+
+def test_a_table_without_results_says_so():
+    assert if_measured("nothing", env_table) == NOT_YET
+
+
+def test_a_loop_has_its_share_of_bare_physics_by_case():
+    results = Results({})
+    for members, rates in ((16, (10.0, 30.0)), (512, (20.0, 20.0))):
+        case = {"task": "Some-v0", "policy": "mlp", "members": members, "envs": min(members, 128)}
+        results.add(0, physics.PHYSICS, {physics.LENGTH: 50.0}, **case)
+        results.add(0, physics.LOOP, {physics.PROCESSES: 2}, **case)
+        for index, rate in enumerate(rates):
+            results.add(index, physics.LOOP, {"env steps/s": rate}, **case)
+            results.add(index, physics.PHYSICS, {"env steps/s": 40.0}, **case)
+            if members == 16:
+                results.add(index, physics.POOL, {"env steps/s": 10.0}, **case)
+    assert rows_of(physics_table(results)) == [
+        ["Some-v0, mlp", "16", "2", "50.0", "20.0", "40.0", two_decimals([0.25, 0.75]), two_decimals([1, 3])],
+        ["Some-v0, mlp", "512, 128 envs", "2", "50.0", "20.0", "40.0", two_decimals([0.5, 0.5]), "-"],
+    ]
+
+
+def test_es_train_has_its_share_of_plain_loops_and_scores_their_share_of_the_time():
+    results = Results({})
+    for name, values in {configs.ES_TRAIN: (6.0, 8.0), configs.UNSCORED: (8.0, 8.0)}.items():
+        for index, value in enumerate(values):
+            results.add(index, name, {"env steps/s": value}, config="some.yaml")
+            results.add(index, configs.BARE, {"env steps/s": 10.0}, config="some.yaml")
+    [row] = rows_of(configs_table(results))
+    assert row == ["some.yaml", "7.00", "10.0", two_decimals([0.6, 0.8]), two_decimals([0.25, 0.0])]
+
+
+def test_start_up_and_whole_runs_are_compared_with_another_version():
+    results = Results({"config": "some.yaml"})
+    for name, cold, warm in (("this version", 4.0, 2.0), ("the other version", 8.0, 2.0)):
+        results.add(0, name, {"cold, s": cold, "warm, s": warm})
+    assert rows_of(startup_table(results))[-1][1:] == [two_decimals([0.5]), two_decimals([1.0])]
+    runs = Results({})
+    for name, seconds, score in (("before", 600.0, 7.0), ("after", 300.0, 8.0)):
+        runs.add(0, name, {"s": seconds, "score": score, "env steps": 1000}, config="some.yaml")
+    [row] = rows_of(before_after_table(runs))
+    assert row == ["some.yaml", "1,000", "10.0", "5.00", two_decimals([2.0]), "7.0", "8.0"]

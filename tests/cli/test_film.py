@@ -19,8 +19,7 @@ from es_flipout.cli.film import Film, FilmError
 from es_flipout.cli.frames import FrameReader
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.policies import MLPPolicy
-from es_flipout.rollout import Scorer
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_maker, official_scorer
 from es_flipout.run.config import EnvConfig
 
 SEED = 70
@@ -41,9 +40,9 @@ def policy_for(env):
 
 def filmed(kwargs, policy, folder):
     """Returns the score of two episodes of HalfCheetah, and the frames of the first."""
-    make = official_maker(EnvConfig("HalfCheetah-v5", kwargs))
-    film = Film(make(render_mode="rgb_array"))
-    with closing(Scorer(make, 2, first=film)) as scorer, film.into(folder / "film.gif"):
+    config = EnvConfig("HalfCheetah-v5", kwargs)
+    film = Film(official_maker(config)(render_mode="rgb_array"))
+    with closing(official_scorer(config, 2, first=film)) as scorer, film.into(folder / "film.gif"):
         score = scorer.score(policy, seed=SEED)
     return score, imageio.mimread(folder / "film.gif")
 
@@ -93,7 +92,7 @@ def test_filming_changes_no_score(tmp_path):
     kwargs = {"max_episode_steps": 8, "width": 32, "height": 32}
     policy = policy_for(make_env("HalfCheetah-v5", kwargs))
     score, frames = filmed(kwargs, policy, tmp_path)
-    with closing(Scorer(official_maker(EnvConfig("HalfCheetah-v5", kwargs)), 2)) as scorer:
+    with closing(official_scorer(EnvConfig("HalfCheetah-v5", kwargs), 2)) as scorer:
         plain = scorer.score(policy, seed=SEED)
     assert len(frames) == 9
     assert score.returns.tolist() == plain.returns.tolist()

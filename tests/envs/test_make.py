@@ -27,7 +27,7 @@ from es_flipout.envs import (
 from es_flipout.envs.engines.batch import BatchEngine
 from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
-from es_flipout.envs.native import RENDERING_KEYWORDS
+from es_flipout.envs.native import RENDERING_KEYWORDS, cpu_engine_of
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +165,7 @@ def test_rendering_keywords_are_accepted_as_officially_and_change_nothing():
     env, plain = (make_vec("InvertedPendulum-v5", 2, **kwargs) for kwargs in (rendering, {}))
     assert torch.equal(env.reset(seed=0)[0], plain.reset(seed=0)[0])
     assert torch.equal(env.step(torch.ones(2, 1))[0], plain.step(torch.ones(2, 1))[0])
+    assert cpu_engine_of("InvertedPendulum-v5", **rendering) == "batch"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""BackgroundScorer: the official scores, found beside something else."""
+"""BackgroundScorer: scores, found beside something else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.policies import MLPPolicy
-from es_flipout.rollout import BackgroundScorer, PlayError, PlayStoppedError, Scorer
-from es_flipout.run.build import official_maker
+from es_flipout.rollout import BackgroundScorer, PlayError, PlayStoppedError, QuickScorer
+from es_flipout.run.build import native_scorer, official_scorer
 from es_flipout.run.config import EnvConfig
 
 EPISODES, SEED = 3, 40
@@ -56,8 +56,8 @@ def make_policy(env=ENV, seed=0, policy_class=MLPPolicy):
 
 
 def background(env=ENV, processes=0):
-    make = partial(Scorer, official_maker(env), EPISODES, processes=processes)
-    return BackgroundScorer(make, here=processes > 0)
+    make = partial(official_scorer, env, EPISODES, processes=processes)
+    return BackgroundScorer(partial(QuickScorer, make), here=processes > 0)
 
 
 def outcome(score):
@@ -66,7 +66,7 @@ def outcome(score):
 
 
 def official_score(policy, env=ENV):
-    scorer = Scorer(official_maker(env), EPISODES)
+    scorer = official_scorer(env, EPISODES)
     score = scorer.score(policy, seed=SEED)
     scorer.close()
     return outcome(score)
@@ -82,6 +82,27 @@ def test_it_gives_the_official_scores(processes):
         scores.append(outcome(scorer.result()))
         assert scores[-1] == outcome(scorer.result()) == official_score(policy)
     assert not set(scores[0][0]) & set(scores[1][0])
+    scorer.close()
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_the_official_environment_judges_on_request(here):
+    # Not equal here, so that it shows which one was played in.
+    quick = partial(native_scorer, EnvConfig("HalfCheetah-v5", {"max_episode_steps": 5}), EPISODES)
+    make = partial(QuickScorer, partial(official_scorer, ENV, EPISODES), quick)
+    scorer, policy = BackgroundScorer(make, here=here), make_policy()
+    for official, length in ((False, 5), (True, 20), (False, 5)):
+        scorer.start(policy, SEED, official=official)
+        assert scorer.result().lengths.tolist() == [length] * EPISODES
+        assert (scorer._worker is None) == here
+    scorer.close()
+
+
+def test_an_environment_that_cannot_be_made_anywhere_is_named():
+    scorer = background(EnvConfig("HalfCheetah-v5", {"speed": 3}))
+    scorer.start(make_policy(), SEED)
+    with pytest.raises(PlayError, match=r"^HalfCheetah-v5: TypeError: .*'speed'"):
+        scorer.result()
     scorer.close()
 
 
@@ -218,13 +239,14 @@ CTRL_C = """
 import os, signal, threading
 from functools import partial
 from gymnasium import spaces
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_scorer
 from es_flipout.run.config import EnvConfig
-from es_flipout.rollout import BackgroundScorer, Scorer
+from es_flipout.rollout import BackgroundScorer, QuickScorer
 from es_flipout.policies import LinearPolicy
 
 signal.signal(signal.SIGINT, lambda *_: print("interrupted"))  # as es-train does, to end a run by itself
-scorer = BackgroundScorer(partial(Scorer, official_maker(EnvConfig("InvertedPendulum-v5")), 1))
+make = partial(official_scorer, EnvConfig("InvertedPendulum-v5"), 1)
+scorer = BackgroundScorer(partial(QuickScorer, make))
 policy = LinearPolicy(spaces.Box(-1, 1, (4,)), spaces.Box(-3, 3, (1,)))
 threading.Timer({seconds}, os.killpg, (0, signal.SIGINT)).start()
 scorer.start(policy, 0)

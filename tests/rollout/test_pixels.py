@@ -15,8 +15,8 @@ from es_flipout.envs import make_vec
 from es_flipout.perturbations import Flipout
 from es_flipout.policies import CNNPolicy
 from es_flipout.population import Population
-from es_flipout.rollout import HostPlayer, Scorer
-from es_flipout.run.build import official_maker
+from es_flipout.rollout import HostPlayer
+from es_flipout.run.build import official_scorer
 from es_flipout.run.config import EnvConfig
 from examples.catch import Catch
 
@@ -98,7 +98,7 @@ def test_no_moments_are_kept_of_images():
 
 def test_scorer_and_population_show_a_policy_the_same():
     population = populate()
-    scorer = Scorer(official_maker(EnvConfig(CATCH)), MEMBERS)
+    scorer = official_scorer(EnvConfig(CATCH), MEMBERS)
     score = scorer.score(population.policy, seed=0)
     scorer.close()
     assert score.returns.tolist() == [play(population.policy, seed) for seed in range(MEMBERS)]
@@ -140,7 +140,7 @@ def test_the_cnn_is_scored_as_it_plays():
     policy = CNNPolicy(space, spaces.Discrete(3), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         policy.network[-1].weight.mul_(100.0)
-    scorer = Scorer(official_maker(EnvConfig(CATCH)), 6)
+    scorer = official_scorer(EnvConfig(CATCH), 6)
     score = scorer.score(policy, seed=0)
     scorer.close()
     assert score.returns.tolist() == [play(policy, seed) for seed in range(6)]

@@ -14,9 +14,9 @@ from es_flipout.envs import make_env, make_vec
 from es_flipout.perturbations import Flipout
 from es_flipout.policies import GRUPolicy, LSTMPolicy, make_action_head
 from es_flipout.population import Population
-from es_flipout.rollout import HostPlayer, Scorer
+from es_flipout.rollout import HostPlayer
 from es_flipout.rollout.recurrence import RecurrentState
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_scorer
 from es_flipout.run.config import EnvConfig
 
 MEMBERS = 10
@@ -119,7 +119,7 @@ def test_a_limit_ends_the_state_too():
 
 
 def test_the_scorer_keeps_a_state_for_each_episode():
-    scorer = Scorer(official_maker(EnvConfig("PaysTheAction-v0")), 9)
+    scorer = official_scorer(EnvConfig("PaysTheAction-v0"), 9)
     for _ in range(2):
         score = scorer.score(Counter(), seed=3)
         assert score.lengths.tolist() == [1 + seed % 7 for seed in range(3, 12)]
@@ -188,7 +188,7 @@ def test_episodes_of_a_score_are_what_each_is_alone():
     population = recurrent_population("CartPole-v1")
     policy, weights = population.policy, population.member(3)
     policy.load_state_dict(weights)
-    scorer = Scorer(official_maker(EnvConfig("CartPole-v1")), MEMBERS)
+    scorer = official_scorer(EnvConfig("CartPole-v1"), MEMBERS)
     assert scorer.score(policy, seed=0).lengths.tolist() == cartpole_lengths(policy, [weights] * MEMBERS)
     scorer.close()
 

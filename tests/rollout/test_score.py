@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from es_flipout.envs import TASKS as NATIVE
-from es_flipout.envs import MujocoVectorEnv
+from es_flipout.envs import GymnasiumVectorEnv, MujocoVectorEnv
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
 from es_flipout.policies import MLPPolicy
 from es_flipout.rollout import Episodes, PlayStoppedError, Scorer
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_maker, official_scorer
 from es_flipout.run.config import EnvConfig
 
 EPISODES = 4
@@ -73,7 +73,7 @@ def test_score_equals_a_plain_gymnasium_loop_of_consecutive_seeds(env_id, kwargs
     env = make_env(env_id, kwargs)
     policy = policy_for(env)
     expected = [plain_episode(env, policy, SEED + i) for i in range(EPISODES)]
-    scorer = Scorer(official_maker(EnvConfig(env_id, kwargs)), EPISODES)
+    scorer = official_scorer(EnvConfig(env_id, kwargs), EPISODES)
     score = scorer.score(policy, seed=SEED)
     scorer.close()
     # A float32 forward of one row differs from that of four by some 1e-7, which the physics amplifies to
@@ -87,7 +87,7 @@ def test_score_equals_a_plain_gymnasium_loop_of_consecutive_seeds(env_id, kwargs
 
 
 def test_the_same_seed_scores_the_same_and_another_does_not():
-    scorer = Scorer(official_maker(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 15})), EPISODES)
+    scorer = official_scorer(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 15}), EPISODES)
     policy = policy_for(scorer)
     first = scorer.score(policy, seed=SEED)
     again = scorer.score(policy, seed=SEED)
@@ -99,7 +99,7 @@ def test_the_same_seed_scores_the_same_and_another_does_not():
 
 def test_env_kwargs_reach_the_environment():
     kwargs = {"max_episode_steps": 3, "forward_reward_weight": 0.0, "ctrl_cost_weight": 0.0}
-    scorer = Scorer(official_maker(EnvConfig("HalfCheetah-v5", kwargs)), 2)
+    scorer = official_scorer(EnvConfig("HalfCheetah-v5", kwargs), 2)
     score = scorer.score(policy_for(scorer), seed=0)
     scorer.close()
     assert outcome(score) == ([0.0, 0.0], [3, 3])
@@ -107,8 +107,9 @@ def test_env_kwargs_reach_the_environment():
 
 def test_wrappers_surround_the_environment_innermost_first():
     wrappers = ["TimeAwareObservation", f"{__name__}:NegateReward"]
-    make = official_maker(EnvConfig("CartPole-v1", {"max_episode_steps": 5}, wrappers=wrappers))
-    env, scorer = make(), Scorer(make, 2)
+    config = EnvConfig("CartPole-v1", {"max_episode_steps": 5}, wrappers=wrappers)
+    make = official_maker(config)
+    env, scorer = make(), official_scorer(config, 2)
     score = scorer.score(policy_for(env), seed=0)
     scorer.close()
     assert isinstance(env, NegateReward)
@@ -161,7 +162,7 @@ gym.register("Breaks-v0", BreaksEnv)
 
 
 def test_an_episode_that_breaks_is_left_out_of_the_score():
-    scorer = Scorer(official_maker(EnvConfig("Breaks-v0")), 5)
+    scorer = official_scorer(EnvConfig("Breaks-v0"), 5)
     for _ in range(2):  # what broke is replaced
         score = scorer.score(policy_for(scorer), seed=1)
         np.testing.assert_array_equal(score.returns, [np.nan, 3.0, np.nan, np.nan, np.nan])
@@ -174,14 +175,14 @@ def test_processes_score_the_same():
     config = EnvConfig("CartPole-v1", {"max_episode_steps": 50})
     scores = []
     for processes in (0, 2):
-        scorer = Scorer(official_maker(config), EPISODES, processes=processes)
+        scorer = official_scorer(config, EPISODES, processes=processes)
         scores.append(outcome(scorer.score(policy_for(scorer), seed=SEED)))
         scorer.close()
     assert scores[0] == scores[1]
 
 
 def test_a_stop_is_obeyed_before_the_next_step_and_leaves_no_trace():
-    scorer = Scorer(official_maker(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 8})), 2)
+    scorer = official_scorer(EnvConfig("HalfCheetah-v5", {"max_episode_steps": 8}), 2)
     policy, asked = policy_for(scorer), []
 
     def should_stop():
@@ -213,7 +214,7 @@ def make_fragile():
 def test_a_task_that_raises_fails_in_the_score_as_in_training(processes):
     # Other processes cannot import this module, so its functions travel by value.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    scorer = Scorer(make_fragile, 8, processes=processes)
+    scorer = Scorer(GymnasiumVectorEnv(make_fragile, 8, processes=processes))
     envs = MujocoVectorEnv(Fragile(reset_noise_scale=0.09), 8, max_episode_steps=6, threads=1)
     try:
         policy = policy_for(scorer)
@@ -248,7 +249,7 @@ class Blind(gym.ObservationWrapper):
 
 
 def test_an_observation_that_is_not_finite_fails_the_episode_as_in_training():
-    scorer = Scorer(lambda: Blind(make_env("CartPole-v1", {"max_episode_steps": 5})), 4)
+    scorer = Scorer(GymnasiumVectorEnv(lambda: Blind(make_env("CartPole-v1", {"max_episode_steps": 5})), 4))
     score = scorer.score(policy_for(scorer), seed=0)
     scorer.close()
     assert set(score.faults) == {1, 3}

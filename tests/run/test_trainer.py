@@ -17,17 +17,17 @@ from gymnasium import spaces
 
 from es_flipout.cli.arguments import load_config
 from es_flipout.rollout import (
+    BackgroundScorer,
     DevicePlayer,
     Episodes,
     HostPlayer,
     PlayError,
     PlayStoppedError,
-    Scorer,
     WorkerPlayer,
 )
 from es_flipout.run import checkpoint
 from es_flipout.run import trainer as trainer_module
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_scorer
 from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
 from es_flipout.run.errors import RunError
 from es_flipout.run.journal import Journal
@@ -201,16 +201,64 @@ def test_of_several_episodes_each_loses_its_own_bonus():
     assert episodes.fitness[0] == (10 + 4) / 2
 
 
-def test_the_center_is_scored_officially_at_every_interval_and_at_the_end(config):
+def test_the_center_is_scored_at_every_interval_and_at_the_end(config):
     run = RunDirectory.create(config)
     trainer = train(replace(config, generations=5), run)
     lines = figures(run)
     assert [line["score"] is not None for line in lines] == [False, True, False, True, True]
-    with closing(Scorer(official_maker(config.env), config.evaluation.episodes)) as scorer:
+    with closing(official_scorer(config.env, config.evaluation.episodes)) as scorer:
         official = scorer.score(trainer.policy, seed=config.evaluation.seed)
     assert lines[-1]["score"] == official.mean_return
     best = max(line["score"] for line in lines if line["score"] is not None)
     assert checkpoint.load(run.best)["best_score"] == best
+
+
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "Humanoid-v5"])
+def test_every_score_is_the_official_one_whatever_it_was_measured_in(config, env_id):
+    config = replace(config, env=replace(config.env, id=env_id))
+    runs = []
+    for official in (False, True):
+        evaluation = replace(config.evaluation, official=official, interval=1)
+        run = RunDirectory.create(replace(config, out=f"official-{official}"))
+        train(replace(config, generations=3, evaluation=evaluation), run)
+        runs.append(figures(run))
+    assert runs[0] == runs[1]
+    assert len({line["score"] for line in runs[0]}) == 3
+
+
+@pytest.fixture
+def judges(monkeypatch):
+    """Whether each score that is begun must be measured in the official environment."""
+    begun = []
+    start = BackgroundScorer.start
+
+    def note(self, policy, seed, *, official=False):
+        begun.append(official)
+        start(self, policy, seed, official=official)
+
+    monkeypatch.setattr(BackgroundScorer, "start", note)
+    return begun
+
+
+@pytest.mark.parametrize("budget", [{"generations": 5}, {"generations": None, "max_env_steps": 900}])
+def test_the_official_environment_judges_the_last_center(config, judges, budget):
+    config = replace(config, evaluation=replace(config.evaluation, interval=1), **budget)
+    train(config, RunDirectory.create(config))
+    assert len(judges) >= 3
+    assert judges == [False] * (len(judges) - 1) + [True]
+
+
+@pytest.mark.parametrize(("generations", "official"), [(3, False), (2, True)])
+def test_a_resumed_run_repeats_its_score_in_the_same_environment(
+    config, judges, generations, official, monkeypatch
+):
+    config, run = replace(config, generations=generations), RunDirectory.create(config)
+    with closing(Trainer(config)) as trainer:
+        monkeypatch.setattr(trainer.scorer, "result", stopped)
+        trainer.train(run)  # until it waits for the score of generation 2
+    with closing(Trainer(config)) as trainer:
+        trainer.restore(run)
+    assert judges == [official, official]
 
 
 def test_the_env_step_budget_ends_the_run_after_the_generation_that_reaches_it(config):

@@ -16,9 +16,8 @@ from es_flipout.cli.arguments import load_config
 from es_flipout.cli.shipped import find_config
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies import make_action_head
-from es_flipout.rollout import Scorer
 from es_flipout.run import checkpoint
-from es_flipout.run.build import official_maker
+from es_flipout.run.build import official_scorer
 from es_flipout.run.config import Config, EnvConfig, OptimizerConfig, PolicyConfig
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
@@ -95,7 +94,7 @@ def test_a_users_recurrent_policy_learns_to_recall():
 def test_a_policy_without_memory_does_not():
     config = recall(kind="mlp", generations=15, out="run")
     _, trainer = run(replace(config, policy=replace(config.policy, hidden_sizes=[8])))
-    with closing(Scorer(official_maker(config.env), config.evaluation.episodes)) as scorer:
+    with closing(official_scorer(config.env, config.evaluation.episodes)) as scorer:
         scores = [scorer.score(trainer.policy, seed=1000 * index).returns for index in range(5)]
     # It answers the same to both cues.
     assert len({round(abs(value), 5) for returns in scores for value in returns}) == 1

@@ -253,7 +253,8 @@ def _select(writer: Writer, node: Node) -> Value:
 
 @_rule(aten.slice)
 def _slice(writer: Writer, node: Node) -> Value:
-    given, dim, start, _, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    given = node.args[0]
+    dim, start, step = _option(node, 1, "dim", 0), _option(node, 2, "start"), _option(node, 4, "step", 1)
     value = writer.value(given)
     if dim % _ndim(given) == 0:
         if node.shape != given.shape:
@@ -300,7 +301,7 @@ def _permute(writer: Writer, node: Node) -> Value:
         order = [dim % ndim for dim in node.args[1]]
     else:
         order = list(range(ndim))
-        one, other = (dim % ndim for dim in node.args[1:])
+        one, other = node.args[1] % ndim, node.args[2] % ndim
         order[one], order[other] = order[other], order[one]
     if order[0] != 0:
         raise NotTraceableError("a transposition of the envs")
@@ -379,7 +380,7 @@ def _option(node: Node, place: int, name: str, default: Any = None) -> Any:
 
 
 def _sum(writer: Writer, value: Value, dims: Sequence[int], dtype: torch.dtype) -> Value:
-    if dtype == torch.float32 and value.dtype == dtype and len(dims) == len(value.shape):
+    if dtype.is_floating_point and value.dtype == dtype and len(dims) == len(value.shape):
         return writer.numpy_sum(value)
     return writer.reduced(value, dims, dtype, "0", lambda total, x: f"{total} + {x}")
 

@@ -50,7 +50,7 @@ inf, nan = math.inf, math.nan
 
 @numba.njit(nogil=True, error_model="numpy", inline="always")
 def total(values, count):
-    """Adds up float32 numbers in the order that NumPy has for up to 128 of them."""
+    """Adds up numbers in the order that NumPy has for up to 128 of them."""
     if count < 8:
         result = values[0]
         for k in range(1, count):
@@ -160,7 +160,7 @@ class Writer:
         """
         from es_flipout.envs.fused.operations import OPERATIONS
 
-        needed = _needed(graph, results.values())
+        needed = _needed(graph, list(results.values()))
         arguments = []
         for node in needed:
             if node.dtype not in CASTS:
@@ -175,16 +175,16 @@ class Writer:
             self._values[id(node)] = OPERATIONS[packet](self, node)
         names = list(dict.fromkeys([*arguments, *results]))
         for target, result in results.items():
-            value = self.value(result)
-            self._loop(
-                value.shape,
-                lambda index, to=target, of=value: f"{to}[{', '.join(('n', *index))}] = {of.at(index)}",
-            )
+            self._write_to(target, self.value(result))
         lines = [f"def {name}({', '.join(names)}, live):"]
         lines += [f"    {line}" for line in self._arrays]
         lines += ["    for n in range(len(live)):", "        if not live[n]:", "            continue"]
         lines += [f"        {line}" for line in self._lines]
         return "\n".join(lines), tuple(names)
+
+    def _write_to(self, target: str, value: Value) -> None:
+        """Writes a value to the env's row of an array."""
+        self._loop(value.shape, lambda index: f"{target}[{', '.join(('n', *index))}] = {value.at(index)}")
 
     def filled(self, shape: tuple[int, ...], dtype: torch.dtype, at: Callable[[Index], str]) -> Value:
         """Writes the computation of a value, once for each number of it."""
@@ -240,13 +240,14 @@ class Writer:
         return target
 
     def numpy_sum(self, value: Value) -> Value:
-        """Writes the sum of all numbers of a float32 value, with NumPy's rounding."""
-        if value.size == 1:
-            return value
-        numbers = self.filled((value.size,), torch.float32, value.reshaped((value.size,)).at)
-        name = numbers.at(("0",)).partition("[")[0]
+        """Writes the sum of all numbers of a value, with NumPy's rounding if there are up to 128."""
         shape = (1,) * len(value.shape)
-        return self.filled(shape, torch.float32, lambda index: f"total({name}, {value.size})")
+        if value.size <= 1:
+            zero = _cast("0", value.dtype)
+            return value.reshaped(shape) if value.size else Value(shape, value.dtype, lambda index: zero)
+        numbers = self.filled((value.size,), value.dtype, value.reshaped((value.size,)).at)
+        name = numbers.at(("0",)).partition("[")[0]
+        return self.filled(shape, value.dtype, lambda index: f"total({name}, {value.size})")
 
     def _loop(self, shape: tuple[int, ...], line: Callable[[Index], str]) -> None:
         """Writes a line for each index of a shape; dimensions of length 1 need no loop."""

@@ -80,7 +80,7 @@ class Ant(HealthyTask):
         control = self.ctrl_cost_weight * squared_norm(actions)
         if self.contact_cost_weight != 0:
             # The world counts too: its 0 is clipped, and a range without 0 makes it nonzero.
-            contact = self.contact_cost_weight * self._contact_forces(fields).square().sum(dim=(1, 2))
+            contact = self.contact_cost_weight * squared_norm(self._contact_forces(fields))
         else:
             contact = torch.zeros_like(forward)
         info = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import HealthyTask, strictly_within
 from es_flipout.envs.mujoco.humanoid_body import HumanoidBody
-from es_flipout.envs.mujoco.task import Fields, ground_position
+from es_flipout.envs.mujoco.task import Fields, ground_position, numpy_computes
 
 
 class Humanoid(HumanoidBody, HealthyTask):
@@ -54,16 +55,21 @@ class Humanoid(HumanoidBody, HealthyTask):
         self.terminate_when_unhealthy = terminate_when_unhealthy
         self.min_healthy_z, self.max_healthy_z = healthy_z_range
         self.fields = [*self.fields, "xipos"]
-        self._mass_shares = torch.from_numpy(self.model.body_mass / self.model.body_mass.sum())
-        self._cached_shares = self._mass_shares
+        self._total_mass = float(self.model.body_mass.sum())
+        self._masses = torch.from_numpy(self.model.body_mass.copy())
+        self._cached_masses = self._masses
 
     @override
     def locate(self, fields: Fields) -> Tensor:
         """Returns the center of mass on the ground, [N, 2]."""
         xipos = fields["xipos"]
-        if self._cached_shares.device != xipos.device or self._cached_shares.dtype != xipos.dtype:
-            self._cached_shares = self._mass_shares.to(xipos)
-        return (self._cached_shares @ xipos)[:, :2]
+        if self._cached_masses.device != xipos.device or self._cached_masses.dtype != xipos.dtype:
+            self._cached_masses = self._masses.to(xipos)
+        if numpy_computes(xipos):
+            moments = torch.from_numpy(np.einsum("b,nbj->nj", self._cached_masses.numpy(), xipos.numpy()))
+        else:
+            moments = (self._cached_masses.unsqueeze(1) * xipos).sum(dim=1)
+        return moments[:, :2] / self._total_mass
 
     @override
     def reward(

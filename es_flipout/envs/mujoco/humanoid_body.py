@@ -80,7 +80,7 @@ class HumanoidBody(MujocoTask):
     def contact_cost(self, fields: Fields) -> Tensor:
         """Returns the cost of the contact forces, float64 [N]."""
         if self.contact_cost_weight != 0:
-            cost = self.contact_cost_weight * fields["cfrc_ext"].square().sum(dim=(1, 2))
+            cost = self.contact_cost_weight * squared_norm(fields["cfrc_ext"])
         else:
             cost = fields["qpos"].new_zeros(len(fields["qpos"]))
         return cost.clamp(self.min_contact_cost, self.max_contact_cost)

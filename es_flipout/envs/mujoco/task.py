@@ -21,7 +21,7 @@ import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import has_torch_function_unary
 
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
@@ -37,10 +37,15 @@ class MujocoTask(ABC):
         frame_skip: substeps per env step.
         fields: names of the MjData fields that the task reads; qpos is always available.
         info_fields: names of further fields that `state_info` reads.
+        is_exact: whether observations, rewards and terminations on the CPU equal those of `gymnasium.make`
+            to the last bit. A run then measures its scores before the last in native envs. A task of your
+            own is compared with a single env of itself, and equal unless it rounds a row differently in
+            other company.
     """
 
     fields: Sequence[str]
     info_fields: Sequence[str] = ()
+    is_exact: bool = True
 
     def __init__(self, xml_file: str | os.PathLike[str], frame_skip: int) -> None:
         """Compiles the model.
@@ -163,18 +168,21 @@ def _compiled(xml_file: str | os.PathLike[str]) -> mujoco.MjModel:
         raise ValueError(f"{path} does not compile: {' '.join(str(error).split())}") from error
 
 
-def squared_norm(actions: Tensor) -> Tensor:
-    """Returns the sum of each env's squared actions, [N], in the actions' dtype.
+def numpy_computes(values: Tensor) -> bool:
+    """Returns whether NumPy is to compute with values: as in Gymnasium's tasks, on the CPU.
 
-    On the CPU NumPy computes it, as in Gymnasium's tasks: the last bits of a float32 sum depend on the order
-    of addition. What is compiled adds in the same order.
+    The last bits of a sum depend on the order of addition. When hooks are compiled, torch stands in: what is
+    compiled adds in NumPy's order.
     """
-    if has_torch_function_unary(actions):
-        result: Tensor = handle_torch_function(squared_norm, (actions,), actions)
-        return result
-    if actions.device.type == "cpu":
-        return torch.from_numpy(np.square(actions.numpy()).sum(axis=1))
-    return actions.square().sum(dim=1)
+    return values.device.type == "cpu" and not has_torch_function_unary(values)
+
+
+def squared_norm(values: Tensor) -> Tensor:
+    """Returns the sum of each env's squared values (actions, contact forces ...), [N], in their dtype."""
+    flat = values.flatten(1)
+    if numpy_computes(flat):
+        return torch.from_numpy(np.square(flat.numpy()).sum(axis=1))
+    return flat.square().sum(dim=1)
 
 
 def ground_position(fields: Fields) -> dict[str, Tensor]:
