@@ -34,8 +34,8 @@ TASK = "HalfCheetah-v5"
 FLIPOUT = Flipout()
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 STEPS = {torch.float64: 12, torch.float32: 4}
-"""Steps after which returns differ by no more than this, relatively: that is rounding, 1e-16 or 1e-7, and what
-the physics makes of it. Since actions are float32 in both, float64 seldom makes any difference at all."""
+"""Steps after which returns differ by no more than this, relatively: rounding, 1e-16 or 1e-7, and what the
+physics makes of it. Since actions are float32 in both, float64 seldom makes any difference at all."""
 
 
 def envs(num_envs, dtype, *, env_id=TASK, steps=None, **kwargs):
