@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import mujoco
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -55,11 +56,12 @@ class PhysicsCalls:
             pending.append((ids, qpos, qvel))
             reset(ids, qpos, qvel)
 
-        def noting_step(ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
+        def noting_step(ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
             calls.num_substeps = num_substeps
             calls.resets.append(pending.copy())
             # Copies: the caller may use the same memory for the next step.
-            calls.steps.append((ctrl.clone(), None if ids is None else ids.copy()))
+            used = torch.from_numpy(engine.controls.copy()) if ctrl is None else ctrl.clone()
+            calls.steps.append((used, None if ids is None else ids.copy()))
             pending.clear()
             step(ctrl, num_substeps, ids)
 

@@ -164,6 +164,7 @@ def act(
     observations: Any,
     moments: Any,
     actions: Any,
+    controls: Any,
     base_of_row: Any,
     noise: Any,
     kind: int,
@@ -189,6 +190,7 @@ def act(
         moments: a reference point near the row's observations, the sum of deviations from it and that of
             their squares, float64 [3, N, O].
         actions: float32 [N, A], written.
+        controls: the same as MuJoCo has them, float64 [N, A], written.
         base_of_row: which of `bases` each row uses, int64 [N].
         noise: of each row, [N, ...]; see `run_layer`.
         kind: of the noise.
@@ -247,6 +249,7 @@ def act(
             elif output > high[k]:
                 output = high[k]
             actions[n, k] = output
+            controls[n, k] = actions[n, k]
 
 
 @compiled

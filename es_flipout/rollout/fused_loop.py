@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-import torch
 from typing_extensions import override
 
 from es_flipout.envs.mujoco import MujocoVectorEnv
@@ -46,16 +45,15 @@ class FusedLoop(StepLoop):
         num_envs = env.num_envs
         self._rows = FusedRows(population, num_envs)
         self._live = np.zeros(num_envs, np.bool_)
-        self._actions = torch.zeros(num_envs, env.task.model.nu)
         self._rewards, self._sums = env.fused.rewards, self._returns.numpy()
         self._run_rows = self._rows.bind(
-            self._live, env.fused.observations, self._moments.numpy(), self._actions.numpy()
+            self._live, env.fused.observations, self._moments.numpy(), env.fused.actions, env.engine.controls
         )
 
     @override
     def _advance(self) -> None:
         self._act()
-        num_ended, info = self.env.advance(self._actions)
+        num_ended, info = self.env.advance()
         self.spent_steps += self.env.num_envs
         reached = add_up(self._live, self._rewards, self._sums, self._lengths, self._limit or 0)
         if num_ended or reached:

@@ -84,10 +84,12 @@ class FusedRows:
             noise, bases = (values[members] for values in self._of_member)
         self._noise[rows], self._base_of_row[rows] = noise, bases
 
-    def bind(self, live: Array, observations: Array, moments: Array, actions: Array) -> Callable[[], None]:
+    def bind(
+        self, live: Array, observations: Array, moments: Array, actions: Array, controls: Array
+    ) -> Callable[[], None]:
         """Returns what turns observations into actions; see `forward_kernels.act` for the arrays."""
         rows = self._base_of_row, self._noise, self._kind, self._rank
-        return partial(kernels.act, live, observations, moments, actions, *rows, *self._settings)
+        return partial(kernels.act, live, observations, moments, actions, controls, *rows, *self._settings)
 
     def _laid_out(self, members: Tensor) -> tuple[Array, Ints]:
         """Returns what `run_layer` needs of members [M], [M, ...], and their bases, [M]."""

@@ -27,6 +27,7 @@ class PhysicsEngine(ABC):
     Attributes:
         model: the MuJoCo model.
         num_envs: N.
+        controls: on the CPU, those of the next step, float64 [N, nu], to be written to.
         device: where fields and controls are.
         fields: live tensors [N, ...] over MjData fields, by their MjData names, float64 unless the engine
             says otherwise. They always hold what a loop over MjData would show after the same calls; the
@@ -38,6 +39,7 @@ class PhysicsEngine(ABC):
 
     model: mujoco.MjModel
     num_envs: int
+    controls: NDArray[np.float64]
     device: torch.device = torch.device("cpu")
     fields: Mapping[str, Tensor]
     failures: Mapping[int, str]
@@ -53,11 +55,12 @@ class PhysicsEngine(ABC):
         """
 
     @abstractmethod
-    def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
+    def step(self, ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
         """Advances envs by `num_substeps` calls of mj_step.
 
         Args:
-            ctrl: controls of all N envs, [N, nu], on the engine's device, held constant over the substeps.
+            ctrl: controls of all N envs, [N, nu], on the engine's device, held constant over the substeps;
+                None for those in `controls`.
             num_substeps: number of mj_step calls.
             ids: the envs to step, [M], sorted; all of them if None. The others are left alone.
         """

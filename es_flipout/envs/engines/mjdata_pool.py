@@ -105,7 +105,7 @@ class MjDataPoolEngine(PhysicsEngine):
         self.model = model
         self.num_envs = num_envs
         states = np.zeros((num_envs, mujoco.mj_stateSize(model, _STATE)))
-        self._ctrl = states[:, _state_slice(model, mujoco.mjtState.mjSTATE_CTRL)]
+        self.controls = states[:, _state_slice(model, mujoco.mjtState.mjSTATE_CTRL)]
         in_state = {
             "qpos": states[:, _state_slice(model, mujoco.mjtState.mjSTATE_QPOS)],
             "qvel": states[:, _state_slice(model, mujoco.mjtState.mjSTATE_QVEL)],
@@ -129,8 +129,9 @@ class MjDataPoolEngine(PhysicsEngine):
         self._distribute(ids.tolist(), lambda thread, i, k: thread.reset(i, qpos[k], qvel[k]))
 
     @override
-    def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
-        self._ctrl[:] = ctrl.numpy()
+    def step(self, ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
+        if ctrl is not None:
+            self.controls[:] = ctrl.numpy()
         all_or_some = range(self.num_envs) if ids is None else ids.tolist()
         self._distribute(all_or_some, lambda thread, i, k: thread.step(i, num_substeps))
 

@@ -182,7 +182,9 @@ class WarpEngine(PhysicsEngine):
             self.fields[name].zero_()
 
     @override
-    def step(self, ctrl: Tensor, num_substeps: int, ids: Ids | None = None) -> None:
+    def step(self, ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
+        if ctrl is None:
+            raise ValueError("controls on a device must be given")
         self.compile(num_substeps)
         mask = None if ids is None else self._mask(self._index(ids))
         kept = [] if mask is None else self._copies()

@@ -20,6 +20,7 @@ class FusedStep:
     """What a task computes after each step of N envs, by one compiled function.
 
     Attributes:
+        actions: those of the step, float32 [N, A], to be filled in.
         observations: of all envs, [N, O].
         rewards: of the last step, float64 [N].
         terminated: whether the task ended the episode in the last step, bool [N].
@@ -53,8 +54,8 @@ class FusedStep:
             "located": located.numpy(),
         }
         self._task = compiled_task
-        self._actions: NDArray[np.float32] = np.zeros((num_envs, task.task.model.nu), np.float32)
-        self._observe, self._step = compiled_task.bind({**self._arrays, "actions": self._actions})
+        self.actions: NDArray[np.float32] = np.zeros((num_envs, task.task.model.nu), np.float32)
+        self._observe, self._step = compiled_task.bind({**self._arrays, "actions": self.actions})
 
     def observe(self, ids: Ids) -> None:
         """Observes and locates envs that have been reset, [M]."""
@@ -62,10 +63,8 @@ class FusedStep:
         mask[ids] = True
         self._observe(mask)
 
-    def step(self, actions: NDArray[np.float32], live: NDArray[np.bool_]) -> None:
-        """Computes everything about a step of live envs, bool [N], under actions [N, A]."""
-        if actions is not self._actions:
-            self._actions[:] = actions
+    def step(self, live: NDArray[np.bool_]) -> None:
+        """Computes everything about a step of live envs, bool [N], under `actions`."""
         self._step(live)
 
     def end(

@@ -194,7 +194,8 @@ class MujocoVectorEnv(TorchVectorEnv):
         actions = torch.as_tensor(actions).detach()
         self._check_actions(actions)
         if self.fused is not None and actions.dtype == torch.float32:
-            info = self.advance(to_host(actions).contiguous())[1]
+            self.fused.actions[:] = self.engine.controls[:] = to_host(actions).numpy()
+            info = self.advance()[1]
             return self._given_step(torch.from_numpy(self.fused.rewards), info)
         on_host = self.engine.device.type == "cpu"
         actions = to_host(actions) if on_host else actions.to(self.engine.device)
@@ -242,18 +243,17 @@ class MujocoVectorEnv(TorchVectorEnv):
         """Which episodes have ended, bool [N]."""
         return self._terminated | self._truncated
 
-    def advance(self, actions: Tensor) -> tuple[int, dict[str, Any]]:
-        """Steps live envs, if the task is `fused`, and leaves what came of it where `fused` has it.
+    def advance(self) -> tuple[int, dict[str, Any]]:
+        """Steps live envs under the actions of `fused` and the engine's equal controls.
 
-        Args:
-            actions: float32 [N, A], on the host.
+        What comes of it is where `fused` has it.
 
         Returns:
             How many episodes have ended, and the info entries about those that failed.
         """
         assert self.fused is not None
-        self.engine.step(actions, self.task.frame_skip, self._live_ids)
-        self.fused.step(actions.numpy(), self._live)
+        self.engine.step(None, self.task.frame_skip, self._live_ids)
+        self.fused.step(self._live)
         num_ended = self.fused.end(
             self._live,
             self._elapsed,
