@@ -793,7 +793,7 @@ def test_an_environment_that_cannot_be_made_is_told_at_once(config):
         (5, 64, 1, 8, 2),  # 2 envs or more in each
         (3, 64, 1, 2, None),
         (64, 64, 1, 1, None),
-        (256, 3, 1, 2, None),  # no more envs than episodes
+        (256, 2, 1, 2, None),  # no more envs than episodes
         (256, 4, 1, 3, 2),
         (256, 2, 2, 2, 2),
     ],

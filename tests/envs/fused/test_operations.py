@@ -76,13 +76,18 @@ OF_BOOLS = ["sqrt", "sign", "exp", "logical_not", "isnan"]
 OF_TWO_BOOLS = ["add", "mul", "maximum", "eq", "lt", "logical_and", "logical_xor", "div"]
 
 
+def of(name, *arguments):
+    """Returns a function of torch, of these inputs."""
+    return lambda a: getattr(torch, name)(*(getattr(a, each) for each in arguments))
+
+
 OF_NUMBERS = {
-    **{name: lambda a, f=getattr(torch, name): f(a.x) for name in ELEMENTWISE},
-    **{f"{name} of two": lambda a, f=getattr(torch, name): f(a.x, a.y) for name in OF_TWO},
-    **{f"{name} of integers": lambda a, f=getattr(torch, name): f(a.count) for name in OF_INTEGERS},
-    **{f"{name} of int32": lambda a, f=getattr(torch, name): f(a.small) for name in ("neg", "sqrt", "sign")},
-    **{f"{name} of bools": lambda a, f=getattr(torch, name): f(a.flag) for name in OF_BOOLS},
-    **{f"{name} of two bools": lambda a, f=getattr(torch, name): f(a.flag, a.other) for name in OF_TWO_BOOLS},
+    **{name: of(name, "x") for name in ELEMENTWISE},
+    **{f"{name} of two": of(name, "x", "y") for name in OF_TWO},
+    **{f"{name} of integers": of(name, "count") for name in OF_INTEGERS},
+    **{f"{name} of int32": of(name, "small") for name in ("neg", "sqrt", "sign")},
+    **{f"{name} of bools": of(name, "flag") for name in OF_BOOLS},
+    **{f"{name} of two bools": of(name, "flag", "other") for name in OF_TWO_BOOLS},
     "add a number": lambda a: a.x + 2,
     "add integers and a number": lambda a: a.count + 2.5,
     "add integers": lambda a: a.count + a.small,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -69,7 +66,7 @@ READS = {
     "item": lambda x: x * x.max().item(),
     "float": lambda x: x * float(x[0, 0]),
     "int": lambda x: x[:, int(x[0, 0])],
-    "range": lambda x: [x for _ in range(x.sum(dim=1)[0].long())][0],
+    "range": lambda x: next(x for _ in range(x.sum(dim=1)[0].long())),
     "tolist": lambda x: x + torch.tensor(x.tolist()),
     "numpy": lambda x: torch.from_numpy(np.sin(x.numpy())),
     "asarray": lambda x: torch.from_numpy(np.asarray(x)),
@@ -119,15 +116,3 @@ def test_tracing_leaves_the_task_as_it_is():
     assert vars(env.task).keys() == before.keys()
     assert all(vars(env.task)[name] is each for name, each in before.items())
     assert all(torch.equal(each, values[name]) for name, each in fields.items())
-
-
-def test_tracing_does_not_import_torchs_compiler():
-    code = """
-import sys
-import es_flipout
-env = es_flipout.make_vec("InvertedPendulum-v5", 1, threads=1, info=False)
-assert env.fused is not None, env.not_fused
-print([name for name in ("torch._dynamo", "torch._inductor", "torch.distributed.tensor") if name in sys.modules])
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]", found.stdout
