@@ -2,8 +2,9 @@
 
 As Salimans, Ho, Chen, Sidor and Sutskever (2017, arXiv 1703.03864) run them, on the cores of one machine: a
 worker rebuilds a member's weights from the seed of the noise, plays its episodes, and goes on to the next. It
-is the rival that vectorized players are measured against, and each checks the other: the same population with
-the same reset seeds gives the same returns, to rounding.
+plays in any single environment; native tasks have a faster rival, `WorkerPlayer` with one env per worker. It
+and vectorized players check each other: the same population with the same reset seeds gives the same returns,
+to rounding.
 """
 
 from __future__ import annotations

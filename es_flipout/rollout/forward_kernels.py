@@ -1,8 +1,9 @@
 """A small MLP of every member, each for its own observation, in one compiled function.
 
 A row is computed on its own, one product after the other in the order of the inputs, so that its result
-depends on nothing else, not even on the processor. All layers lie one behind the other in flat arrays, each
-as a transposed weight [I, J] and a bias [J], where J is rounded up to a multiple of `LANES`.
+depends on no other row, and not on the width of the processor's vectors. All layers lie one behind the other
+in flat arrays, each as a transposed weight [I, J] and a bias [J], where J is rounded up to a multiple of
+`LANES`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Members of an MLP side by side, in as few calls as their arithmetic takes.
+"""Members of an MLP side by side, in as few torch calls as their arithmetic takes.
 
-A small network spends more time between its operations than in them: in modules, in what recognizes perturbed
-parameters, in fresh memory. Here the operations of an `MLPPolicy` are lined up once for a selection of
-members; their results are, to the last bit, those of `MemberRows`.
+For environments that are not compiled, actions other than a Box of floats, and large policies; `fused_rows`
+has the others. A small network spends more time between its operations than in them: in modules, in what
+recognizes perturbed parameters, in fresh memory. Here the operations of an `MLPPolicy` are lined up once for
+a selection of members; their results are, to the last bit, those of `MemberRows`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from es_flipout.rollout.rows import Rows
 
 
 def member_rows(population: Population) -> Rows:
-    """Returns the fastest way to run members of a population side by side; none is selected yet."""
+    """Returns torch's fastest way to run members of a population side by side; none is selected yet."""
     policy = population.policy
     if is_plain_mlp(policy) and population.noise.device.type == "cpu":
         assert isinstance(policy, MLPPolicy)

@@ -3,8 +3,8 @@
 A worker gets the center through shared memory, and rows of the table of episodes; it draws the members'
 noise again from its seed, plays the episodes, and sends the rows back.
 
-One step of a population makes about a hundred calls, during which a single process would leave the other
-cores idle. Workers, each with envs of its own, never wait for each other.
+Between two steps of physics a single process would leave the other cores idle. Workers, each with envs of its
+own, never wait for each other.
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ class Config:
     max_env_steps: int | None = None
     """Live env steps to train for (the generation that reaches it is finished); null for no limit."""
     backend: Backend = "vectorized"
-    """How a population is played: vectorized (all members in one forward, in env.num_envs envs) or
-    process_pool (CPU-parallel evolution strategies: `threads` processes, each with one official Gymnasium
-    environment and one member at a time)."""
+    """How a population is played: vectorized (members side by side, in env.num_envs envs) or process_pool
+    (CPU-parallel evolution strategies: `threads` processes, each with one environment and one member at a
+    time; a native task is played in a native env unless env.engine is gymnasium)."""
     device: str = "auto"
     """Torch device of the policy and the perturbations, and of the physics if env.engine is warp: cpu, cuda,
     or auto, which picks the GPU if the whole generation can run there, and otherwise the CPU."""

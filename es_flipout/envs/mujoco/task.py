@@ -32,6 +32,10 @@ Fields = Mapping[str, Tensor]
 class MujocoTask(ABC):
     """A MuJoCo task: a model, and what is observed, rewarded and terminal in it.
 
+    On the CPU, `observe`, `locate`, `reward` and `terminated` are compiled if their operations can be
+    (`MujocoVectorEnv.not_fused` says why not). What they read from the task is then as it was when the
+    environment was made.
+
     Attributes:
         model: the compiled MuJoCo model.
         frame_skip: substeps per env step.
