@@ -125,9 +125,13 @@ def native_scorer(config: EnvConfig, episodes: int) -> Scorer:
         ValueError: if it cannot be made.
     """
     make = native_maker(config.id, **config.kwargs)
-    # Hooks of the user's own may lose a last bit when they are compiled.
-    fused = config.fused == "auto" and official_id(config.id) in TASKS
-    return Scorer(make(episodes, dtype=torch.float64, threads=1, info=False, fused=fused))
+    options = {"dtype": torch.float64, "threads": 1, "info": False}
+    # Hooks of the user's own, and norms, may lose a last bit when they are compiled.
+    env = make(episodes, **options, fused=config.fused == "auto" and official_id(config.id) in TASKS)
+    if env.fused is not None and not env.fused.is_exact:
+        env.close()
+        env = make(episodes, **options, fused=False)
+    return Scorer(env)
 
 
 def has_exact_envs(config: EnvConfig) -> bool:

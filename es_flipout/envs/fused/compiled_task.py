@@ -36,7 +36,11 @@ class NotFusedError(Exception):
 
 
 class CompiledTask:
-    """Functions that fill arrays of N envs from the fields of these envs."""
+    """Functions that fill arrays of N envs from the fields of these envs.
+
+    Attributes:
+        is_exact: whether they round as hooks do that add up in NumPy's order.
+    """
 
     def __init__(self, task: CheckedTask, fields: Fields, dtype: torch.dtype) -> None:
         """Compiles the hooks, or finds them compiled.
@@ -55,7 +59,7 @@ class CompiledTask:
         try:
             # Hooks may keep what they are given.
             task = CheckedTask(copy.deepcopy(task.task))
-            source, self._arguments = _source(task, fields, dtype)
+            source, self._arguments, self.is_exact = _source(task, fields, dtype)
             if _source(task, fields, dtype)[0] != source:
                 raise NotTraceableError("the hooks do something else at each call")
         except (TaskError, NotTraceableError) as error:
@@ -124,8 +128,10 @@ def _called(
 
 
 @torch.inference_mode(False)  # in which torch does not take composite operations apart
-def _source(task: CheckedTask, fields: Fields, dtype: torch.dtype) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Returns the source of both functions, and the names of their arguments."""
+def _source(
+    task: CheckedTask, fields: Fields, dtype: torch.dtype
+) -> tuple[str, dict[str, tuple[str, ...]], bool]:
+    """Returns the source of both functions, the names of their arguments, and whether they are exact."""
     graph = Graph()
     rows = torch.arange(TRACED_ROWS) % len(fields["qpos"])
 
@@ -138,12 +144,13 @@ def _source(task: CheckedTask, fields: Fields, dtype: torch.dtype) -> tuple[str,
     with graph.noting():
         called = _called(task, traced, before, actions, dtype)
     results = {name: graph.node_of(value) for name, value in called.items()}
-    parts, arguments = [HEADER], {}
+    parts, arguments, is_exact = [HEADER], {}, True
     for name, wanted in (("observe", ("observations", "located")), ("step", RESULTS)):
         writer = Writer(TRACED_ROWS)
         text, arguments[name] = writer.write(graph, {each: results[each] for each in wanted}, name)
         parts.append("\n".join([*writer.constants, "", text]))
-    return "\n\n".join(parts) + "\n", arguments
+        is_exact &= writer.is_exact
+    return "\n\n".join(parts) + "\n", arguments, is_exact
 
 
 def _spaced(values: Tensor) -> Tensor:

@@ -30,6 +30,36 @@ def _rule(*packets: Any) -> Callable[[Rule], Rule]:
     return register
 
 
+ROUNDED_ELSEWHERE = {
+    aten.norm,
+    aten.linalg_vector_norm,
+    aten.exp,
+    aten.expm1,
+    aten.log,
+    aten.log1p,
+    aten.sin,
+    aten.cos,
+    aten.tan,
+    aten.asin,
+    aten.acos,
+    aten.atan,
+    aten.atan2,
+    aten.hypot,
+    aten.sinh,
+    aten.cosh,
+    aten.tanh,
+    aten.sigmoid,
+    aten.pow,
+    aten.rsqrt,
+    aten.mean,
+    aten.prod,
+    aten.bmm,
+    aten.mm,
+    aten.mv,
+}
+"""Operations whose last bit may be another here than in torch or NumPy; a power of 2 is none of them."""
+
+
 # Numbers, one by one.
 
 

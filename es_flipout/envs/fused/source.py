@@ -125,9 +125,15 @@ def _unraveled(flat: str, shape: tuple[int, ...]) -> Index:
 
 
 class Writer:
-    """Writes one function, node by node."""
+    """Writes one function, node by node.
+
+    Attributes:
+        constants: lines that define the constants it needs.
+        is_exact: whether every operation rounds as torch's does, a sum as NumPy's.
+    """
 
     def __init__(self, num_rows: int) -> None:
+        self.is_exact = True
         self._num_rows = num_rows
         self._values: dict[int, Value] = {}
         self._names = (f"v{number}" for number in itertools.count())
@@ -158,7 +164,7 @@ class Writer:
                 array may be an argument too, if it comes last.
             name: of the function.
         """
-        from es_flipout.envs.fused.operations import OPERATIONS
+        from es_flipout.envs.fused.operations import OPERATIONS, ROUNDED_ELSEWHERE
 
         needed = _needed(graph, list(results.values()))
         arguments = []
@@ -172,6 +178,7 @@ class Writer:
             packet = node.operation.overloadpacket
             if packet not in OPERATIONS:
                 raise NotTraceableError(f"{packet} has no rule here")
+            self.is_exact &= packet not in ROUNDED_ELSEWHERE or node.args[1:] == (2,)
             self._values[id(node)] = OPERATIONS[packet](self, node)
         names = list(dict.fromkeys([*arguments, *results]))
         for target, result in results.items():

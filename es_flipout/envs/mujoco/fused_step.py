@@ -22,6 +22,7 @@ class FusedStep:
     Attributes:
         actions: those of the step, float32 [N, A], to be filled in.
         observations: of all envs, [N, O].
+        is_exact: whether it equals the hooks of this package's tasks to the last bit.
         rewards: of the last step, float64 [N].
         terminated: whether the task ended the episode in the last step, bool [N].
     """
@@ -42,6 +43,7 @@ class FusedStep:
         """
         fields = {name: engine.fields[name] for name in task.fields}
         compiled_task = CompiledTask(task, fields, observations.dtype)
+        self.is_exact = compiled_task.is_exact
         num_envs = len(observations)
         self.observations: NDArray[Any] = observations.numpy()
         self.rewards = np.zeros(num_envs)

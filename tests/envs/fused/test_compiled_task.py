@@ -15,7 +15,7 @@ from es_flipout.compilation import source_module
 from es_flipout.envs import TASKS, MujocoTask, MujocoVectorEnv, make_vec
 
 N = 5
-REWARD_TOLERANCE = dict.fromkeys(["Humanoid-v5", "HumanoidStandup-v5", "Pusher-v5", "Reacher-v5"], 1e-14)
+REWARD_TOLERANCE = dict.fromkeys(["Pusher-v5", "Reacher-v5"], 1e-14)
 """Relative difference of rewards where they are not equal to the last bit: float64 sums and norms are added
 up in another order. Everything else is equal to the last bit in all tasks."""
 
