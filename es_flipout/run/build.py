@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.native import is_exact, native_maker, official_id, runs_natively
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
-from es_flipout.processes import available_cores
+from es_flipout.processes import available_cores, prepare_processes
 from es_flipout.rollout import (
     BackgroundScorer,
     BaselinePlayer,
@@ -173,7 +174,7 @@ def make_player(
     Args:
         config: with its devices decided.
         policy: the policy whose populations are to be played.
-        announce: is told if the policy cannot be sent to worker processes.
+        announce: is told what makes it slower than it could be.
 
     Raises:
         ValueError: if environments cannot be made, or workers cannot start.
@@ -211,6 +212,11 @@ def make_player(
             num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
             num_envs = max(num_envs // num_bases, 1) * num_bases  # as many for each base
             return DevicePlayer(make_native(num_envs, device=config.device))
+        if env.fused == "auto":
+            prepare_processes()  # which takes as long as what follows
+            with closing(make_native(1, threads=1)) as one:  # compiles the hooks, for all processes
+                if one.not_fused:
+                    announce(f"{env.id} is not compiled, so that it runs more slowly: {one.not_fused}")
         parts = max(min(threads, num_envs // MIN_ENVS), 1)
         if config.device != "cpu":
             parts = min(parts, 2)

@@ -25,6 +25,7 @@ class FusedStep:
         is_exact: whether it equals the hooks of this package's tasks to the last bit.
         rewards: of the last step, float64 [N].
         terminated: whether the task ended the episode in the last step, bool [N].
+        step: computes everything about a step of live envs under `actions`; takes which these are, bool [N].
     """
 
     def __init__(
@@ -48,26 +49,22 @@ class FusedStep:
         self.observations: NDArray[Any] = observations.numpy()
         self.rewards = np.zeros(num_envs)
         self.terminated = np.zeros(num_envs, np.bool_)
-        self._arrays = {
+        self.actions: NDArray[np.float32] = np.zeros((num_envs, task.task.model.nu), np.float32)
+        arrays = {
             **{name: values.numpy() for name, values in fields.items()},
+            "actions": self.actions,
             "observations": self.observations,
             "rewards": self.rewards,
             "terminated": self.terminated,
             "located": located.numpy(),
         }
-        self._task = compiled_task
-        self.actions: NDArray[np.float32] = np.zeros((num_envs, task.task.model.nu), np.float32)
-        self._observe, self._step = compiled_task.bind({**self._arrays, "actions": self.actions})
+        self._observe, self.step = compiled_task.bind(arrays)
 
     def observe(self, ids: Ids) -> None:
         """Observes and locates envs that have been reset, [M]."""
         mask = np.zeros(len(self.rewards), np.bool_)
         mask[ids] = True
         self._observe(mask)
-
-    def step(self, live: NDArray[np.bool_]) -> None:
-        """Computes everything about a step of live envs, bool [N], under `actions`."""
-        self._step(live)
 
     def end(
         self,
