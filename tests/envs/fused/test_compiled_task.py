@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -285,16 +286,20 @@ def test_equal_texts_are_one_module(monkeypatch, tmp_path):
     assert not list((tmp_path / "es_flipout").glob("*.tmp"))
 
 
-@pytest.mark.parametrize("obstacle", ["file", "folder"])
+@pytest.mark.parametrize("obstacle", ["file", "folder", "permission"])
 def test_a_cache_that_cannot_be_written_to_is_done_without(monkeypatch, tmp_path, obstacle):
     place = tmp_path / "cache"
     if obstacle == "file":
         place.write_text("")
-    else:
+    elif obstacle == "folder":
         place.mkdir()
         (place / "es_flipout").write_text("")
+    else:  # which root has everywhere
+        denied = PermissionError("read-only")
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(denied))
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     assert source_module(f"value = '{obstacle}'\n").value == obstacle
+    assert not list(tmp_path.glob("cache/es_flipout/*"))
 
 
 PROCESS = """
