@@ -19,6 +19,8 @@ from es_flipout.envs.fused.traced import Graph, Node, NotTraceableError
 
 Index = tuple[str, ...]
 """One Python expression for each dimension of an env's value."""
+MAX_NODES = 500
+"""Most operations that are compiled: the time it takes grows faster than their number."""
 MAX_CONSTANTS = 4096
 """Largest constant tensor that is written into the source."""
 
@@ -167,6 +169,8 @@ class Writer:
         from es_flipout.envs.fused.operations import OPERATIONS, ROUNDED_ELSEWHERE
 
         needed = _needed(graph, list(results.values()))
+        if len(needed) > MAX_NODES:
+            raise NotTraceableError(f"the hooks make {len(needed)} operations, of at most {MAX_NODES}")
         arguments = []
         for node in needed:
             if node.dtype not in CASTS:
