@@ -8,8 +8,8 @@ folder cannot be written to (NUMBA_CACHE_DIR chooses another).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.util
 import os
 import sys
 import tempfile
@@ -28,13 +28,19 @@ def compiled(function: Function) -> Function:
 
     Without fast math: every operation rounds as IEEE 754 says, in the order in which it is written.
     """
-    made: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        made: Any = numba.njit(cache=True, **options)(function)  # type: ignore[call-overload]
+    except RuntimeError:  # there is no folder to cache it in
+        made = numba.njit(**options)(function)  # type: ignore[call-overload]
     result: Function = made
     return result
 
 
 def source_module(source: str) -> ModuleType:
-    """Imports a module from its text, which is kept in a file so that numba can cache what it compiles.
+    """Returns the module of a text, which is kept in a file so that numba can cache what it compiles.
+
+    If the user's cache cannot be written to, it is compiled anew in every process.
 
     Args:
         source: Python; equal texts share a file, and thus the machine code.
@@ -42,26 +48,20 @@ def source_module(source: str) -> ModuleType:
     name = f"es_flipout_generated_{hashlib.sha256(source.encode()).hexdigest()[:24]}"
     if name in sys.modules:
         return sys.modules[name]
-    path = _folder() / f"{name}.py"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(source)
-        Path(file.name).replace(path)  # another process may be doing the same
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "es_flipout" / f"{name}.py"
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            _write(path, source)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module  # where numba looks for it when it loads what it has compiled
-    spec.loader.exec_module(module)
+    exec(compile(source, path, "exec"), vars(module))
     return module
 
 
-def _folder() -> Path:
-    """Returns the folder of generated sources: in the user's cache, or a new one that is not kept."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "es_flipout"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="es_flipout"))
+def _write(path: Path, text: str) -> None:
+    """Writes a file as a whole: another process may be doing the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(path)

@@ -129,7 +129,7 @@ def native_scorer(config: EnvConfig, episodes: int) -> Scorer:
     options = {"dtype": torch.float64, "threads": 1, "info": False}
     # Hooks of the user's own, and norms, may lose a last bit when they are compiled.
     env = make(episodes, **options, fused=config.fused == "auto" and official_id(config.id) in TASKS)
-    if env.fused is not None and not env.fused.is_exact:
+    if env.fused is not None and not env.fused.task.is_exact:
         env.close()
         env = make(episodes, **options, fused=False)
     return Scorer(env)
@@ -206,17 +206,19 @@ def make_player(
             info=False,
             fused=env.fused == "auto",
         )
+        size = 1 if config.backend == "process_pool" else min(num_envs, MIN_ENVS)
+        if env.fused == "auto" and env.engine != "warp":
+            prepare_processes()  # which takes as long as what follows
+            # Compiles the hooks for all processes; those of one env have arrays of another layout.
+            with closing(make_native(size, threads=1)) as some:
+                if some.not_fused:
+                    announce(f"{env.id} is not compiled, so that it runs more slowly: {some.not_fused}")
         if config.backend == "process_pool":
             return WorkerPlayer.of_envs(policy, partial(make_native, 1, threads=1), threads)
         if env.engine == "warp":
             num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
             num_envs = max(num_envs // num_bases, 1) * num_bases  # as many for each base
             return DevicePlayer(make_native(num_envs, device=config.device))
-        if env.fused == "auto":
-            prepare_processes()  # which takes as long as what follows
-            with closing(make_native(1, threads=1)) as one:  # compiles the hooks, for all processes
-                if one.not_fused:
-                    announce(f"{env.id} is not compiled, so that it runs more slowly: {one.not_fused}")
         parts = max(min(threads, num_envs // MIN_ENVS), 1)
         if config.device != "cpu":
             parts = min(parts, 2)

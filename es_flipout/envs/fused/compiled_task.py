@@ -39,7 +39,7 @@ class CompiledTask:
     """Functions that fill arrays of N envs from the fields of these envs.
 
     Attributes:
-        is_exact: whether they round as hooks do that add up in NumPy's order.
+        is_exact: whether they equal, to the last bit, hooks that add up in NumPy's order.
     """
 
     def __init__(self, task: CheckedTask, fields: Fields, dtype: torch.dtype) -> None:
@@ -62,13 +62,13 @@ class CompiledTask:
             source, self._arguments, self.is_exact = _source(task, fields, dtype)
             if _source(task, fields, dtype)[0] != source:
                 raise NotTraceableError("the hooks do something else at each call")
-        except (TaskError, NotTraceableError) as error:
+            module = source_module(source)
+            self._functions = {name: compiled(getattr(module, name)) for name in self._arguments}
+            self._check(task, fields)
+        except NotFusedError:
+            raise
+        except FOREIGN as error:  # of the task, or of numba
             raise NotFusedError(error_text(error)) from error
-        except FOREIGN as error:  # of a task that cannot be copied
-            raise NotFusedError(error_text(error)) from error
-        module = source_module(source)
-        self._functions = {name: compiled(getattr(module, name)) for name in self._arguments}
-        self._check(task, fields)
 
     def bind(self, arrays: Mapping[str, Array]) -> tuple[Callable[[Array], None], Callable[[Array], None]]:
         """Returns what observes and locates envs, and what computes everything about a step.

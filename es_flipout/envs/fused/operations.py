@@ -49,7 +49,6 @@ ROUNDED_ELSEWHERE = {
     aten.cosh,
     aten.tanh,
     aten.sigmoid,
-    aten.pow,
     aten.rsqrt,
     aten.mean,
     aten.prod,
@@ -57,7 +56,7 @@ ROUNDED_ELSEWHERE = {
     aten.mm,
     aten.mv,
 }
-"""Operations whose last bit may be another here than in torch or NumPy; a power of 2 is none of them."""
+"""Operations whose last bit may be another here than in torch or NumPy; powers beyond squares are, too."""
 
 
 # Numbers, one by one.
@@ -189,6 +188,7 @@ def _power(writer: Writer, node: Node) -> Value:
     base, exponent = node.args[:2]
     shape = tuple(node.shape[1:])
     x = _operand(writer, base, shape, node.dtype)
+    writer.is_exact &= not isinstance(exponent, Node | Tensor) and exponent == 2
     if not isinstance(exponent, Node | Tensor):
         known = {2: "({0} * {0})", 3: "({0} * {0} * {0})", 0.5: "math.sqrt({0})", 1: "{0}", -1: "(1 / {0})"}
         template = known.get(exponent, "{0} ** " + _number(float(exponent)))

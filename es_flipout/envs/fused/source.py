@@ -182,7 +182,7 @@ class Writer:
             packet = node.operation.overloadpacket
             if packet not in OPERATIONS:
                 raise NotTraceableError(f"{packet} has no rule here")
-            self.is_exact &= packet not in ROUNDED_ELSEWHERE or node.args[1:] == (2,)
+            self.is_exact &= packet not in ROUNDED_ELSEWHERE
             self._values[id(node)] = OPERATIONS[packet](self, node)
         names = list(dict.fromkeys([*arguments, *results]))
         for target, result in results.items():
@@ -256,6 +256,7 @@ class Writer:
         if value.size <= 1:
             zero = _cast("0", value.dtype)
             return value.reshaped(shape) if value.size else Value(shape, value.dtype, lambda index: zero)
+        self.is_exact &= value.size <= 128
         numbers = self.filled((value.size,), value.dtype, value.reshaped((value.size,)).at)
         name = numbers.at(("0",)).partition("[")[0]
         return self.filled(shape, value.dtype, lambda index: f"total({name}, {value.size})")

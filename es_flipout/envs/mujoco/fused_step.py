@@ -20,9 +20,9 @@ class FusedStep:
     """What a task computes after each step of N envs, by one compiled function.
 
     Attributes:
+        task: the compiled task.
         actions: those of the step, float32 [N, A], to be filled in.
         observations: of all envs, [N, O].
-        is_exact: whether it equals the hooks of this package's tasks to the last bit.
         rewards: of the last step, float64 [N].
         terminated: whether the task ended the episode in the last step, bool [N].
         step: computes everything about a step of live envs under `actions`; takes which these are, bool [N].
@@ -43,8 +43,7 @@ class FusedStep:
             NotFusedError: if it cannot be compiled; the message says why.
         """
         fields = {name: engine.fields[name] for name in task.fields}
-        compiled_task = CompiledTask(task, fields, observations.dtype)
-        self.is_exact = compiled_task.is_exact
+        self.task = CompiledTask(task, fields, observations.dtype)
         num_envs = len(observations)
         self.observations: NDArray[Any] = observations.numpy()
         self.rewards = np.zeros(num_envs)
@@ -58,7 +57,7 @@ class FusedStep:
             "terminated": self.terminated,
             "located": located.numpy(),
         }
-        self._observe, self.step = compiled_task.bind(arrays)
+        self._observe, self.step = self.task.bind(arrays)
 
     def observe(self, ids: Ids) -> None:
         """Observes and locates envs that have been reset, [M]."""

@@ -87,7 +87,7 @@ def test_each_function_is_compiled_once():
     env = make_vec("InvertedPendulum-v5", 3, info=False, threads=1)
     env.reset(seed=0)
     env.step(torch.ones(3, 1))
-    assert [len(each.signatures) for each in env.fused._task._functions.values()] == [1, 1]
+    assert [len(each.signatures) for each in env.fused.task._functions.values()] == [1, 1]
 
 
 def test_frozen_envs_are_not_written_to():
@@ -308,7 +308,7 @@ import es_flipout
 env = es_flipout.make_vec("InvertedPendulum-v5", 2, threads=1, info=False)
 env.reset(seed=0)
 assert env.fused is not None, env.not_fused
-print(sum(sum(each.stats.cache_hits.values()) for each in env.fused._task._functions.values()))
+print(sum(sum(each.stats.cache_hits.values()) for each in env.fused.task._functions.values()))
 print([name for name in ("torch._dynamo", "torch.distributed.tensor") if name in sys.modules])
 """
 

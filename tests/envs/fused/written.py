@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import numba
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from es_flipout.envs.fused import source
 from es_flipout.envs.fused.source import HEADER, Writer
 from es_flipout.envs.fused.traced import Graph
 
@@ -41,7 +43,9 @@ class Written:
                 result.shape, str(result.dtype).removeprefix("torch.")
             )
         writer = Writer(N)
-        text, self._arguments = writer.write(graph, results, "function")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(source, "MAX_NODES", 10_000)
+            text, self._arguments = writer.write(graph, results, "function")
         self.source = "\n".join([HEADER, *writer.constants, text])
 
     def compiled(self) -> list[Tensor]:
