@@ -72,14 +72,10 @@ class BackgroundScorer:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `result` need not wait for another process."""
-        if self._answer is not None or not self._is_beside:
-            return True
-        assert self._worker is not None
-        try:
-            return bool(self._worker.connection.poll())
-        except OSError:  # the process is gone, which `result` finds out about
-            return True
+        """Whether `result` has an answer, or would have to play the episodes in this process."""
+        while self._answer is None and self._worker is not None and self._worker.connection.poll():
+            self._receive(never)
+        return self._answer is not None or not self._is_beside
 
     def result(self, should_stop: Callable[[], bool] = never) -> Episodes:
         """Waits for the score that was begun, and returns its episodes.

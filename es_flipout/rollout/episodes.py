@@ -72,7 +72,12 @@ class Episodes:
             block_size: consecutive ids that form a block.
             ids: see the class; 0 to E - 1 if None.
             num_ids: size of the table that the ids are of; E if None.
+
+        Raises:
+            ValueError: if the limit is less than 1.
         """
+        if limit is not None and limit < 1:
+            raise ValueError(f"the limit of env steps must be >= 1 or None, got {limit}")
         self.member, self.reset_seed, self.limit = member, reset_seed, limit
         self.block_size = block_size
         self.ids = np.arange(len(member)) if ids is None else ids

@@ -144,11 +144,11 @@ def run_layer(
     elif kind == LOW_RANK:
         for k in range(rank):
             right, left = noise[k * ins :], noise[rank * ins + k * outs :]
-            inner = x[0] * 0
+            z[0] = 0
             for i in range(ins):
-                inner += x[i] * right[i]
+                z[0] += x[i] * right[i]
             for j in range(outs):
-                y[j] += inner * left[j]
+                y[j] += z[0] * left[j]
         used = rank * (ins + outs)
     else:
         add_product(y, x, ins, outs, noise)

@@ -57,7 +57,7 @@ class FusedLoop(StepLoop):
         self.spent_steps += self.env.num_envs
         reached = add_up(self._live, self._rewards, self._sums, self._lengths, self._limit or 0)
         if num_ended or reached:
-            ended = self.env.ended.copy()
+            ended = self.env.ended
             if reached:
                 self._retire_at_limit(ended)
             self._continue(ended, info)

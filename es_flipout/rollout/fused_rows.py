@@ -40,7 +40,8 @@ def is_fusible(policy: nn.Module) -> bool:
         is_plain_mlp(policy)
         and isinstance(policy, MLPPolicy)
         and isinstance(policy.head, BoxActions)
-        and next(policy.parameters()).device.type == "cpu"
+        and all(each.device.type == "cpu" for each in policy.parameters())
+        and {each.dtype for each in policy.parameters()} in ({torch.float32}, {torch.float64})
         and sum(layer.weight.numel() for layer in _linears(policy).values()) <= MAX_WEIGHTS
     )
 

@@ -157,7 +157,8 @@ class WorkerPlayer(Player):
         who is free when: every worker gets its part at once, always the same.
         """
         count = len(self._seats)
-        if rows_are_independent(self._policy):
+        has_company = any(seat.num_envs > 1 for seat in self._seats)
+        if rows_are_independent(self._policy) or not has_company:
             return Shares(episodes, [np.array([row]) for row in range(len(episodes))], count)
         return Shares(episodes, np.array_split(np.arange(len(episodes)), count), count, is_dealt=True)
 

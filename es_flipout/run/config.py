@@ -85,7 +85,7 @@ class Config:
             )
             require(
                 self.env.engine in ("auto", "gymnasium"),
-                f"backend process_pool runs Gymnasium's environments: env.engine must be auto or gymnasium, "
+                f"backend process_pool has native or Gymnasium's envs: env.engine must be auto or gymnasium, "
                 f"got {self.env.engine}",
             )
         scheduled = {self.es.sigma_schedule.kind, self.optimizer.lr_schedule.kind} != {"constant"}

@@ -64,7 +64,8 @@ class GenerationMetrics:
     signal_to_noise: float | None
     """Squared norm of the expected gradient over the variance of its estimate, if logging.signal_to_noise."""
     score: float | None
-    """Mean return of the center in the official Gymnasium environment; None if it was not scored."""
+    """Mean return of the center in the official Gymnasium environment, or in native envs that equal it; None
+    if it was not scored."""
     score_std: float | None
     """Standard deviation over the episodes of the score."""
     score_episode_length: float | None
@@ -143,7 +144,7 @@ class Timing:
     """Wall-clock measurements of a generation, which differ from run to run."""
 
     env_steps_per_second: float
-    """Live env steps per second of rollouts and update. The score of the previous generation may run on the
+    """Live env steps per second of rollouts and update. The score of an earlier generation may run on the
     same cores meanwhile."""
     seconds: float
     """Seconds of training since the run began, without interruptions and the wait for the last score."""

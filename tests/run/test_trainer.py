@@ -29,7 +29,7 @@ from es_flipout.run import checkpoint
 from es_flipout.run import trainer as trainer_module
 from es_flipout.run.build import official_scorer
 from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
-from es_flipout.run.errors import RunError
+from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import JsonLines
 from es_flipout.run.play_generation import play_generation
@@ -87,23 +87,66 @@ def assert_same_state(a: object, b: object) -> None:
 
 
 @pytest.mark.parametrize("engine", ["auto", "warp"])
-def test_a_stopped_and_resumed_run_is_bit_identical_to_an_undisturbed_one(config, engine):
-    config = replace(config, env=replace(config.env, engine=engine))
+@pytest.mark.parametrize(
+    ("is_ready", "reported"),
+    # Generations 2, 4 and 6 are scored. A score that takes long holds up the reports up to the next one.
+    [(True, {0: 0, 1: 1, 3: 3, 4: 3, 5: 5, 6: 6}), (False, {0: 0, 1: 1, 3: 1, 4: 3, 5: 3, 6: 6})],
+)
+def test_a_stopped_and_resumed_run_is_bit_identical_to_an_undisturbed_one(
+    config, engine, is_ready, reported, monkeypatch
+):
+    monkeypatch.setattr(BackgroundScorer, "is_ready", is_ready)
+    logging = replace(config.logging, keep_interval=1)
+    config = replace(config, env=replace(config.env, engine=engine), logging=logging)
     whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
     train(config, whole)
-    # Generations 2, 4 and 6 are scored; after 4 the run stops before that one has been reported.
-    for generation, reported in ((0, 0), (1, 1), (3, 3), (4, 3), (5, 5), (6, 6)):
+    for generation, count in reported.items():
         stop_after = None if generation == config.generations else generation
         assert train(config, parts, stop_after).es.generation == generation
-        assert len(figures(parts)) == reported
+        assert len(figures(parts)) == count
         if generation:
             state = checkpoint.load(parts.last)
             assert state["generation"] == generation
-            assert ("unscored" in state) == (reported < generation)
-    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
-    assert_same_state(checkpoint.load(whole.best), checkpoint.load(parts.best))
+            assert ("unscored" in state) == (count < generation)
+            assert len(state.get("unscored", {}).get("later", ())) == max(generation - count - 1, 0)
+    for name in ("last", "best"):
+        assert_same_state(checkpoint.load(getattr(whole, name)), checkpoint.load(getattr(parts, name)))
+    for generation in range(1, 7):
+        kept = (checkpoint.load(run.kept(generation)) for run in (whole, parts))
+        assert_same_state(*kept)
     assert figures(whole) == figures(parts)
     assert [line["generation"] for line in figures(parts)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_how_long_a_score_takes_changes_nothing(config, monkeypatch):
+    config = replace(config, logging=replace(config.logging, keep_interval=1))
+    runs = []
+    for is_ready in (True, False):
+        monkeypatch.setattr(BackgroundScorer, "is_ready", is_ready)
+        runs.append(RunDirectory.create(replace(config, out=f"ready_{is_ready}")))
+        train(config, runs[-1])
+    assert figures(runs[0]) == figures(runs[1])
+    for generation in range(1, 7):
+        assert_same_state(*(checkpoint.load(run.kept(generation)) for run in runs))
+    assert_same_state(*(checkpoint.load(run.best) for run in runs))
+
+
+def test_generations_that_wait_for_a_score_that_never_comes_are_in_the_checkpoint(config, monkeypatch):
+    class Lost(BackgroundScorer):
+        is_ready = False
+
+        def result(self, should_stop=None):
+            raise PlayError("the center cannot be scored: lost")
+
+    monkeypatch.setattr("es_flipout.run.build.BackgroundScorer", Lost)
+    run = RunDirectory.create(replace(config, out="lost"))
+    with pytest.raises(RunBrokenError, match="lost"):
+        train(config, run)
+    waiting = checkpoint.load(run.last)["unscored"]
+    assert [figures["metrics"]["generation"] for figures in (waiting, *waiting["later"])] == [2, 3]
+    monkeypatch.undo()
+    train(config, run)
+    assert [line["generation"] for line in figures(run)] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "HalfCheetah-v5", "Humanoid-v5"])

@@ -87,6 +87,8 @@ class MujocoVectorEnv(TorchVectorEnv):
             ValueError: if there are no envs, the engine cannot run the task, or a trial shows its mistakes.
         """
         check_num_envs(num_envs)
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be >= 1 or None, got {max_episode_steps}")
         self.checked_task = CheckedTask(task)
         if engine == "auto":
             engine = cpu_engine(task)

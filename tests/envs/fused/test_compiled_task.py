@@ -294,9 +294,12 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(monkeypatch, tmp_path
     elif obstacle == "folder":
         place.mkdir()
         (place / "es_flipout").write_text("")
-    else:  # which root has everywhere
-        denied = PermissionError("read-only")
-        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(denied))
+    else:  # simulated, for tests may run as root
+
+        def deny(*_: object, **__: object) -> None:
+            raise PermissionError("read-only")
+
+        monkeypatch.setattr(tempfile, "NamedTemporaryFile", deny)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     assert source_module(f"value = '{obstacle}'\n").value == obstacle
     assert not list(tmp_path.glob("cache/es_flipout/*"))
