@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.compilation import compiled, source_module
+from es_flipout.envs.fused.operations import OPERATIONS, ROUNDED_ELSEWHERE
 from es_flipout.envs.fused.source import HEADER, Writer
 from es_flipout.envs.fused.traced import Graph, NotTraceableError
 from es_flipout.envs.mujoco.checked_task import CheckedTask, TaskError
@@ -146,7 +147,7 @@ def _source(
     results = {name: graph.node_of(value) for name, value in called.items()}
     parts, arguments, is_exact = [HEADER], {}, True
     for name, wanted in (("observe", ("observations", "located")), ("step", RESULTS)):
-        writer = Writer(TRACED_ROWS)
+        writer = Writer(TRACED_ROWS, OPERATIONS, ROUNDED_ELSEWHERE)
         text, arguments[name] = writer.write(graph, {each: results[each] for each in wanted}, name)
         parts.append("\n".join([*writer.constants, "", text]))
         is_exact &= writer.is_exact

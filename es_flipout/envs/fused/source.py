@@ -1,16 +1,17 @@
 """From a graph of torch operations to a Python function that computes its results env by env.
 
 An operation on single numbers becomes an assignment, one on larger values a loop that fills an array, and one
-that only rearranges (a slice, a view) changes how its input is indexed. An operation that is not in
-`operations` raises `NotTraceableError`.
+that only rearranges (a slice, a view) changes how its input is indexed. An operation without a rule
+raises `NotTraceableError`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,6 +127,10 @@ def _unraveled(flat: str, shape: tuple[int, ...]) -> Index:
     return tuple(index)
 
 
+Rule = Callable[["Writer", Node], Value]
+"""Writes the result of an operation."""
+
+
 class Writer:
     """Writes one function, node by node.
 
@@ -134,8 +139,16 @@ class Writer:
         is_exact: whether every operation rounds as torch's does, a sum as NumPy's.
     """
 
-    def __init__(self, num_rows: int) -> None:
+    def __init__(self, num_rows: int, rules: Mapping[Any, Rule], inexact: Collection[Any] = ()) -> None:
+        """Takes the rules.
+
+        Args:
+            num_rows: rows of the graphs that are to be written.
+            rules: how operations are written, by torch's name.
+            inexact: those whose last bit may be another than torch's.
+        """
         self.is_exact = True
+        self._rules, self._inexact = rules, inexact
         self._num_rows = num_rows
         self._values: dict[int, Value] = {}
         self._names = (f"v{number}" for number in itertools.count())
@@ -166,8 +179,6 @@ class Writer:
                 array may be an argument too, if it comes last.
             name: of the function.
         """
-        from es_flipout.envs.fused.operations import OPERATIONS, ROUNDED_ELSEWHERE
-
         needed = _needed(graph, list(results.values()))
         if len(needed) > MAX_NODES:
             raise NotTraceableError(f"the hooks make {len(needed)} operations, of at most {MAX_NODES}")
@@ -180,10 +191,10 @@ class Writer:
                 self._values[id(node)] = _argument(node)
                 continue
             packet = node.operation.overloadpacket
-            if packet not in OPERATIONS:
+            if packet not in self._rules:
                 raise NotTraceableError(f"{packet} has no rule here")
-            self.is_exact &= packet not in ROUNDED_ELSEWHERE
-            self._values[id(node)] = OPERATIONS[packet](self, node)
+            self.is_exact &= packet not in self._inexact
+            self._values[id(node)] = self._rules[packet](self, node)
         names = list(dict.fromkeys([*arguments, *results]))
         for target, result in results.items():
             self._write_to(target, self.value(result))

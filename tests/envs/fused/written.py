@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from es_flipout.envs.fused import source
+from es_flipout.envs.fused.operations import OPERATIONS
 from es_flipout.envs.fused.source import HEADER, Writer
 from es_flipout.envs.fused.traced import Graph
 
@@ -42,7 +43,7 @@ class Written:
             self._outputs[f"result{number}"] = np.zeros(
                 result.shape, str(result.dtype).removeprefix("torch.")
             )
-        writer = Writer(N)
+        writer = Writer(N, OPERATIONS)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(source, "MAX_NODES", 10_000)
             text, self._arguments = writer.write(graph, results, "function")
