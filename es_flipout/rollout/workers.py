@@ -90,6 +90,7 @@ class WorkerPlayer(Player):
         self._deaths_in_a_row, self._has_played = 0, False
         self._policy = policy
         self._observation_size: int | None = None
+        self._have_company = True  # whether episodes run side by side in a worker
         self._seats: list[_Seat] = []
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
@@ -157,8 +158,7 @@ class WorkerPlayer(Player):
         who is free when: every worker gets its part at once, always the same.
         """
         count = len(self._seats)
-        has_company = any(seat.num_envs > 1 for seat in self._seats)
-        if rows_are_independent(self._policy) or not has_company:
+        if rows_are_independent(self._policy) or not self._have_company:
             return Shares(episodes, [np.array([row]) for row in range(len(episodes))], count)
         return Shares(episodes, np.array_split(np.arange(len(episodes)), count), count, is_dealt=True)
 
@@ -207,6 +207,7 @@ class WorkerPlayer(Player):
             raise _play_error(message)
         assert isinstance(message, tuple)
         self._observation_size, seat.num_envs = message
+        self._have_company = seat.num_envs > 1
         seat.room = seat.num_envs
 
     def _revive(self) -> None:

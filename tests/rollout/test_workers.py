@@ -190,3 +190,13 @@ def test_a_policy_that_no_process_can_be_sent_is_evaluated_in_this_one(policy_cl
         make_player(config, MLPPolicy(env.single_observation_space, env.single_action_space))
     ) as two:
         assert isinstance(two, WorkerPlayer)
+
+
+@pytest.mark.parametrize(("envs", "is_dealt"), [(2, True), (1, False)])
+def test_rows_that_may_feel_their_company_go_to_the_same_worker_in_every_run(envs, is_dealt):
+    _, policy, _ = setting("Hopper-v5")
+    policy.network[0].weight.requires_grad_(False)
+    with closing(workers("Hopper-v5", policy, envs, 2)) as player:
+        for seat in player._seats:
+            seat.num_envs = 0  # as of a worker that has replaced another
+        assert bool(player._shares(Episodes.of_population(np.arange(4)))._dealt) == is_dealt

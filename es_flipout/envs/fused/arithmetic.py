@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from es_flipout.envs.fused.rules import OPERATIONS, aten, number_text, rule
-from es_flipout.envs.fused.source import CASTS, Index, Rule, Value, Writer
+from es_flipout.envs.fused.source import Rule, Writer
 from es_flipout.envs.fused.traced import Node, NotTraceableError
+from es_flipout.envs.fused.value import CASTS, Index, Value
 
 
 def _operand(writer: Writer, given: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[..., str]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from es_flipout.envs.fused.rules import aten, ndim_of, option, rule, value_dim
-from es_flipout.envs.fused.source import Index, Value, Writer
+from es_flipout.envs.fused.source import Writer
 from es_flipout.envs.fused.traced import Node, NotTraceableError
+from es_flipout.envs.fused.value import Index, Value
 
 
 @rule(aten.detach, aten.alias)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from es_flipout.envs.fused.rules import aten, ndim_of, option, rule, value_dim
-from es_flipout.envs.fused.source import Value, Writer
+from es_flipout.envs.fused.source import Writer
 from es_flipout.envs.fused.traced import Node, NotTraceableError
+from es_flipout.envs.fused.value import Value
 
 
 def _reduced_dims(node: Node, dims: Any) -> list[int]:

@@ -10,36 +10,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from es_flipout.envs.fused.traced import Graph, Node, NotTraceableError
+from es_flipout.envs.fused.value import CASTS, NUMPY_NAMES, Index, Value, cast
 
-Index = tuple[str, ...]
-"""One Python expression for each dimension of an env's value."""
 MAX_NODES = 500
 """Most operations that are compiled: the time it takes grows faster than their number."""
 MAX_CONSTANTS = 4096
 """Largest constant tensor that is written into the source."""
-
-CASTS = {
-    torch.float64: "np.float64({})",
-    torch.float32: "np.float32({})",
-    torch.int64: "np.int64({})",
-    torch.int32: "np.int32({})",
-    torch.bool: "(({}) != 0)",
-}
-"""How an expression becomes one of a dtype."""
-NUMPY_NAMES = {
-    torch.float64: "np.float64",
-    torch.float32: "np.float32",
-    torch.int64: "np.int64",
-    torch.int32: "np.int32",
-    torch.bool: "np.bool_",
-}
 
 HEADER = '''"""Generated from the hooks of a task, and compiled by numba; es_flipout.envs.fused says how."""
 
@@ -69,62 +51,6 @@ def total(values, count):
         result += values[k]
     return result
 '''
-
-
-@dataclass(frozen=True)
-class Value:
-    """What an env has of a node: how to write each of its numbers.
-
-    Attributes:
-        shape: without the rows.
-        dtype: of the numbers.
-        at: the expression for the number at an index.
-    """
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    at: Callable[[Index], str]
-
-    @property
-    def size(self) -> int:
-        """How many numbers it has."""
-        return math.prod(self.shape)
-
-    def broadcast(self, shape: tuple[int, ...]) -> Value:
-        """Returns the value repeated along the dimensions that it lacks, or has of length 1."""
-        skipped = len(shape) - len(self.shape)
-
-        def at(index: Index) -> str:
-            own = index[skipped:]
-            return self.at(
-                tuple("0" if length == 1 else i for i, length in zip(own, self.shape, strict=True))
-            )
-
-        return self if shape == self.shape else Value(shape, self.dtype, at)
-
-    def reshaped(self, shape: tuple[int, ...]) -> Value:
-        """Returns the same numbers, in row-major order, in another shape."""
-        if shape == self.shape:
-            return self
-
-        def at(index: Index) -> str:
-            flat = " + ".join(
-                f"{i} * {math.prod(shape[dim + 1 :])}" for dim, i in enumerate(index) if shape[dim] > 1
-            )
-            return self.at(_unraveled(flat or "0", self.shape))
-
-        return Value(shape, self.dtype, at)
-
-
-def _unraveled(flat: str, shape: tuple[int, ...]) -> Index:
-    if len(shape) == 1:
-        return (flat,)
-    index = []
-    for dim, length in enumerate(shape):
-        below = math.prod(shape[dim + 1 :])
-        one = f"({flat})" if below == 1 else f"(({flat}) // {below})"
-        index.append(one if dim == 0 else f"({one} % {length})")
-    return tuple(index)
 
 
 Rule = Callable[["Writer", Node], Value]
@@ -213,10 +139,10 @@ class Writer:
         name = next(self._names)
         if math.prod(shape) == 1:
             only = ("0",) * len(shape)
-            self._lines.append(f"{name} = {_cast(at(only), dtype)}")
+            self._lines.append(f"{name} = {cast(at(only), dtype)}")
             return Value(shape, dtype, lambda index: name)
         self._arrays.append(f"{name} = np.empty({shape}, {NUMPY_NAMES[dtype]})")
-        self._loop(shape, lambda index: f"{name}[{', '.join(index)}] = {_cast(at(index), dtype)}")
+        self._loop(shape, lambda index: f"{name}[{', '.join(index)}] = {cast(at(index), dtype)}")
         return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
 
     def joined(self, parts: Sequence[Value], dim: int, shape: tuple[int, ...], dtype: torch.dtype) -> Value:
@@ -227,7 +153,7 @@ class Writer:
 
             def line(index: Index, part: Value = part, first: int = first) -> str:
                 to = (*index[:dim], f"{index[dim]} + {first}", *index[dim + 1 :])
-                return f"{name}[{', '.join(to)}] = {_cast(part.at(index), dtype)}"
+                return f"{name}[{', '.join(to)}] = {cast(part.at(index), dtype)}"
 
             if part.size:
                 self._loop(part.shape, line)
@@ -256,7 +182,7 @@ class Writer:
 
         def line(index: Index) -> str:
             to = target.at(tuple("0" if dim in dims else i for dim, i in enumerate(index)))
-            return f"{to} = {_cast(step(to, value.at(index)), dtype)}"
+            return f"{to} = {cast(step(to, value.at(index)), dtype)}"
 
         self._loop(value.shape, line)
         return target
@@ -265,7 +191,7 @@ class Writer:
         """Writes the sum of all numbers of a value, with NumPy's rounding if there are up to 128."""
         shape = (1,) * len(value.shape)
         if value.size <= 1:
-            zero = _cast("0", value.dtype)
+            zero = cast("0", value.dtype)
             return value.reshaped(shape) if value.size else Value(shape, value.dtype, lambda index: zero)
         self.is_exact &= value.size <= 128
         numbers = self.filled((value.size,), value.dtype, value.reshaped((value.size,)).at)
@@ -296,7 +222,7 @@ class Writer:
         shape, dtype = tuple(tensor.shape), tensor.dtype
         if tensor.numel() == 1:
             text = repr(tensor.item())
-            return Value(shape, dtype, lambda index: _cast(text, dtype))
+            return Value(shape, dtype, lambda index: cast(text, dtype))
         name = f"C{len(self.constants)}"
         self.constants.append(f"{name} = np.array({tensor.tolist()}, {NUMPY_NAMES[dtype]})")
         return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
@@ -328,7 +254,3 @@ def _nodes_in(arguments: object) -> list[Node]:
         if isinstance(arguments, tuple | list)
         else []
     )
-
-
-def _cast(expression: str, dtype: torch.dtype) -> str:
-    return CASTS[dtype].format(expression)
