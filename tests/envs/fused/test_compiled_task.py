@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from es_flipout.compilation import source_module
+from es_flipout.compilation import compiled, source_module
 from es_flipout.envs import TASKS, MujocoTask, MujocoVectorEnv, make_vec
 
 N = 5
@@ -301,7 +301,8 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(monkeypatch, tmp_path
 
         monkeypatch.setattr(tempfile, "NamedTemporaryFile", deny)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
-    assert source_module(f"value = '{obstacle}'\n").value == obstacle
+    module = source_module(f"def length(x):\n    return x + {len(obstacle)}\n")
+    assert compiled(module.length)(1) == 1 + len(obstacle)
     assert not list(tmp_path.glob("cache/es_flipout/*"))
 
 
