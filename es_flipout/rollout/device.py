@@ -29,7 +29,7 @@ from es_flipout.population import Population
 from es_flipout.rollout.device_loop import NOT_FINITE_BIT, DeviceLoop, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE, Episodes
 from es_flipout.rollout.host import HostPlayer
-from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, never
+from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, never, nothing
 
 
 class DevicePlayer(Player):
@@ -73,10 +73,15 @@ class DevicePlayer(Player):
 
     @override
     def play(
-        self, population: Population, episodes: Episodes, *, should_stop: Callable[[], bool] = never
+        self,
+        population: Population,
+        episodes: Episodes,
+        *,
+        should_stop: Callable[[], bool] = never,
+        meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
         if not population.noise.is_stored or population.noise.device != self._engine.device:
-            return self._host.play(population, episodes, should_stop=should_stop)
+            return self._host.play(population, episodes, should_stop=should_stop, meanwhile=meanwhile)
         if episodes.num_members != population.size:
             raise ValueError(
                 f"episodes of {episodes.num_members} members for a population of {population.size}"
@@ -92,7 +97,7 @@ class DevicePlayer(Player):
             with working_on(self._stream, after=current_stream(engine.device)):
                 starts = self._starts(states)
                 loop = DeviceLoop(engine, task, population, starts, min(limits) if limits else None)
-                steps = self._play(loop, should_stop)
+                steps = self._play(loop, should_stop, meanwhile)
                 _record(episodes, loop, states)
         except (RuntimeError, TaskError) as error:
             if not _is_of_memory(error):
@@ -128,10 +133,13 @@ class DevicePlayer(Player):
         if len(self._expected) > 2:  # one that is about to be played, and one that comes after it
             self._expected.popleft()[1].cancel()
 
-    def _play(self, loop: DeviceLoop, should_stop: Callable[[], bool]) -> int:
+    def _play(
+        self, loop: DeviceLoop, should_stop: Callable[[], bool], meanwhile: Callable[[], None]
+    ) -> int:
         """Steps until every episode has ended; returns the number of steps."""
         num_substeps = self.env.task.frame_skip
         self._engine.advance(num_substeps)
+        meanwhile()
         loop.between_steps()  # not recorded: this loads and sets up whatever there is to
         between_steps = self._recorded(loop) if self._cuda_graphs else loop.between_steps
         steps, looks = 1, deque([_Look(loop.live)])

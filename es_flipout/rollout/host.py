@@ -22,7 +22,7 @@ from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.population import Population
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.make_loop import loop_of_members
-from es_flipout.rollout.player import Player, PlayStoppedError, check_members, never
+from es_flipout.rollout.player import Player, PlayStoppedError, check_members, never, nothing
 from es_flipout.rollout.step_loop import StepLoop, observation_size
 
 
@@ -53,9 +53,15 @@ class HostPlayer(Player):
 
     @override
     def play(
-        self, population: Population, episodes: Episodes, *, should_stop: Callable[[], bool] = never
+        self,
+        population: Population,
+        episodes: Episodes,
+        *,
+        should_stop: Callable[[], bool] = never,
+        meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
         check_members(population, episodes)
+        meanwhile()
         episodes.observation_size = self._observation_size
         lock = threading.Lock()
         loops = [loop_of_members(env, population, lock=lock) for env in self.envs]

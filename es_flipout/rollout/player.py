@@ -26,6 +26,10 @@ def never() -> bool:
     return False
 
 
+def nothing() -> None:
+    """Does nothing."""
+
+
 def check_members(population: Population, episodes: Episodes) -> None:
     """Checks that a population has the members of a table.
 
@@ -45,7 +49,12 @@ class Player(ABC):
 
     @abstractmethod
     def play(
-        self, population: Population, episodes: Episodes, *, should_stop: Callable[[], bool] = never
+        self,
+        population: Population,
+        episodes: Episodes,
+        *,
+        should_stop: Callable[[], bool] = never,
+        meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
         """Plays all episodes of a table.
 
@@ -53,6 +62,8 @@ class Player(ABC):
             population: the members.
             episodes: what to play; its rows are filled in.
             should_stop: asked before every step, or several times per second.
+            meanwhile: called once unless playing is stopped before: work of the caller's for the time in
+                which others are at the episodes, or for before if nobody else is.
 
         Returns:
             The same table.

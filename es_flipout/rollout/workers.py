@@ -28,7 +28,14 @@ from es_flipout.population import Population
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
 from es_flipout.rollout.episodes import Episodes, Ints
 from es_flipout.rollout.mlp_rows import rows_are_independent
-from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, check_members, never
+from es_flipout.rollout.player import (
+    Player,
+    PlayError,
+    PlayStoppedError,
+    check_members,
+    never,
+    nothing,
+)
 from es_flipout.rollout.shares import Shares
 from es_flipout.rollout.worker_main import EnvsInWorker, SharedTensors, Work, WorkerLoop, serve
 
@@ -127,7 +134,12 @@ class WorkerPlayer(Player):
 
     @override
     def play(
-        self, population: Population, episodes: Episodes, *, should_stop: Callable[[], bool] = never
+        self,
+        population: Population,
+        episodes: Episodes,
+        *,
+        should_stop: Callable[[], bool] = never,
+        meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
         if not self._seats:
             raise ValueError("the player is closed")
@@ -142,6 +154,8 @@ class WorkerPlayer(Player):
                     raise PlayStoppedError
                 for worker in range(len(self._seats)):
                     self._hand_out(worker, episodes, shares, origin, population.sigma)
+                meanwhile()
+                meanwhile = nothing
                 self._receive(episodes, shares, should_stop)
         except BaseException:
             # What is under way is of no use any more, and may be long; `_revive` replaces the workers.

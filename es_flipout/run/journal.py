@@ -7,14 +7,17 @@ from typing import Any
 
 from es_flipout.run import checkpoint
 from es_flipout.run.config import Config
-from es_flipout.run.errors import writing
+from es_flipout.run.errors import RunBrokenError, writing
 from es_flipout.run.metrics import Reporter
 from es_flipout.run.reports import Report
 from es_flipout.run.run_directory import RunDirectory
 
 
 class Journal:
-    """Reports generations, and keeps their checkpoints."""
+    """Reports generations, and keeps their checkpoints.
+
+    Once a report could not be written, no checkpoint is: it must not be ahead of the reports.
+    """
 
     def __init__(self, config: Config, run: RunDirectory, reporters: Sequence[Reporter]) -> None:
         """Takes where they go.
@@ -25,6 +28,7 @@ class Journal:
             reporters: what gets the figures of each generation.
         """
         self._config, self._run, self._reporters = config, run, reporters
+        self._error: RunBrokenError | None = None
 
     def report(self, report: Report) -> None:
         """Reports a generation, and keeps its checkpoint if it is time for one.
@@ -34,16 +38,26 @@ class Journal:
         """
         metrics = report.metrics
         progress = self._config.progress(metrics.generation, metrics.env_steps)
-        for reporter in self._reporters:
-            with writing(f"the report of generation {metrics.generation}"):
-                reporter.report(metrics, report.histograms, progress)
+        try:
+            for reporter in self._reporters:
+                with writing(f"the report of generation {metrics.generation}"):
+                    reporter.report(metrics, report.histograms, progress)
+        except RunBrokenError as error:
+            self._error = error
+            raise
         interval = self._config.logging.keep_interval
         if interval and metrics.generation % interval == 0:
             assert report.state is not None
             checkpoint.save(self._run.kept(metrics.generation), report.state)
 
     def save_last(self, state: Mapping[str, Any]) -> None:
-        """Writes the checkpoint that a resumed run continues from."""
+        """Writes the checkpoint that a resumed run continues from.
+
+        Raises:
+            RunBrokenError: if it cannot be written, or a report could not.
+        """
+        if self._error is not None:
+            raise self._error
         checkpoint.save(self._run.last, state)
 
     def save_best(self, state: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_flipout.rollout import Episodes, Player, PlayError, reset_seeds
+from es_flipout.rollout.player import nothing
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError
 from es_flipout.run.failure_watch import FailureWatch
@@ -23,6 +24,7 @@ def play_generation(
     limit: int | None,
     is_last: bool,
     should_stop: Callable[[], bool],
+    meanwhile: Callable[[], None],
 ) -> Episodes:
     """Plays a population, and further ones until the generation has `rollout.min_env_steps`.
 
@@ -34,6 +36,7 @@ def play_generation(
         limit: env steps after which an episode is cut off; None for the environment's own limit.
         is_last: whether no other generation follows, for which the player could prepare.
         should_stop: asked several times per second.
+        meanwhile: see `Player.play`.
 
     Raises:
         PlayStoppedError: if `should_stop` said so.
@@ -49,9 +52,10 @@ def play_generation(
         seeds = seeds_of(config, es.generation, block=len(tables))
         episodes = Episodes.of_population(seeds, limit=limit)
         try:
-            player.play(population, episodes, should_stop=should_stop)
+            player.play(population, episodes, should_stop=should_stop, meanwhile=meanwhile)
         except PlayError as error:
             raise RunBrokenError(str(error)) from error
+        meanwhile = nothing
         tables.append(episodes)
         watch.check(episodes, es.generation + 1)
         env_steps += episodes.env_steps

@@ -22,6 +22,7 @@ from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
     Event,
     SessionLog,
 )
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.tensorboard.summary import histogram, scalar
@@ -94,17 +95,16 @@ class TensorBoard(Reporter):
             return
         scalars = {tag: getattr(metrics, field) for field, tag in TENSORBOARD_TAGS.items()}
         scalars |= {f"time/{field}": value for field, value in asdict(metrics.timing).items()}
-        summaries = []
+        summary = Summary()
         for tag, value in scalars.items():
             if value is not None and math.isfinite(value):
-                summaries.append(scalar(tag, value))  # type: ignore[no-untyped-call]
+                summary.MergeFrom(scalar(tag, value))  # type: ignore[no-untyped-call]
         for name, values in histograms.items():
             finite = values[torch.isfinite(values)].cpu().numpy()
             if finite.size:
-                summaries.append(histogram(name, finite, _BIN_EDGES))  # type: ignore[no-untyped-call]
-        now = time.time()
+                summary.MergeFrom(histogram(name, finite, _BIN_EDGES))  # type: ignore[no-untyped-call]
         with self._turned_off_by_failure():
-            self._write([Event(wall_time=now, step=metrics.env_steps, summary=each) for each in summaries])
+            self._write([Event(wall_time=time.time(), step=metrics.env_steps, summary=summary)])
 
     def _write(self, events: list[Any]) -> None:
         assert self._writer is not None

@@ -3,6 +3,8 @@
 A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
 a run that is interrupted anywhere continues as if it had not been.
 
+A generation is reported and saved while the next is played, so that nobody waits for it.
+
 The center is scored beside the next generations. Until its score is there, they are not reported: all figures
 wait, also in checkpoints, for reports are in order. Only the next generation to be scored waits for it.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from es_flipout.perturbations import copy_module
 from es_flipout.processes import prepare_processes
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError
+from es_flipout.rollout.player import nothing
 from es_flipout.run import checkpoint
 from es_flipout.run.build import (
     make_background_scorer,
@@ -114,6 +118,7 @@ class Trainer:
         self._unscored: Unscored | None = None
         self._saved_generation = -1
         self._is_last = False  # whether the generation that runs is the last of the call
+        self._unrecorded: Callable[[], None] = nothing  # reports and saves the last generation
 
     @property
     def progress(self) -> float:
@@ -165,12 +170,14 @@ class Trainer:
                 self._report_scored(journal, should_stop)
         except PlayStoppedError:
             pass
+        finally:
+            self._record_last()
         if self._saved_generation != self.es.generation:
-            self._save_last(journal)
+            self._save_last(journal, self.state_dict())
 
-    def _save_last(self, journal: Journal) -> None:
+    def _save_last(self, journal: Journal, state: dict[str, Any]) -> None:
         waiting = {} if self._unscored is None else {"unscored": self._unscored.saved()}
-        journal.save_last({**self.state_dict(), **waiting})
+        journal.save_last({**state, **waiting})
         self._saved_generation = self.es.generation
 
     def _run_generation(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
@@ -185,16 +192,18 @@ class Trainer:
                 limit=self.episode_limit,
                 is_last=self._is_last,
                 should_stop=should_stop,
+                meanwhile=partial(self._report_scored, journal, should_stop, wait=False),
             )
         except RunError:
             self._report_scored(journal, should_stop)
             if self._saved_generation != self.es.generation:
-                self._save_last(journal)
+                self._save_last(journal, self.state_dict())
             raise
         elapsed = time.perf_counter() - started
         env_steps = self.env_steps + episodes.env_steps
         is_scored = self._is_due(self.config.evaluation.interval, self.es.generation + 1, env_steps)
-        self._report_scored(journal, should_stop, wait=is_scored)
+        if is_scored:
+            self._report_scored(journal, should_stop)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
@@ -209,18 +218,32 @@ class Trainer:
         timing = Timing(episodes.env_steps / elapsed, self.seconds, episodes.live_share)
         metrics = GenerationMetrics.of(self.es, episodes, fitness, update, self.env_steps, limit, timing)
         report = Report(metrics, self._histograms(episodes, fitness))
-        if is_scored or self._is_now_due(self.config.logging.keep_interval):
-            report.state = self.state_dict()
+        is_saved = self._is_now_due(self.config.logging.checkpoint_interval)
+        is_kept = is_scored or self._is_now_due(self.config.logging.keep_interval)
+        # A copy: the schedules change sigma and learning rate before the next generation.
+        state = self.state_dict() if is_saved or is_kept else {}
+        report.state = state if is_kept else None
+        self._unrecorded = partial(self._record, journal, report, is_scored, state if is_saved else None)
+
+    def _record(
+        self, journal: Journal, report: Report, is_scored: bool, state: dict[str, Any] | None
+    ) -> None:
+        """Reports the last generation, or has the report wait for a score, and saves the state after it."""
         if is_scored:
             self._unscored = Unscored(report)
         elif self._unscored is not None:
             self._unscored.later.append(report)
         else:
             journal.report(report)
-        if self._is_now_due(self.config.logging.checkpoint_interval):
-            self._save_last(journal)
+        if state is not None:
+            self._save_last(journal, state)
         if is_scored:
             self._start_score()
+
+    def _record_last(self) -> None:
+        """Reports and saves the last generation, if that has not been done."""
+        record, self._unrecorded = self._unrecorded, nothing
+        record()
 
     def _histograms(self, episodes: Episodes, fitness: Tensor) -> dict[str, Tensor]:
         """Returns copies of the values of which this generation shows the distribution, by name."""
@@ -245,13 +268,14 @@ class Trainer:
         self.scorer.start(policy, self.config.evaluation.seed, official=is_last)
 
     def _report_scored(self, journal: Journal, should_stop: Callable[[], bool], *, wait: bool = True) -> None:
-        """Reports the generations that wait for a score, if there are any.
+        """Records the last generation, then reports those that wait for a score, if there are any.
 
         Args:
             journal: reports them.
             should_stop: asked several times a second.
             wait: whether to wait for a score that is not there yet.
         """
+        self._record_last()
         unscored = self._unscored
         if unscored is None or not (wait or self.scorer.is_ready):
             return

@@ -20,6 +20,7 @@ from es_flipout.envs import make_env as make_env_official
 from es_flipout.envs.native import native_maker
 from es_flipout.rollout import (
     BaselinePlayer,
+    DevicePlayer,
     Episodes,
     GymnasiumRollout,
     HostPlayer,
@@ -160,6 +161,27 @@ def test_any_rows_of_a_table_may_be_played_by_anybody(kind):
     whole.put(rows, part)
     assert whole.unplayed == 24 - len(rows)
     np.testing.assert_array_equal(whole.returns[rows], part.returns)
+
+
+@pytest.mark.parametrize("kind", ["host", "device", "workers"])
+def test_the_caller_does_something_else_once_while_others_play(kind):
+    engine = "warp" if kind == "device" else "auto"
+    env = make_vec("Hopper-v5", 4, info=False, engine=engine, **LIMIT)
+    policy = MLPPolicy(env.single_observation_space, env.single_action_space)
+    es = FlipoutES(policy, population_size=MEMBERS, sigma=0.1)
+    others_play = []
+
+    def meanwhile():
+        others_play.append(kind == "workers" and all(seat.shares for seat in player._seats))
+
+    player = {
+        "host": lambda: HostPlayer(env),
+        "device": lambda: DevicePlayer.of(env),
+        "workers": lambda: workers("Hopper-v5", policy, envs=2, count=2),
+    }[kind]()
+    with closing(env), closing(player):
+        rollout(player, es.ask(), range(MEMBERS), meanwhile=meanwhile)
+    assert others_play == [kind == "workers"]
 
 
 class HasALock(MLPPolicy):

@@ -605,6 +605,68 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
     assert figures(whole) == figures(parts)
 
 
+def test_a_generation_is_reported_and_saved_while_the_next_is_played(config, monkeypatch):
+    config = replace(config, evaluation=replace(config.evaluation, interval=4))
+    run = RunDirectory.create(replace(config, out="run"))
+    playing, seen = [0], []
+    with closing(Trainer(config)) as trainer:
+        play = trainer.player.play
+
+        def noted(*args, **options):
+            playing[0] = trainer.es.generation + 1
+            try:
+                return play(*args, **options)
+            finally:
+                playing[0] = 0
+
+        class Noting(JsonLines):
+            def report(self, metrics, *others):
+                super().report(metrics, *others)
+                seen.append(("report", metrics.generation, playing[0]))
+
+        save_last = Journal.save_last
+
+        def saving(journal, state):
+            save_last(journal, state)
+            seen.append(("checkpoint", state["generation"], playing[0]))
+
+        monkeypatch.setattr(trainer.player, "play", noted)
+        monkeypatch.setattr(Journal, "save_last", saving)
+        with closing(Noting(run.metrics)) as reporter:
+            trainer.train(run, [reporter], max_generations=3)
+    assert seen == [
+        ("report", 1, 2),
+        ("checkpoint", 1, 2),
+        ("report", 2, 3),
+        ("checkpoint", 2, 3),
+        ("report", 3, 0),
+        ("checkpoint", 3, 0),
+    ]
+
+
+@pytest.mark.parametrize("generation", [1, 3, 6])
+def test_no_checkpoint_is_ahead_of_a_report_that_could_not_be_written(config, generation):
+    class Full(JsonLines):
+        def report(self, metrics, *others):
+            if metrics.generation == generation:
+                raise OSError(28, "No space left on device")
+            super().report(metrics, *others)
+
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    message = f"cannot write the report of generation {generation}: No space left"
+    with closing(Trainer(config)) as trainer, closing(Full(parts.metrics)) as reporter:
+        with pytest.raises(RunBrokenError, match=message):
+            trainer.train(parts, [reporter])
+    assert len(figures(parts)) == generation - 1
+    if parts.last.exists():
+        state = checkpoint.load(parts.last)
+        assert state["generation"] < generation or state["unscored"]["metrics"]["generation"] <= generation
+    train(config, parts)
+    assert figures(whole) == figures(parts)
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+
+
 def test_a_generation_that_cannot_be_played_loses_no_score_before_it(config, monkeypatch):
     run = RunDirectory.create(config)
     with closing(Trainer(config)) as trainer, closing(JsonLines(run.metrics)) as reporter:
