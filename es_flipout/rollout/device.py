@@ -133,9 +133,7 @@ class DevicePlayer(Player):
         if len(self._expected) > 2:  # one that is about to be played, and one that comes after it
             self._expected.popleft()[1].cancel()
 
-    def _play(
-        self, loop: DeviceLoop, should_stop: Callable[[], bool], meanwhile: Callable[[], None]
-    ) -> int:
+    def _play(self, loop: DeviceLoop, should_stop: Callable[[], bool], meanwhile: Callable[[], None]) -> int:
         """Steps until every episode has ended; returns the number of steps."""
         num_substeps = self.env.task.frame_skip
         self._engine.advance(num_substeps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from es_flipout.run import checkpoint
@@ -16,7 +17,7 @@ from es_flipout.run.run_directory import RunDirectory
 class Journal:
     """Reports generations, and keeps their checkpoints.
 
-    Once a report could not be written, no checkpoint is: it must not be ahead of the reports.
+    Once something could not be written, nothing more is: a checkpoint must not be ahead of the reports.
     """
 
     def __init__(self, config: Config, run: RunDirectory, reporters: Sequence[Reporter]) -> None:
@@ -38,28 +39,40 @@ class Journal:
         """
         metrics = report.metrics
         progress = self._config.progress(metrics.generation, metrics.env_steps)
-        try:
+        with self._until_it_fails():
             for reporter in self._reporters:
                 with writing(f"the report of generation {metrics.generation}"):
                     reporter.report(metrics, report.histograms, progress)
-        except RunBrokenError as error:
-            self._error = error
-            raise
-        interval = self._config.logging.keep_interval
-        if interval and metrics.generation % interval == 0:
-            assert report.state is not None
-            checkpoint.save(self._run.kept(metrics.generation), report.state)
+            interval = self._config.logging.keep_interval
+            if interval and metrics.generation % interval == 0:
+                assert report.state is not None
+                checkpoint.save(self._run.kept(metrics.generation), report.state)
 
     def save_last(self, state: Mapping[str, Any]) -> None:
         """Writes the checkpoint that a resumed run continues from.
 
         Raises:
-            RunBrokenError: if it cannot be written, or a report could not.
+            RunBrokenError: if it cannot be written.
         """
-        if self._error is not None:
-            raise self._error
-        checkpoint.save(self._run.last, state)
+        with self._until_it_fails():
+            checkpoint.save(self._run.last, state)
 
     def save_best(self, state: Mapping[str, Any]) -> None:
-        """Writes the checkpoint of the highest score."""
-        checkpoint.save(self._run.best, state)
+        """Writes the checkpoint of the highest score.
+
+        Raises:
+            RunBrokenError: if it cannot be written.
+        """
+        with self._until_it_fails():
+            checkpoint.save(self._run.best, state)
+
+    @contextlib.contextmanager
+    def _until_it_fails(self) -> Iterator[None]:
+        """Writes in the block; once that has failed, the same error comes instead."""
+        if self._error is not None:
+            raise self._error
+        try:
+            yield
+        except RunBrokenError as error:
+            self._error = error
+            raise

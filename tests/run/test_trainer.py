@@ -655,9 +655,12 @@ def test_no_checkpoint_is_ahead_of_a_report_that_could_not_be_written(config, ge
     whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
     train(config, whole)
     message = f"cannot write the report of generation {generation}: No space left"
-    with closing(Trainer(config)) as trainer, closing(Full(parts.metrics)) as reporter:
-        with pytest.raises(RunBrokenError, match=message):
-            trainer.train(parts, [reporter])
+    with (
+        closing(Trainer(config)) as trainer,
+        closing(Full(parts.metrics)) as reporter,
+        pytest.raises(RunBrokenError, match=message),
+    ):
+        trainer.train(parts, [reporter])
     assert len(figures(parts)) == generation - 1
     if parts.last.exists():
         state = checkpoint.load(parts.last)
