@@ -17,9 +17,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)
 	$(BIN)/es-train --config humanoid.yaml
 
-# Two processes, whatever the number of cores: many tests start processes of their own.
+# Three processes, whatever the number of cores: many tests start processes of their own, and wait for them.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

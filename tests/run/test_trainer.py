@@ -783,8 +783,8 @@ class Attentive(torch.nn.Module):
 def test_a_run_on_worker_processes_repeats_and_resumes_to_the_last_bit(config, kind):
     config = replace(
         config,
-        env=replace(config.env, id="Hopper-v5", num_envs=32, kwargs={"max_episode_steps": 40}),
-        es=replace(config.es, population_size=64),
+        env=replace(config.env, id="Hopper-v5", num_envs=16, kwargs={"max_episode_steps": 20}),
+        es=replace(config.es, population_size=32),
         policy=replace(config.policy, kind=kind),
         evaluation=replace(config.evaluation, interval=0),
         threads=2,
@@ -801,7 +801,9 @@ def test_a_run_on_worker_processes_repeats_and_resumes_to_the_last_bit(config, k
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
 
 
-@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "HalfCheetah-v5"])
+@pytest.mark.parametrize(
+    "env_id", [pytest.param("InvertedPendulum-v5", marks=pytest.mark.slow), "HalfCheetah-v5"]
+)
 def test_neither_envs_nor_threads_change_the_parameters(config, env_id):
     config = replace(config, es=replace(config.es, population_size=40), generations=3)
     lines, states = [], []

@@ -184,7 +184,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(arguments, message, capsys
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("kind", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_recurrent_cells_learn_to_recall(kind):
     _, trainer = run(recall(kind, out="run"))
     assert trainer.best_score > 0.9

@@ -89,6 +89,7 @@ def test_a_run_is_trained_once_and_not_continued_with_another_configuration(suit
     assert "seed0 was begun with another optimizer; remove it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_suite_that_was_stopped_goes_on(suite, train, tmp_path):
     endless = yaml.safe_load(suite.read_text())
     endless["short"]["arguments"] += " --generations 100000"
