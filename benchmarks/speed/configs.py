@@ -3,7 +3,8 @@
 es-train runs as a command in a process of its own, exactly as configured, and is stopped after a while. Its
 rate is the live env steps between two lines of metrics.jsonl over the time between their being written:
 training, scores, reports and checkpoints. Start-up is left out, with everything up to the first score, and
-both lines are of generations without a score: they are written at once, others wait for theirs.
+both lines are of generations without a score: they are written at once, others wait for theirs. The env steps
+of scores are counted separately: they are physics, too, but no training.
 
 The plain loop is one process per core, all at the same time, with one simulation each: reset, set the state,
 mj_forward, then set the controls and mj_step for each env step. It repeats the episodes of the generation
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 import mujoco
 
-from benchmarks.speed.es_train import Checkout, last_metrics
+from benchmarks.speed.es_train import Checkout, last_metrics, metrics_between
 from benchmarks.speed.replay import Episode
 from benchmarks.speed.timing import turns
 from benchmarks.speed.training import record_physics
@@ -39,6 +40,7 @@ from es_flipout.run.run_directory import RunDirectory
 
 ES_TRAIN, UNSCORED, BARE = "es-train", "es-train without scores", "mj_step on every core"
 SHIPPED = ["hopper.yaml", "walker2d.yaml", "ant.yaml", "halfcheetah.yaml", "humanoid.yaml"]
+ALL_STEPS = "env steps/s, those of scores included"
 DEFAULTS = {"rounds": 5, "seconds": 10.0}
 SECONDS_BETWEEN_LOOKS = 0.02
 
@@ -51,13 +53,16 @@ class Mark(NamedTuple):
     time: float
 
 
-def train_rate(words: list[str], first_generation: int, seconds: float, folder: Path) -> float:
-    """Returns the live env steps per second of an es-train that begins a run in `folder`/run.
+def train_rates(
+    words: list[str], first_generation: int, seconds: float, episodes: int, folder: Path
+) -> dict[str, float]:
+    """Returns the rates of an es-train that begins a run in `folder`/run, by metric.
 
     Args:
         words: its arguments.
         first_generation: the first whose line may begin the time that counts.
         seconds: how long that lasts, about.
+        episodes: of a score.
         folder: an empty one.
 
     Raises:
@@ -81,7 +86,10 @@ def train_rate(words: list[str], first_generation: int, seconds: float, folder: 
         first = mark(first_generation)
         time.sleep(seconds)
         last = mark(first.generation + 1)
-    return (last.env_steps - first.env_steps) / (last.time - first.time)
+    lines = metrics_between(metrics, first.generation + 1, last.generation)
+    of_scores = episodes * sum(line["score_episode_length"] or 0 for line in lines)
+    trained, elapsed = last.env_steps - first.env_steps, last.time - first.time
+    return {ENV_STEPS: trained / elapsed, ALL_STEPS: (trained + of_scores) / elapsed}
 
 
 @dataclass(frozen=True)
@@ -153,8 +161,8 @@ def measure(options: argparse.Namespace, results: Results) -> None:
     """
     for name in options.configs:
         path = find_config(name).resolve()
-        interval = load_config(path, options.arguments).evaluation.interval
-        if not interval:
+        scores = load_config(path, options.arguments).evaluation
+        if not scores.interval:
             raise ValueError(f"{name} has evaluation.interval 0: there are no scores to measure")
         words = [f"--config={path}", f"--seed={options.seed}", f"--threads={options.threads}"]
         words += options.arguments
@@ -162,10 +170,12 @@ def measure(options: argparse.Namespace, results: Results) -> None:
         for index, contestant in turns([ES_TRAIN, BARE, UNSCORED], options.rounds):
             if contestant == BARE:
                 assert recorded is not None  # es-train comes first
-                rate = recorded.bare_rate(options.threads, options.seconds)
+                rates = {ENV_STEPS: recorded.bare_rate(options.threads, options.seconds)}
             else:
                 own = [*words, "--evaluation.interval=0"] if contestant == UNSCORED else words
                 with tempfile.TemporaryDirectory() as folder:
-                    rate = train_rate(own, interval + 1, options.seconds, Path(folder))
+                    rates = train_rates(
+                        own, scores.interval + 1, options.seconds, scores.episodes, Path(folder)
+                    )
                     recorded = recorded or Recorded.after(RunDirectory(Path(folder) / "run"))
-            results.add(index, contestant, {ENV_STEPS: rate}, config=name)
+            results.add(index, contestant, rates, config=name)

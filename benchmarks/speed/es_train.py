@@ -76,6 +76,13 @@ class Checkout:
         return said
 
 
+def metrics_between(path: Path, first: int, last: int) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics.jsonl about generations from `first` to `last`."""
+    with path.open() as file:
+        lines = [json.loads(line) for line in file if line.endswith("\n")]
+    return [line for line in lines if first <= line["generation"] <= last]
+
+
 def last_metrics(path: Path) -> dict[str, Any] | None:
     """Returns the last whole line of a metrics.jsonl; None if there is none yet."""
     if not path.exists():

@@ -202,16 +202,21 @@ def physics_table(results: Results) -> str:
 
 
 def configs_table(results: Results) -> str:
-    """Returns the rates of es-train in units of plain loops of mj_step, and what scores take of its time."""
+    """Returns the rates of es-train in units of plain loops of mj_step, and what scores take of its time.
+
+    The second share also counts the env steps of scores.
+    """
     rows = []
     rates = [(name, ENV_STEPS) for name in (configs.ES_TRAIN, configs.BARE)]
     for name in results.column("config"):
         own = results.where(config=name)
         scoring = [1 - share for share in own.ratios(rates[0], (configs.UNSCORED, ENV_STEPS))]
         medians = [number(own.spread(*rate).median) for rate in rates]
-        rows.append([name, *medians, two_decimals(own.ratios(*rates)), two_decimals(scoring)])
+        with_scores = own.ratios((configs.ES_TRAIN, configs.ALL_STEPS), rates[1])
+        shares = [two_decimals(each) for each in (own.ratios(*rates), with_scores, scoring)]
+        rows.append([name, *medians, *shares])
     heads = [f"{name}, {ENV_STEPS}" for name, _ in rates]
-    return markdown(["", *heads, "share", "of the time, scores"], rows)
+    return markdown(["", *heads, "share", "share with the steps of scores", "of the time, scores"], rows)
 
 
 def startup_table(results: Results) -> str:

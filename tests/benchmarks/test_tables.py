@@ -131,10 +131,12 @@ def test_es_train_has_its_share_of_plain_loops_and_scores_their_share_of_the_tim
     results = Results({})
     for name, values in {configs.ES_TRAIN: (6.0, 8.0), configs.UNSCORED: (8.0, 8.0)}.items():
         for index, value in enumerate(values):
-            results.add(index, name, {"env steps/s": value}, config="some.yaml")
+            figures = {"env steps/s": value, "env steps/s, those of scores included": value + 1}
+            results.add(index, name, figures, config="some.yaml")
             results.add(index, configs.BARE, {"env steps/s": 10.0}, config="some.yaml")
     [row] = rows_of(configs_table(results))
-    assert row == ["some.yaml", "7.00", "10.0", two_decimals([0.6, 0.8]), two_decimals([0.25, 0.0])]
+    shares = [two_decimals(each) for each in ([0.6, 0.8], [0.7, 0.9], [0.25, 0.0])]
+    assert row == ["some.yaml", "7.00", "10.0", *shares]
 
 
 def test_start_up_and_whole_runs_are_compared_with_another_version():
