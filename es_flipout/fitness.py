@@ -161,7 +161,7 @@ def _share_among_ties(fitness: Tensor, by_rank: Tensor) -> Tensor:
     keys = torch.where(failed(fitness), -math.inf, fitness.to(torch.float64))
     _, group, sizes = torch.unique(keys, sorted=True, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(sizes), dtype=torch.float64)
-    sums.index_add_(0, group.sort().values, by_rank)
+    sums.index_add_(0, torch.repeat_interleave(sizes), by_rank)
     shared: Tensor = (sums / sizes)[group]
     return shared
 

@@ -3,8 +3,9 @@
 es-train runs as a command in a process of its own, exactly as configured, and is stopped after a while. Its
 rate is the live env steps between two lines of metrics.jsonl over the time between their being written:
 training, scores, reports and checkpoints. Start-up is left out, with everything up to the first score, and
-both lines are of generations without a score: they are written at once, others wait for theirs. The env steps
-of scores are counted separately: they are physics, too, but no training.
+both lines are of generations without a score. A line is written while the next generation is played, unless
+it has to wait for a score. The env steps of scores are counted separately: they are physics, too, but no
+training.
 
 The plain loop is one process per core, all at the same time, with one simulation each: reset, set the state,
 mj_forward, then set the controls and mj_step for each env step. It repeats the episodes of the generation

@@ -61,6 +61,11 @@ class BackgroundScorer:
         if self._is_beside:
             self._send()
 
+    @property
+    def is_beside(self) -> bool:
+        """Whether another process scores, or else this one, in `result`."""
+        return self._is_beside
+
     def _send(self) -> None:
         try:
             request = cloudpickle.dumps(self._policy)

@@ -62,8 +62,8 @@ class Player(ABC):
             population: the members.
             episodes: what to play; its rows are filled in.
             should_stop: asked before every step, or several times per second.
-            meanwhile: called once unless playing is stopped before: work of the caller's for the time in
-                which others are at the episodes, or for before if nobody else is.
+            meanwhile: called once, while worker processes or a GPU play, or before the first step if this
+                process plays. It may not be called if playing is stopped before.
 
         Returns:
             The same table.

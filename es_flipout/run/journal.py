@@ -17,7 +17,7 @@ from es_flipout.run.run_directory import RunDirectory
 class Journal:
     """Reports generations, and keeps their checkpoints.
 
-    Once something could not be written, nothing more is: a checkpoint must not be ahead of the reports.
+    After a failed write nothing more is written, so that no checkpoint is ahead of the reports.
     """
 
     def __init__(self, config: Config, run: RunDirectory, reporters: Sequence[Reporter]) -> None:
@@ -30,6 +30,11 @@ class Journal:
         """
         self._config, self._run, self._reporters = config, run, reporters
         self._error: RunBrokenError | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something could not be written."""
+        return self._error is not None
 
     def report(self, report: Report) -> None:
         """Reports a generation, and keeps its checkpoint if it is time for one.
@@ -68,7 +73,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _until_it_fails(self) -> Iterator[None]:
-        """Writes in the block; once that has failed, the same error comes instead."""
+        """Remembers the first error of writing, and raises it again instead of writing anything later."""
         if self._error is not None:
             raise self._error
         try:

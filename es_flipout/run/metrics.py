@@ -144,8 +144,8 @@ class Timing:
     """Wall-clock measurements of a generation, which differ from run to run."""
 
     env_steps_per_second: float
-    """Live env steps per second of rollouts and update. The score of an earlier generation may run on the
-    same cores meanwhile."""
+    """Live env steps per second of rollouts and update. On the same cores, the generation before is reported
+    and saved meanwhile, and an earlier one may be scored."""
     seconds: float
     """Seconds of training since the run began, without interruptions and the wait for the last score."""
     live_share: float

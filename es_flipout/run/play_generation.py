@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_flipout.rollout import Episodes, Player, PlayError, reset_seeds
-from es_flipout.rollout.player import nothing
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError
 from es_flipout.run.failure_watch import FailureWatch
@@ -36,7 +35,7 @@ def play_generation(
         limit: env steps after which an episode is cut off; None for the environment's own limit.
         is_last: whether no other generation follows, for which the player could prepare.
         should_stop: asked several times per second.
-        meanwhile: see `Player.play`.
+        meanwhile: see `Player.play`; called for each population.
 
     Raises:
         PlayStoppedError: if `should_stop` said so.
@@ -55,7 +54,6 @@ def play_generation(
             player.play(population, episodes, should_stop=should_stop, meanwhile=meanwhile)
         except PlayError as error:
             raise RunBrokenError(str(error)) from error
-        meanwhile = nothing
         tables.append(episodes)
         watch.check(episodes, es.generation + 1)
         env_steps += episodes.env_steps

@@ -3,7 +3,7 @@
 A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
 a run that is interrupted anywhere continues as if it had not been.
 
-A generation is reported and saved while the next is played, so that nobody waits for it.
+A generation is reported and saved while the next is played, so that workers do not wait for it.
 
 The center is scored beside the next generations. Until its score is there, they are not reported: all figures
 wait, also in checkpoints, for reports are in order. Only the next generation to be scored waits for it.
@@ -192,9 +192,11 @@ class Trainer:
                 limit=self.episode_limit,
                 is_last=self._is_last,
                 should_stop=should_stop,
-                meanwhile=partial(self._report_scored, journal, should_stop, wait=False),
+                meanwhile=partial(self._catch_up, journal, should_stop),
             )
         except RunError:
+            if journal.has_failed:
+                raise
             self._report_scored(journal, should_stop)
             if self._saved_generation != self.es.generation:
                 self._save_last(journal, self.state_dict())
@@ -202,8 +204,7 @@ class Trainer:
         elapsed = time.perf_counter() - started
         env_steps = self.env_steps + episodes.env_steps
         is_scored = self._is_due(self.config.evaluation.interval, self.es.generation + 1, env_steps)
-        if is_scored:
-            self._report_scored(journal, should_stop)
+        self._report_scored(journal, should_stop, wait=is_scored)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
@@ -235,10 +236,16 @@ class Trainer:
             self._unscored.later.append(report)
         else:
             journal.report(report)
-        if state is not None:
-            self._save_last(journal, state)
         if is_scored:
             self._start_score()
+        if state is not None:
+            self._save_last(journal, state)
+
+    def _catch_up(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
+        """Does beside a generation what is left of those before it, as far as nobody waits for that."""
+        self._record_last()
+        if self.scorer.is_beside:
+            self._report_scored(journal, should_stop, wait=False)
 
     def _record_last(self) -> None:
         """Reports and saves the last generation, if that has not been done."""

@@ -670,6 +670,56 @@ def test_no_checkpoint_is_ahead_of_a_report_that_could_not_be_written(config, ge
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
 
 
+@pytest.mark.parametrize("generation", [1, 2, 3, 4, 6])
+def test_a_checkpoint_that_cannot_be_written_is_what_ends_the_run(config, generation, monkeypatch):
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    save_last = Journal.save_last
+
+    def full(journal, state):
+        with monkeypatch.context() as patch:
+            if state["generation"] == generation:
+                patch.setattr(checkpoint, "save", cannot_write)
+            save_last(journal, state)
+
+    def cannot_write(path, state):
+        raise RunBrokenError("cannot write the checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save_last", full)
+        with pytest.raises(RunBrokenError, match="cannot write the checkpoint"):
+            train(config, parts)
+    train(config, parts)
+    assert figures(whole) == figures(parts)
+    for name in ("last", "best"):
+        assert_same_state(checkpoint.load(getattr(whole, name)), checkpoint.load(getattr(parts, name)))
+
+
+def test_the_rate_of_a_generation_holds_no_score_of_an_earlier_one(config, monkeypatch):
+    env = replace(config.env, engine="gymnasium_processes")  # scored in this process
+    config = replace(config, env=env, threads=1)
+    playing, scored = [False], []
+    run = RunDirectory.create(replace(config, out="run"))
+    with closing(Trainer(config)) as trainer:
+        play, result = trainer.player.play, trainer.scorer.result
+
+        def noted(*args, **options):
+            playing[0] = True
+            try:
+                return play(*args, **options)
+            finally:
+                playing[0] = False
+
+        def scoring(*args):
+            scored.append(playing[0])
+            return result(*args)
+
+        monkeypatch.setattr(trainer.player, "play", noted)
+        monkeypatch.setattr(trainer.scorer, "result", scoring)
+        trainer.train(run)
+    assert scored == [False] * 3
+
+
 def test_a_generation_that_cannot_be_played_loses_no_score_before_it(config, monkeypatch):
     run = RunDirectory.create(config)
     with closing(Trainer(config)) as trainer, closing(JsonLines(run.metrics)) as reporter:
