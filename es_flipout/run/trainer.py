@@ -3,10 +3,7 @@
 A generation either happens whole or not at all. All that the next one depends on is in the checkpoint, so
 a run that is interrupted anywhere continues as if it had not been.
 
-A generation is reported and saved while the next is played, so that workers do not wait for it.
-
-The center is scored beside the next generations. Until its score is there, they are not reported: all figures
-wait, also in checkpoints, for reports are in order. Only the next generation to be scored waits for it.
+What is done beside the next generations, reports, checkpoints and scores, is in `bookkeeping`.
 """
 
 from __future__ import annotations
@@ -21,13 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from es_flipout.perturbations import copy_module
-from es_flipout.processes import prepare_processes
-from es_flipout.rollout import Episodes, PlayError, PlayStoppedError
-from es_flipout.rollout.player import nothing
+from es_flipout.rollout import BackgroundScorer, Episodes, PlayError, PlayStoppedError
 from es_flipout.run import checkpoint
+from es_flipout.run.bookkeeping import Bookkeeping
 from es_flipout.run.build import (
-    make_background_scorer,
     make_optimizer,
     make_perturbation,
     make_player,
@@ -35,7 +29,7 @@ from es_flipout.run.build import (
     make_probe,
 )
 from es_flipout.run.config import Config
-from es_flipout.run.errors import RunBrokenError, RunError
+from es_flipout.run.errors import RunError
 from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing
@@ -57,7 +51,6 @@ class Trainer:
         episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
         env_steps: live env steps since the run began.
         seconds: seconds of training since the run began, interruptions left out.
-        best_score: highest center score so far; minus infinity before the first.
     """
 
     def __init__(
@@ -107,18 +100,12 @@ class Trainer:
                 "env steps (env.kwargs.max_episode_steps sets another limit, -1 none)"
             )
         env.close()
-        self.scorer = make_background_scorer(config)
-        if config.evaluation.interval:
-            prepare_processes()
+        self._books = Bookkeeping(config, self.policy)
         self.player = make_player(config, self.policy, announce)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = 0.0
-        self.best_score = float("-inf")
-        self._unscored: Unscored | None = None
-        self._saved_generation = -1
         self._is_last = False  # whether the generation that runs is the last of the call
-        self._unrecorded: Callable[[], None] = nothing  # reports and saves the last generation
 
     @property
     def progress(self) -> float:
@@ -131,14 +118,25 @@ class Trainer:
         return self.progress >= 1.0 and not self.awaits_score
 
     @property
+    def scorer(self) -> BackgroundScorer:
+        """Scores the center."""
+        return self._books.scorer
+
+    @property
+    def best_score(self) -> float:
+        """Highest center score so far; minus infinity before the first."""
+        return self._books.best_score
+
+    @property
     def awaits_score(self) -> bool:
         """Whether generations have not been reported yet, because the center of the first is being scored."""
-        return self._unscored is not None
+        return self._books.unscored is not None
 
     @property
     def reported_env_steps(self) -> int:
         """A number of env steps at or after the last report and before the next."""
-        return self.env_steps if self._unscored is None else self._unscored.metrics.env_steps - 1
+        unscored = self._books.unscored
+        return self.env_steps if unscored is None else unscored.metrics.env_steps - 1
 
     def train(
         self,
@@ -167,18 +165,17 @@ class Trainer:
                 self._is_last = self.es.generation + 1 >= last
                 self._run_generation(journal, should_stop)
             if not stopped:
-                self._report_scored(journal, should_stop)
+                self._books.report_scored(journal, should_stop)
         except PlayStoppedError:
             pass
         finally:
-            self._record_last()
-        if self._saved_generation != self.es.generation:
-            self._save_last(journal, self.state_dict())
+            self._books.record_last()
+        self._save_unsaved(journal)
 
-    def _save_last(self, journal: Journal, state: dict[str, Any]) -> None:
-        waiting = {} if self._unscored is None else {"unscored": self._unscored.saved()}
-        journal.save_last({**state, **waiting})
-        self._saved_generation = self.es.generation
+    def _save_unsaved(self, journal: Journal) -> None:
+        """Saves the state of the run, if that has not been done."""
+        if self._books.saved_generation != self.es.generation:
+            self._books.save_last(journal, self.state_dict())
 
     def _run_generation(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
         started = time.perf_counter()
@@ -192,19 +189,18 @@ class Trainer:
                 limit=self.episode_limit,
                 is_last=self._is_last,
                 should_stop=should_stop,
-                meanwhile=partial(self._catch_up, journal, should_stop),
+                meanwhile=partial(self._books.catch_up, journal, should_stop),
             )
         except RunError:
             if journal.has_failed:
                 raise
-            self._report_scored(journal, should_stop)
-            if self._saved_generation != self.es.generation:
-                self._save_last(journal, self.state_dict())
+            self._books.report_scored(journal, should_stop)
+            self._save_unsaved(journal)
             raise
         elapsed = time.perf_counter() - started
         env_steps = self.env_steps + episodes.env_steps
         is_scored = self._is_due(self.config.evaluation.interval, self.es.generation + 1, env_steps)
-        self._report_scored(journal, should_stop, wait=is_scored)
+        self._books.report_scored(journal, should_stop, wait=is_scored)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
@@ -224,33 +220,7 @@ class Trainer:
         # A copy: the schedules change sigma and learning rate before the next generation.
         state = self.state_dict() if is_saved or is_kept else {}
         report.state = state if is_kept else None
-        self._unrecorded = partial(self._record, journal, report, is_scored, state if is_saved else None)
-
-    def _record(
-        self, journal: Journal, report: Report, is_scored: bool, state: dict[str, Any] | None
-    ) -> None:
-        """Reports the last generation, or has the report wait for a score, and saves the state after it."""
-        if is_scored:
-            self._unscored = Unscored(report)
-        elif self._unscored is not None:
-            self._unscored.later.append(report)
-        else:
-            journal.report(report)
-        if is_scored:
-            self._start_score()
-        if state is not None:
-            self._save_last(journal, state)
-
-    def _catch_up(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
-        """Does beside a generation what is left of those before it, as far as nobody waits for that."""
-        self._record_last()
-        if self.scorer.is_beside:
-            self._report_scored(journal, should_stop, wait=False)
-
-    def _record_last(self) -> None:
-        """Reports and saves the last generation, if that has not been done."""
-        record, self._unrecorded = self._unrecorded, nothing
-        record()
+        self._books.take(journal, report, is_scored=is_scored, state=state if is_saved else None)
 
     def _histograms(self, episodes: Episodes, fitness: Tensor) -> dict[str, Tensor]:
         """Returns copies of the values of which this generation shows the distribution, by name."""
@@ -262,43 +232,6 @@ class Trainer:
             "episode_length": torch.from_numpy(episodes.lengths),
             **{f"parameters/{name}": each.detach().cpu().clone() for name, each in parameters},
         }
-
-    def _start_score(self) -> None:
-        unscored = self._unscored
-        assert unscored is not None
-        metrics, policy = unscored.metrics, self.policy
-        if unscored.later:  # of a run that continues: the policy has changed since
-            policy = copy_module(policy)
-            policy.load_state_dict(unscored.state["policy"])
-        # The last score of a run is the official environment's, whatever equals it.
-        is_last = self.config.progress(metrics.generation, metrics.env_steps) >= 1.0
-        self.scorer.start(policy, self.config.evaluation.seed, official=is_last)
-
-    def _report_scored(self, journal: Journal, should_stop: Callable[[], bool], *, wait: bool = True) -> None:
-        """Records the last generation, then reports those that wait for a score, if there are any.
-
-        Args:
-            journal: reports them.
-            should_stop: asked several times a second.
-            wait: whether to wait for a score that is not there yet.
-        """
-        self._record_last()
-        unscored = self._unscored
-        if unscored is None or not (wait or self.scorer.is_ready):
-            return
-        try:
-            episodes = self.scorer.result(should_stop)
-        except PlayError as error:
-            raise RunBrokenError(str(error)) from error
-        self._unscored, self._saved_generation = None, -1
-        score = episodes.mean_return
-        is_best = score > self.best_score
-        if is_best:
-            self.best_score = score
-        for report in unscored.reports(episodes, self.best_score):
-            journal.report(report)
-        if is_best:
-            journal.save_best({**unscored.state, "best_score": self.best_score})
 
     def _apply_schedules(self) -> None:
         config = self.config
@@ -335,7 +268,7 @@ class Trainer:
         self.episode_limit = state["episode_limit"]
         self.env_steps = state["env_steps"]
         self.seconds = state["seconds"]
-        self.best_score = state["best_score"]
+        self._books.best_score = state["best_score"]
 
     def restore(self, run: RunDirectory) -> None:
         """Continues from the run's last checkpoint, or from the start if it has none yet.
@@ -350,16 +283,14 @@ class Trainer:
             checkpoint.check_policy(self.policy, state, run.last)
             try:
                 self._load_state_dict(state)
-                self._unscored = waiting and Unscored.of(waiting, state)
+                unscored = waiting and Unscored.of(waiting, state)
             except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 raise RunError(f"checkpoint {run.last} does not fit the run's config: {error}") from error
-            generation = self.es.generation
-            if self._unscored is not None:
-                self._start_score()
-                generation = self._unscored.metrics.generation - 1
+            self._books.restore(unscored)
+            generation = self.es.generation if unscored is None else unscored.metrics.generation - 1
         run.truncate_metrics(generation)
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""
         self.player.close()
-        self.scorer.close()
+        self._books.close()

@@ -590,7 +590,7 @@ def test_a_run_killed_between_a_report_and_its_checkpoint_reports_once(config, g
         with monkeypatch.context() as patch:
             patch.setattr(trainer.scorer, "result", stopped)
             trainer.train(parts, [reporter])  # until it waits for the score of generation 2
-        trainer._report_scored(Journal(config, parts, [reporter]), lambda: False)
+        trainer._books.report_scored(Journal(config, parts, [reporter]), lambda: False)
         # Here it is killed.
     assert [line["generation"] for line in figures(parts)] == [1, 2]
     with closing(Trainer(config)) as trainer:
