@@ -12,8 +12,10 @@ from es_flipout.perturbations.noise_table import NoiseTable
 from es_flipout.perturbations.parameter_noise import ParameterNoise
 from es_flipout.perturbations.perturbed_parameter import PerturbedParameter
 from es_flipout.perturbations.registry import UnsupportedOperationError, rule
+from es_flipout.perturbations.tiles import ComputeTiles, Tile, compute_here
 
 __all__ = [
+    "ComputeTiles",
     "Flipout",
     "FlipoutRows",
     "Independent",
@@ -27,7 +29,9 @@ __all__ = [
     "Perturbation",
     "PerturbedParameter",
     "PopulationNoise",
+    "Tile",
     "UnsupportedOperationError",
+    "compute_here",
     "copy_module",
     "rule",
     "rules",

@@ -3,7 +3,8 @@
 A `Perturbation` draws the noise of all P members of one generation, a `PopulationNoise`: a few tables with
 one row per direction. A forward gathers the rows of its members (`PopulationNoise.rows`), and the
 `ParameterNoise` of each parameter multiplies them with the inputs. `member` writes out the noise of one
-member (the oracle of the forward), and `weighted_sum` serves the gradient estimate.
+member (the oracle of the forward), and `tiles` are the parts of the weighted sum of all noise, from which
+`assembled` makes the gradient estimate.
 
 Antithetic members are neighbors: member 2q has noise +eps_q and member 2q + 1 has -eps_q. This is decided
 here and nowhere else.
@@ -12,7 +13,7 @@ here and nowhere else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from es_flipout.perturbations.noise_table import NoiseTable
 from es_flipout.perturbations.parameter_noise import ParameterNoise
 from es_flipout.perturbations.row_groups import RowGroups
+from es_flipout.perturbations.tiles import Tile, compute_here
 
 
 class PopulationNoise:
@@ -90,11 +92,19 @@ class PopulationNoise:
             for name, entry in entries.items():
                 table.pin(name, entry)
 
-    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
-        """Returns sum_m weights_m eps_m, by parameter name, for weights [P]."""
+    def tiles(self, weights: Tensor) -> list[Tile]:
+        """Returns the parts of sum_m weights_m eps_m, for weights [P]."""
         if self.antithetic:
             weights = weights[0::2] - weights[1::2]
-        return {name: total for table in self.tables for name, total in table.weighted_sum(weights).items()}
+        return [tile for table in self.tables for tile in table.tiles(weights)]
+
+    def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
+        """Takes the values of all `tiles` from `values`, and returns the sum by parameter name."""
+        return {name: total for table in self.tables for name, total in table.assembled(values).items()}
+
+    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
+        """Returns sum_m weights_m eps_m, by parameter name, for weights [P]."""
+        return self.assembled(iter(compute_here(self.tiles(weights))))
 
 
 class NoiseRows(dict[str, ParameterNoise]):

@@ -28,8 +28,9 @@ parameters, and `FlipoutRows` is the product with the inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -54,6 +55,7 @@ from es_flipout.perturbations.parameter_noise import (
     lookup,
 )
 from es_flipout.perturbations.row_groups import RowGroups
+from es_flipout.perturbations.tiles import Tile, joined, tiles_of
 
 
 @dataclass(frozen=True)
@@ -138,19 +140,32 @@ class FlipoutTable(NoiseTable):
         }
 
     @override
-    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
-        dtype, signs, sums = accumulation_dtype(self.dtype), self.split(self.values), {}
+    def tiles(self, weights: Tensor) -> list[Tile]:
+        dtype, signs = accumulation_dtype(self.dtype), self.split(self.values)
         weights = weights.to(dtype).unsqueeze(1)
-        for name, bases in self.bases.items():
-            by_base = (len(bases), len(weights) // len(bases), -1)
-            signs_0 = (signs[f"0 {name}"] * weights).view(by_base)
-            signs_1 = signs[f"1 {name}"].to(dtype).view(by_base)
+
+        @lru_cache(maxsize=1)  # for all tiles of a weight, which follow each other
+        def weighted_signs(name: str) -> tuple[Tensor, Tensor]:
+            by_base = (len(self.bases[name]), len(weights) // len(self.bases[name]), -1)
+            return (signs[f"0 {name}"] * weights).view(by_base), signs[f"1 {name}"].to(dtype).view(by_base)
+
+        def rows_of(name: str, rows: slice) -> Tensor:
+            bases, (signs_0, signs_1) = self.bases[name][:, rows], weighted_signs(name)
             total = torch.zeros(bases.shape[1:], dtype=dtype, device=bases.device)
-            for base, r, s in zip(bases, signs_0, signs_1, strict=True):
+            for base, r, s in zip(bases, signs_0[:, :, rows], signs_1, strict=True):
                 product = r.mT @ s
                 total.addcmul_(base, product.view(*product.shape, *(1,) * (base.ndim - 2)))
-            sums[name] = total.to(self.dtype)
-        return sums
+            return total
+
+        return [
+            tile
+            for name, bases in self.bases.items()
+            for tile in tiles_of(bases.shape[1:], self.dtype, bases.device, partial(rows_of, name))
+        ]
+
+    @override
+    def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
+        return {name: joined(values, bases.shape[1:]) for name, bases in self.bases.items()}
 
     @override
     def pin(self, name: str, entry: int) -> None:

@@ -16,8 +16,9 @@ dense Gaussian noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ from es_flipout.perturbations.parameter_noise import (
     lookup,
 )
 from es_flipout.perturbations.row_groups import RowGroups
+from es_flipout.perturbations.tiles import Tile, joined, tiles_of
 
 
 @dataclass(frozen=True)
@@ -90,27 +92,40 @@ class LowRankTable(NoiseTable):
         oriented = {f"left {name}": factor for name, factor in left.items()}
         values, shapes = side_by_side(oriented | {f"right {name}": factor for name, factor in right.items()})
         super().__init__(values, shapes, values.dtype, sum(factor[0].numel() for factor in left.values()))
-        self._names = list(left)
+        self._weights = {name: (left[name].shape[2], *factor.shape[2:]) for name, factor in right.items()}
 
     @override
     def by_parameter(self, values: Tensor, groups: RowGroups | None) -> dict[str, ParameterNoise]:
         parts = self.split(values)
-        return {name: LowRankRows(parts[f"left {name}"], parts[f"right {name}"]) for name in self._names}
+        return {name: LowRankRows(parts[f"left {name}"], parts[f"right {name}"]) for name in self._weights}
 
     @override
-    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
-        dtype, parts, sums = accumulation_dtype(self.dtype), self.split(self.values), {}
+    def tiles(self, weights: Tensor) -> list[Tile]:
+        dtype, parts = accumulation_dtype(self.dtype), self.split(self.values)
         weights = weights.to(dtype).view(-1, 1, 1)
-        for name in self._names:
-            left, right = parts[f"left {name}"], parts[f"right {name}"]
-            weighted = (left.to(dtype) * weights).flatten(0, 1)
-            product = weighted.mT @ right.to(dtype).flatten(2).flatten(0, 1)
-            sums[name] = torch.unflatten(product, 1, right.shape[2:]).to(self.dtype)
-        return sums
+
+        @lru_cache(maxsize=1)  # for all tiles of a weight, which follow each other
+        def weighted_factors(name: str) -> tuple[Tensor, Tensor]:
+            left, right = parts[f"left {name}"].to(dtype), parts[f"right {name}"].to(dtype)
+            return (left * weights).flatten(0, 1), right.flatten(2).flatten(0, 1)
+
+        def rows_of(name: str, rows: slice) -> Tensor:
+            left, right = weighted_factors(name)
+            return torch.unflatten(left[:, rows].mT @ right, 1, self._weights[name][1:])
+
+        return [
+            tile
+            for name, shape in self._weights.items()
+            for tile in tiles_of(shape, self.dtype, self.values.device, partial(rows_of, name))
+        ]
+
+    @override
+    def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
+        return {name: joined(values, shape) for name, shape in self._weights.items()}
 
     @override
     def pin(self, name: str, entry: int) -> None:
-        if name in self._names:
+        if name in self._weights:
             self.split(self.values)[f"left {name}"][:, :, entry] = 0
 
 

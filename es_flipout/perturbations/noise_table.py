@@ -7,7 +7,9 @@ parameters of a dtype share a table, the noise of a member costs one gather per 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from typing_extensions import override
 
 from es_flipout.perturbations.parameter_noise import DenseRows, ParameterNoise
 from es_flipout.perturbations.row_groups import RowGroups
+from es_flipout.perturbations.tiles import TILE_VALUES, Tile, joined, tiles_of
 
 
 class NoiseTable(ABC):
@@ -66,8 +69,12 @@ class NoiseTable(ABC):
         """
 
     @abstractmethod
-    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
-        """Returns the sum of all directions' noise times weights [D], by parameter name."""
+    def tiles(self, weights: Tensor) -> list[Tile]:
+        """Returns the parts of the sum of all directions' noise times weights [D]."""
+
+    @abstractmethod
+    def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
+        """Takes the values of this table's tiles from `values`, and returns the sum by parameter name."""
 
     @abstractmethod
     def pin(self, name: str, entry: int) -> None:
@@ -75,7 +82,13 @@ class NoiseTable(ABC):
 
 
 class DenseTable(NoiseTable):
-    """Noise written out."""
+    """Noise written out.
+
+    Attributes:
+        tile_values: columns of a tile of the weighted sum at most.
+    """
+
+    tile_values: ClassVar[int] = TILE_VALUES
 
     def __init__(self, values: Tensor, shapes: Mapping[str, torch.Size]) -> None:
         super().__init__(values, shapes, values.dtype, num_oriented=values.shape[1])
@@ -85,17 +98,22 @@ class DenseTable(NoiseTable):
         return {name: DenseRows(part) for name, part in self.split(values).items()}
 
     @override
-    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
-        return self.split(self._sum(weights.to(accumulation_dtype(self.dtype))).to(self.dtype))
+    def tiles(self, weights: Tensor) -> list[Tile]:
+        formula = partial(self._sum, weights.to(accumulation_dtype(self.dtype)))
+        return tiles_of(self.values.shape[1:], self.dtype, self.values.device, formula, self.tile_values)
+
+    @override
+    def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
+        return self.split(joined(values, self.values.shape[1:], self.tile_values))
 
     @override
     def pin(self, name: str, entry: int) -> None:
         if name in self.shapes:
             self.split(self.values)[name][:, entry] = 0
 
-    def _sum(self, weights: Tensor) -> Tensor:
-        """Returns the sum of all rows times weights [D], [width], of the weights' dtype."""
-        return weights @ self.values.to(weights.dtype)
+    def _sum(self, weights: Tensor, columns: slice) -> Tensor:
+        """Returns some columns of the sum of all rows times weights [D], of the weights' dtype."""
+        return weights @ self.values[:, columns].to(weights.dtype)
 
 
 def draw_dense(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from es_flipout.perturbations import Independent
+from es_flipout.perturbations.independent import SeededTable
 
 SHAPES = {"weight": (5, 7), "bias": (5,), "scale": ()}
 DIRECTIONS = 137
@@ -101,3 +102,57 @@ def test_threads_may_draw_at_the_same_time():
                 assert_equal(following[member - 1], expected[member])
     finally:
         sys.setswitchinterval(interval)
+
+
+SEVERAL_TILES = {"table": (7, 9_000), "weight": (70, 300), "scale": ()}
+"""63,000 + 21,000 + 1 weights, by 32,768."""
+
+
+@pytest.mark.parametrize("antithetic", [True, False], ids=["antithetic", "single"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "drawn again"])
+def test_rows_of_several_tiles_are_those_that_are_summed(antithetic, kept):
+    parameters = {name: torch.empty(shape, dtype=torch.float64) for name, shape in SEVERAL_TILES.items()}
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    one, other = (Independent().sample(parameters, 6, each, antithetic=antithetic) for each in generators)
+    for noise in (one, other):
+        # Columns 27,000 to 36,000 of the table, across the border of two tiles, and a weight's last entry.
+        noise.pin({"table": 3, "weight": 69})
+    rows = {name: row.dense() for name, row in one.rows(torch.arange(6), 1.0).items()}
+    noise = one if kept else other
+    weights = torch.randn(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    total = noise.weighted_sum(weights)
+    for name, row in rows.items():
+        expected = (weights.view(-1, *(1,) * (row.ndim - 1)) * row).sum(dim=0)
+        torch.testing.assert_close(total[name], expected, rtol=1e-12, atol=1e-12)
+        assert torch.equal(row[2], noise.member(2)[name])
+    for name, entry in (("table", 3), ("weight", 69)):
+        for values in (rows[name][0], total[name]):
+            zero = (values == 0).flatten(1).all(dim=1)
+            assert zero.nonzero().flatten().tolist() == [entry]
+            assert int((values == 0).sum()) == values[entry].numel()
+
+
+def test_every_tile_of_every_direction_has_its_own_draw():
+    shape = (4, SeededTable.tile_values)
+    noise = Independent().sample({"weight": torch.empty(shape)}, 3, torch.Generator(), antithetic=False)
+    draws = torch.stack([noise.member(member)["weight"] for member in range(3)]).flatten(0, 1)
+    assert len(draws.unique(dim=0)) == 12
+    # Uncorrelated: of 66 pairs, none is 5 standard errors from 0.
+    correlations = torch.corrcoef(draws) - torch.eye(12)
+    assert correlations.abs().max() < 5 * shape[1] ** -0.5
+
+
+def test_a_tile_draws_its_own_columns_only(monkeypatch):
+    filled = []
+    fill = SeededTable._fill
+
+    def counted(table, part, direction, columns):
+        filled.append((direction, columns.start, len(part)))
+        return fill(table, part, direction, columns)
+
+    monkeypatch.setattr(SeededTable, "_fill", counted)
+    width = SeededTable.tile_values
+    noise = Independent().sample({"bias": torch.empty(2 * width + 5)}, 4, torch.Generator())
+    tiles = noise.tiles(torch.arange(4.0))
+    tiles[2].compute()
+    assert sorted(filled) == [(0, 2 * width, 5), (1, 2 * width, 5)]
