@@ -8,19 +8,31 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from es_flipout.perturbations import ComputeTiles, compute_here
+from es_flipout.perturbations.torch_modes import untracked
 from es_flipout.population import Population
 from es_flipout.update import dot, norm
 
 
-def mean_gradient(populations: Sequence[Population], utilities: Tensor) -> dict[str, Tensor]:
+@untracked
+def mean_gradient(
+    populations: Sequence[Population], utilities: Tensor, compute_tiles: ComputeTiles = compute_here
+) -> dict[str, Tensor]:
     """Returns the mean of the populations' gradient estimates, by name of the parameter.
 
     Args:
         populations: B populations of P members.
         utilities: of all members, in the order of the populations, [B P].
+        compute_tiles: computes the tiles of all populations' sums, in one call.
     """
     parts = torch.split(utilities, [population.size for population in populations])
-    first, *others = (population.gradient(part) for population, part in zip(populations, parts, strict=True))
+    tiles = [
+        tile
+        for population, part in zip(populations, parts, strict=True)
+        for tile in population.gradient_tiles(part)
+    ]
+    values = iter(compute_tiles(tiles))
+    first, *others = (population.gradient_from(values) for population in populations)
     for other in others:
         for name, value in other.items():
             first[name] += value
@@ -28,7 +40,10 @@ def mean_gradient(populations: Sequence[Population], utilities: Tensor) -> dict[
 
 
 def signal_to_noise(
-    populations: Sequence[Population], utilities: Tensor, gradient: Mapping[str, Tensor]
+    populations: Sequence[Population],
+    utilities: Tensor,
+    gradient: Mapping[str, Tensor],
+    compute_tiles: ComputeTiles = compute_here,
 ) -> float:
     """Returns how much of a gradient estimate is signal; see `FlipoutES.tell`.
 
@@ -36,13 +51,14 @@ def signal_to_noise(
         populations: B populations of P members.
         utilities: of all members, in the order of the populations, [B P].
         gradient: their `mean_gradient`.
+        compute_tiles: computes the tiles of the gradient of the first half of the members.
     """
     # Halves alternate by antithetic pair; the second half's estimate follows from 2 g = g_A + g_B.
     unit = 2 if populations[0].noise.antithetic else 1
     if len(utilities) < 2 * unit:
         return math.nan
     in_first_half = torch.arange(len(utilities), device=utilities.device) // unit % 2 == 0
-    first = mean_gradient(populations, torch.where(in_first_half, 2 * utilities, 0.0))
+    first = mean_gradient(populations, torch.where(in_first_half, 2 * utilities, 0.0), compute_tiles)
     second = {name: 2 * gradient[name] - first[name] for name in first}
     difference = {name: first[name] - second[name] for name in first}
     noise = norm(difference) ** 2 / 4

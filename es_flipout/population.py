@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from es_flipout.parameters import padding_entries, trained_parameters
-from es_flipout.perturbations import MemberRows, Perturbation, PopulationNoise, copy_module
+from es_flipout.perturbations import (
+    ComputeTiles,
+    MemberRows,
+    Perturbation,
+    PopulationNoise,
+    Tile,
+    compute_here,
+    copy_module,
+)
 from es_flipout.perturbations.module_copy import deep_copy
 from es_flipout.perturbations.torch_modes import eagerly, untracked
 from es_flipout.seeding import torch_generator
@@ -184,11 +193,23 @@ class Population:
         return module
 
     @untracked
-    def gradient(self, utilities: Tensor) -> dict[str, Tensor]:
+    def gradient(self, utilities: Tensor, compute_tiles: ComputeTiles = compute_here) -> dict[str, Tensor]:
         """Returns the estimated ascent direction of the fitness, by name of the trained parameter.
 
         g = 1 / (P sigma) Σ_m u_m eps_m (Salimans, Ho, Chen, Sidor and Sutskever, 2017, arXiv 1703.03864).
         It is zero if sigma is, for then all members are equal.
+
+        Args:
+            utilities: shaped fitness of every member, [P].
+            compute_tiles: computes the tiles of the sum.
+
+        Raises:
+            ValueError: if there is not one utility per member.
+        """
+        return self.gradient_from(iter(compute_tiles(self.gradient_tiles(utilities))))
+
+    def gradient_tiles(self, utilities: Tensor) -> list[Tile]:
+        """Returns the tiles of the sum in `gradient`, none if sigma is zero.
 
         Args:
             utilities: shaped fitness of every member, [P].
@@ -198,9 +219,13 @@ class Population:
         """
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")
+        return self.noise.tiles(utilities.to(self.noise.device)) if self.sigma else []
+
+    def gradient_from(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
+        """Takes the values of all `gradient_tiles` from `values`, and returns the `gradient`."""
         if self.sigma == 0:
             return {name: torch.zeros_like(self.policy.get_parameter(name)) for name in self.trained}
-        total = self.noise.weighted_sum(utilities.to(self.noise.device))
+        total = self.noise.assembled(values)
         return {name: total[name] / (self.size * self.sigma) for name in self.trained}
 
 

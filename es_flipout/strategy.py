@@ -46,7 +46,7 @@ from es_flipout.parameters import (
     padding_entries,
     trained_parameters,
 )
-from es_flipout.perturbations import Flipout, Perturbation
+from es_flipout.perturbations import ComputeTiles, Flipout, Perturbation, compute_here
 from es_flipout.perturbations.module_copy import copy_state, deep_copy
 from es_flipout.perturbations.torch_modes import untracked
 from es_flipout.population import NoiseOrigin, Population
@@ -76,6 +76,7 @@ class FlipoutES:
         antithetic: bool = True,
         weight_decay: float = 0.0,
         seed: int = 0,
+        compute_tiles: ComputeTiles = compute_here,
     ) -> None:
         """Takes the policy.
 
@@ -90,6 +91,8 @@ class FlipoutES:
             antithetic: whether members come in pairs of opposite perturbations.
             weight_decay: L2 coefficient: the optimizer follows gradient - weight_decay * parameters.
             seed: seed of the noise of every generation.
+            compute_tiles: computes the parts of the gradient estimate, of all populations in one call. It may
+                share them out between processes; by default, all are computed here.
 
         Raises:
             TypeError: if the policy is no module, or the optimizer no optimizer.
@@ -105,6 +108,7 @@ class FlipoutES:
         self.antithetic = antithetic
         self.weight_decay = weight_decay
         self.seed = seed
+        self.compute_tiles = compute_tiles
         self.generation = 0
         self._check_settings()
         self._default_optimizer: torch.optim.Optimizer | None = None
@@ -225,7 +229,7 @@ class FlipoutES:
         tied = tied_fraction(fitness)
         shaping: Any = self.fitness_shaping
         utilities = as_utilities(shaping(fitness), len(fitness)).to(populations[0].noise.device)
-        gradient = mean_gradient(populations, utilities)
+        gradient = mean_gradient(populations, utilities, self.compute_tiles)
         gradient_norm = norm(gradient)
         if not math.isfinite(gradient_norm):
             name = first_not_finite(gradient) or next(iter(gradient))
@@ -233,7 +237,9 @@ class FlipoutES:
                 f"the gradient estimate is not finite, first for {name!r}: for {gradient[name].dtype}, the "
                 f"utilities are too large or sigma ({populations[0].sigma:g}) is too small"
             )
-        ratio = signal_to_noise_of(populations, utilities, gradient) if signal_to_noise else None
+        ratio = None
+        if signal_to_noise:
+            ratio = signal_to_noise_of(populations, utilities, gradient, self.compute_tiles)
         before = {name: value.detach().clone() for name, value in parameters.items()}
         # torch optimizers descend, fitness ascends
         descent = {name: self.weight_decay * before[name] - gradient[name] for name in parameters}

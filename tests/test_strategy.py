@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.fitness import SHAPINGS, Shaping, raw
-from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
+from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation, Tile, compute_here
 from es_flipout.policies import MLPPolicy
 from es_flipout.population import Population
 from es_flipout.run.build import make_perturbation
@@ -260,6 +260,48 @@ class TestAsk:
             ValueError, match=f"population_size must be an integer > 0, got {population_size}"
         ):
             strategy(linear_policy(), population_size=population_size)
+
+
+class TestComputeTiles:
+    def moved(self, perturbation: Perturbation, antithetic: bool, **options: Any) -> Tensor:
+        """Returns the weights of a policy of several tiles after two generations of two populations."""
+        policy = nn.Linear(600, 500)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.zero_()
+        es = strategy(policy, perturbation=perturbation, antithetic=antithetic, **options)
+        for seed in (1, 2):
+            tiles = es.ask().gradient_tiles(torch.zeros(P))
+            assert any(tile.is_part for tile in tiles)
+            es.ask_more()
+            fitness = torch.randn(2 * P, generator=torch.Generator().manual_seed(seed))
+            es.tell(fitness, signal_to_noise=True)
+        return weights_of(policy)
+
+    @every_family
+    def test_in_any_order_moves_the_policy_to_the_same_bits(
+        self, perturbation: Perturbation, antithetic: bool
+    ) -> None:
+        sizes = []
+
+        def backwards(tiles: Sequence[Tile]) -> list[Tensor]:
+            sizes.append(len(tiles))
+            return compute_here(tiles[::-1])[::-1]
+
+        expected = self.moved(perturbation, antithetic)
+        assert torch.equal(self.moved(perturbation, antithetic, compute_tiles=backwards), expected)
+        assert len(sizes) == 4  # the gradient and its signal-to-noise ratio, in both generations
+        assert len(set(sizes)) == 1
+
+    def test_decides_the_update(self) -> None:
+        def nothing(tiles: Sequence[Tile]) -> list[Tensor]:
+            return [torch.zeros(tile.shape, dtype=tile.dtype, device=tile.device) for tile in tiles]
+
+        assert not self.moved(Flipout(), True, compute_tiles=nothing).any()
+        assert self.moved(Flipout(), True).any()
+
+    def test_all_tiles_are_computed_here_by_default(self) -> None:
+        assert strategy(linear_policy()).compute_tiles is compute_here
 
 
 class TestAskMore:
