@@ -57,6 +57,30 @@ class RunningStatistics:
         mean = rows.mean(dim=0)
         self._merge(count, mean, (rows - mean).square_().sum(dim=0))
 
+    @classmethod
+    def merged(cls, counts: Tensor, means: Tensor, m2s: Tensor) -> RunningStatistics:
+        """Returns the moments of B sets of rows, merged in a fixed order: neighbors, then pairs of them, ...
+
+        Args:
+            counts: rows of each set, float64 [B].
+            means: mean of each feature, float64 [B, O].
+            m2s: sum of squared deviations from it, float64 [B, O].
+        """
+        merged = cls(means.shape[1], means.device)
+        while len(counts) > 1:
+            pairs = len(counts) // 2 * 2
+            left, right = slice(0, pairs, 2), slice(1, pairs, 2)
+            totals = counts[left] + counts[right]
+            shares = (counts[right] / totals.clamp(min=1.0)).unsqueeze(1)
+            deltas = means[right] - means[left]
+            spread = deltas.square() * (counts[left].unsqueeze(1) * shares)
+            counts = torch.cat([totals, counts[pairs:]])
+            m2s = torch.cat([m2s[left] + m2s[right] + spread, m2s[pairs:]])
+            means = torch.cat([means[left] + deltas * shares, means[pairs:]])
+        if len(counts):
+            merged.count, merged.mean, merged.m2 = counts[0], means[0], m2s[0]
+        return merged
+
     def merge(self, other: RunningStatistics) -> None:
         """Adds all rows that `other` has seen."""
         self._merge(*(each.to(self.mean.device) for each in (other.count, other.mean, other.m2)))

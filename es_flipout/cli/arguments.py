@@ -38,8 +38,10 @@ from es_flipout.run.placement import on_device
 
 __all__ = ["RESUME_OPTIONS", "ParserExit", "TrainArguments", "UsageError", "load_config", "parse_train"]
 
-RESUME_OPTIONS = ("generations", "max_env_steps", "threads", "device", "logging")
+RESUME_OPTIONS = ("generations", "max_env_steps", "threads", "device", "rank_timeout", "logging")
 """What may be changed when a run is resumed: its budget, its speed, its logging."""
+AUTO = "auto"
+"""Value of --resume that continues the run at --out if there is one, and begins it if not."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class TrainArguments:
         config: of the run.
         resume: the run directory; None for a new run.
         keeps_device: whether the device is the one that the run has stored.
+        is_auto: whether a run that has begun at `config.out` is to be continued.
     """
 
     config: Config
     resume: Path | None
     keeps_device: bool = False
+    is_auto: bool = False
 
 
 class ParserExit(SystemExit):
@@ -93,7 +97,7 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
     overrides = migrate_arguments(overrides)
     overrides = [re.sub(r"^--engine(?==|$)", "--env.engine", each) for each in overrides]
     path: Path | None
-    if known.resume is not None:
+    if known.resume is not None and known.resume != AUTO:
         if known.config is not None:
             raise UsageError("--resume uses the run's own configuration; omit --config")
         _check_resume_overrides(overrides)
@@ -101,7 +105,7 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
         if not path.is_file():
             raise UsageError(f"{known.resume} is not a run directory: it has no config.yaml")
         config, stored = load_config(path, overrides), load_config(path)
-        _check_resumed_schedules(config, stored)
+        check_resumed_schedules(config, stored)
         keeps_device = not any(re.match(r"--device(=|$)", each) for each in overrides)
         config = on_device(replace(config, device=stored.device), config.device)
         return TrainArguments(config, Path(known.resume), keeps_device)
@@ -109,7 +113,7 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
         path = find_config(known.config) if known.config is not None else None
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return TrainArguments(load_config(path, overrides), None)
+    return TrainArguments(load_config(path, overrides), None, is_auto=known.resume == AUTO)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -155,7 +159,8 @@ def _config_parser() -> _Parser:
         "--resume",
         metavar="RUN",
         default=argparse.SUPPRESS,
-        help="Run directory to continue, exactly as if the run had not been stopped.",
+        help="Run directory to continue, exactly as if the run had not been stopped; auto: the one at --out, "
+        "if the run has begun there.",
     )
     parser.add_class_arguments(Config, as_group=False)
     return parser
@@ -200,7 +205,12 @@ def _check_section_options(overrides: Sequence[str]) -> None:
             check_keys(read_yaml(text, option), options[option], option, f"{option[2:]}.")
 
 
-def _check_resumed_schedules(config: Config, original: Config) -> None:
+def check_resumed_schedules(config: Config, original: Config) -> None:
+    """Checks that a run with a schedule keeps its budget.
+
+    Raises:
+        UsageError: if it does not.
+    """
     budgets = [(each.generations, each.max_env_steps) for each in (config, original)]
     kinds = {config.es.sigma_schedule.kind, config.optimizer.lr_schedule.kind}
     if kinds != {"constant"} and budgets[0] != budgets[1]:

@@ -24,15 +24,24 @@ from es_flipout.cli.process import OutputConsole, UsageParser, run_command, sile
 from es_flipout.cli.results import Results, describe_machine, number
 from es_flipout.cli.throughput import (
     ENV_STEPS,
+    GATHERING,
     MEMBERS,
     MEMORY,
+    ONE_RANK,
     ONE_WORKER,
     PHYSICS,
+    UPDATING,
+    WAITING,
     Contestant,
     FirstGeneration,
     contestants,
+    rank_contestants,
 )
+from es_flipout.cli.torchrun import is_launched
 from es_flipout.processes import available_cores
+from es_flipout.rollout import ProcessGroup, Ranks
+from es_flipout.rollout.process_group import START_SECONDS
+from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
 from es_flipout.run.run_directory import safe_name
 
@@ -71,6 +80,9 @@ def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
     option("warp-envs", on_warp, type=COUNT, nargs="+", metavar="N", default=[])
     option("warp-members-per-env", "of those", type=COUNT, metavar="N", default=4)
     option("warp-device", "device of those", default="cuda")
+    ranks = "numbers of ranks, under torchrun (default: powers of two, and all); 1 is always measured"
+    option("ranks", ranks, type=COUNT, nargs="+", metavar="N")
+    option("device", "of the policy of each rank", default="cpu")
     option("price-per-core-hour", "paid by contestants without a GPU, for the cores they use", type=AMOUNT)
     machine = "paid by contestants with a GPU, and by all without a core price"
     option("price-per-machine-hour", machine, type=AMOUNT)
@@ -88,24 +100,31 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         bench.set_defaults(**QUICK)
     parsed = parser.parse_args(arguments)
     parsed.population_size = parsed.population_size or 4 * parsed.num_envs
-    cores = available_cores()
-    parsed.threads = parsed.threads or cores
-    parsed.workers = parsed.workers or [*(2**power for power in range(cores.bit_length())), cores]
     return parsed
 
 
-def _contestants(parsed: argparse.Namespace) -> dict[str, Contestant]:
-    config = Config(
+def _up_to(count: int) -> list[int]:
+    """Returns the powers of two up to a number, and the number itself."""
+    return [*(2**power for power in range(count.bit_length())), count]
+
+
+def _config(parsed: argparse.Namespace, device: str, threads: int | None = None) -> Config:
+    return Config(
         env=EnvConfig(parsed.env, parsed.env_kwargs, parsed.num_envs),
         policy=PolicyConfig(hidden_sizes=parsed.hidden_sizes),
         es=ESConfig(population_size=parsed.population_size),
         seed=parsed.seed,
-        device="cpu",
+        device=device,
+        threads=threads,
     )
+
+
+def _contestants(parsed: argparse.Namespace) -> dict[str, Contestant]:
+    cores = available_cores()
     return contestants(
-        config,
-        parsed.workers,
-        parsed.threads,
+        _config(parsed, "cpu"),
+        parsed.workers or _up_to(cores),
+        parsed.threads or cores,
         gpu="cuda" if torch.cuda.is_available() else None,
         warp_envs=parsed.warp_envs,
         warp_members_per_env=parsed.warp_members_per_env,
@@ -115,19 +134,44 @@ def _contestants(parsed: argparse.Namespace) -> dict[str, Contestant]:
 
 def _bench(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
-    if parsed.out is not None:
-        _make_writable(parsed.out)  # before minutes of measuring
+    if parsed.ranks and not is_launched():
+        raise UsageError(
+            "--ranks needs torchrun: torchrun --nproc-per-node 4 --no-python es-bench throughput ..."
+        )
     silence_mujoco()
     torch.set_num_threads(1)  # as es-train has it
+    if not is_launched():
+        return _report(parsed, arguments, _contestants(parsed), ALONE)
+    try:
+        group = ProcessGroup.of_environment()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    with closing(group):
+        sizes = parsed.ranks or _up_to(group.size)
+        if max(sizes) > group.size:
+            raise UsageError(f"--ranks {max(sizes)}: torchrun has started {group.size}")
+        group.start(None, timeout=START_SECONDS, device=parsed.device)
+        config = _config(parsed, parsed.device, parsed.threads)
+        return _report(parsed, arguments, rank_contestants(config, sizes, group), group)
+
+
+def _report(
+    parsed: argparse.Namespace, arguments: Sequence[str], entrants: Mapping[str, Contestant], group: Ranks
+) -> int:
+    """Measures all contestants; rank 0 prints and writes what came of it."""
+    if parsed.out is not None and group.rank == 0:
+        _make_writable(parsed.out)  # before minutes of measuring
     results = Results({"command": shlex.join(["es-bench", *arguments])})
     names = ("env", "env_kwargs", "num_envs", "population_size", "hidden_sizes", "seed", "seconds")
     results.settings |= {name: getattr(parsed, name) for name in names}
     prices = {"core": parsed.price_per_core_hour, "machine": parsed.price_per_machine_hour}
     results.settings["price_per_hour"] = prices
     try:
-        _measure(_contestants(parsed), results, parsed.rounds, parsed.seconds)
+        _measure(entrants, results, parsed.rounds, parsed.seconds, group)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if group.rank > 0:
+        return 0
     _print(table(results), f"{parsed.env}, {parsed.population_size} members, {parsed.num_envs} envs")
     if parsed.out is not None:
         path = parsed.out / safe_name(f"throughput_{parsed.env}.json")
@@ -136,18 +180,24 @@ def _bench(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _measure(entrants: Mapping[str, Contestant], results: Results, rounds: int, seconds: float) -> None:
-    """Measures all contestants in alternating rounds."""
+def _measure(
+    entrants: Mapping[str, Contestant], results: Results, rounds: int, seconds: float, group: Ranks
+) -> None:
+    """Measures all contestants in alternating rounds, each on the first so many of the ranks."""
     results.settings["contestants"] = {name: each.settings for name, each in entrants.items()}
     with ExitStack() as stack:
         runs = {}
         for name, each in entrants.items():
-            runs[name] = stack.enter_context(closing(FirstGeneration(each.config)))
-            results.add(0, name, runs[name].once)
-        turns, console = list(itertools.product(range(rounds), runs)), Console(stderr=True)
-        hidden = not console.is_terminal
+            part = group.first(each.ranks)
+            if group.rank < each.ranks:
+                runs[name] = stack.enter_context(closing(FirstGeneration(each.config, part)))
+                results.add(0, name, runs[name].once)
+        turns, console = list(itertools.product(range(rounds), entrants)), Console(stderr=True)
+        hidden = group.rank > 0 or not console.is_terminal
         for index, name in track(turns, "measuring", console=console, transient=True, disable=hidden):
-            results.add(index, name, runs[name].measure(seconds))
+            if name in runs:
+                results.add(index, name, runs[name].measure(seconds))
+            group.together(lambda: None, lambda _: None)  # those that do not take part wait
     devices = [each.config.device for each in entrants.values()]
     results.settings["machine"] = describe_machine(max(devices, key=lambda device: device != "cpu"))
 
@@ -155,29 +205,36 @@ def _measure(entrants: Mapping[str, Contestant], results: Results, rounds: int, 
 def table(results: Results) -> list[list[str]]:
     """Returns heads, then rows: rates, scaling of the process pool, equivalent CPU cores of the others.
 
-    Efficiency is the rate of w workers over w times that of one, equivalent cores are the rate over that of
-    one worker, both within a round.
+    Efficiency is the rate of w workers or ranks over w times that of one, equivalent cores are the rate over
+    that of one worker, both within a round.
     """
+    one = next(name for name in (ONE_WORKER, ONE_RANK) if name in results.settings["contestants"])
     of_core, of_machine = (results.settings["price_per_hour"].get(name) for name in ("core", "machine"))
     heads = ["", ENV_STEPS, MEMBERS, "efficiency or equivalent cores"]
+    heads += [WAITING, GATHERING, UPDATING] if one == ONE_RANK else []
     heads += [PHYSICS, "of it", "GPU memory, GB"] if PHYSICS in results.column("metric") else []
     heads += ["price of 10^9 steps"] if of_core or of_machine else []
     rows = []
     for name, contestant in results.settings["contestants"].items():
         rate = results.spread(name, ENV_STEPS)
-        ratio = statistics.median(results.ratios((name, ENV_STEPS), (ONE_WORKER, ENV_STEPS)))
-        workers = contestant["workers"]
+        ratio = statistics.median(results.ratios((name, ENV_STEPS), (one, ENV_STEPS)))
+        workers = contestant["workers"] or (one == ONE_RANK and contestant.get("ranks", 1))
         row = {
             ENV_STEPS: str(rate),
             MEMBERS: number(results.spread(name, MEMBERS).median),
             heads[3]: f"{ratio / workers:.0%}" if workers else f"{number(ratio)} cores",
         }
+        row |= {head: number(results.spread(name, head).median) for head in heads if head.endswith(", ms")}
         if results.by_round(name, PHYSICS):
             row[PHYSICS] = number(results.spread(name, PHYSICS).median)
             share = statistics.median(results.ratios((name, ENV_STEPS), (name, PHYSICS)))
             row["of it"] = f"{share:.0%}"
             row["GPU memory, GB"] = number(results.spread(name, MEMORY).median / 1e9)
-        by_core = contestant["device"] == "cpu" and of_core and of_core * contestant["cores"]
+        by_core = (
+            contestant["device"] == "cpu"
+            and of_core
+            and of_core * contestant["cores"] * contestant.get("ranks", 1)
+        )
         if price := by_core or of_machine:
             row["price of 10^9 steps"] = number(price * 1e9 / rate.median / 3600)
         rows.append([name, *(row.get(head, "") for head in heads[1:])])

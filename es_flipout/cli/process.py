@@ -23,6 +23,8 @@ from rich.console import Console
 from typing_extensions import override
 
 from es_flipout.cli.arguments import ParserExit, UsageError
+from es_flipout.rollout import ProcessGroup, Ranks
+from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.errors import RunError
 
 
@@ -118,10 +120,17 @@ def silence_mujoco() -> None:
 class StopRequest:
     """Remembers the first SIGINT or SIGTERM, so that the work can stop at its next safe point.
 
-    A second signal has its usual effect.
+    A second signal has its usual effect, unless torchrun has started this process: it sends a signal on to
+    processes that may have got it already, and kills those that take too long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ranks: Ranks = ALONE) -> None:
+        """Begins to listen.
+
+        Args:
+            ranks: of the run; rank 0 says that it stops.
+        """
+        self._ranks = ranks
         self.signal: int | None = None
         self._previous = {
             number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
@@ -132,10 +141,13 @@ class StopRequest:
         return self.signal is not None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self.restore()
-        # Not print: the signal may have interrupted one.
-        os.write(sys.stderr.fileno(), b"Stopping safely. Press Ctrl-C again to abort.\n")
+        first, self.signal = self.signal is None, self.signal or number
+        if isinstance(self._ranks, ProcessGroup):
+            message = b"Stopping safely.\n" if first and self._ranks.rank == 0 else b""
+        else:
+            self.restore()
+            message = b"Stopping safely. Press Ctrl-C again to abort.\n"
+        os.write(sys.stderr.fileno(), message)  # not print: the signal may have interrupted one
 
     def restore(self) -> None:
         """Restores the previous signal handlers."""

@@ -22,12 +22,17 @@ import torch
 
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.native import cpu_engine_of, native_maker, runs_natively
+from es_flipout.rollout import Ranks
+from es_flipout.rollout.rank_contract import ALONE, RankTimes
+from es_flipout.run.build import num_threads
 from es_flipout.run.config import Config, EvaluationConfig, LoggingConfig
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
-ONE_WORKER = "process pool, 1 worker"
+ONE_WORKER, ONE_RANK = "process pool, 1 worker", "1 rank"
 ENV_STEPS, MEMBERS, PHYSICS = "env steps/s", "members/s", "physics alone, env steps/s"
+WAITING, GATHERING, UPDATING = "waiting, ms", "gathering, ms", "updating, ms"
+"""Metrics of ranks: milliseconds of a generation, the first as a mean over the ranks."""
 PER_GENERATION, MEMORY = "env steps per generation", "GPU memory, bytes"
 """Metrics; the last two are the same in every round and have a row in the first one only."""
 STEPS_PER_LOOK = 16
@@ -36,10 +41,11 @@ STEPS_PER_LOOK = 16
 
 @dataclass(frozen=True)
 class Contestant:
-    """A configuration, and the CPU cores that it keeps busy."""
+    """A configuration, and the CPU cores that it keeps busy, on each of its ranks."""
 
     config: Config
     cores: int
+    ranks: int = 1
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -48,6 +54,7 @@ class Contestant:
         return {
             "cores": self.cores,
             "workers": config.threads if config.backend == "process_pool" else None,
+            "ranks": self.ranks,
             "device": config.device,
             "num_envs": config.env.num_envs,
             "population_size": config.es.population_size,
@@ -75,8 +82,7 @@ def contestants(
         warp_members_per_env: their members divided by that.
         warp_device: their device.
     """
-    quiet = LoggingConfig(tensorboard=False, histogram_interval=0)
-    common = replace(config, evaluation=EvaluationConfig(interval=0), logging=quiet)
+    common = _quiet(config)
     found = {}
     for size in sorted({1, *workers}):
         name = ONE_WORKER if size == 1 else f"process pool, {size} workers"
@@ -94,6 +100,26 @@ def contestants(
         own = replace(common, device=warp_device, env=own_env, es=es)
         found[f"everything on the {place}, {size:,} envs"] = Contestant(own, 1)
     return found
+
+
+def rank_contestants(config: Config, sizes: Iterable[int], ranks: Ranks) -> dict[str, Contestant]:
+    """Returns the contestants that are numbers of ranks, by name.
+
+    Args:
+        config: what they have in common.
+        sizes: numbers of ranks; 1 is always among them, the unit of the others.
+        ranks: all that there are.
+    """
+    common, cores = _quiet(config), num_threads(config, ranks)
+    return {
+        ONE_RANK if size == 1 else f"{size} ranks": Contestant(common, cores, size)
+        for size in sorted({1, *sizes})
+    }
+
+
+def _quiet(config: Config) -> Config:
+    quiet = LoggingConfig(tensorboard=False, histogram_interval=0)
+    return replace(config, evaluation=EvaluationConfig(interval=0), logging=quiet)
 
 
 class PhysicsAlone:
@@ -140,27 +166,32 @@ class PhysicsAlone:
 
 
 class FirstGeneration:
-    """Runs generation 0 of a configuration, from the same state each time.
+    """Runs generation 0 of a configuration, from the same state each time; on all its ranks at once.
 
     Attributes:
         once: metrics that are the same in every round.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         """Builds the run, and runs its first generation once to warm up.
+
+        Args:
+            config: of the run.
+            ranks: that do it, connected.
 
         Raises:
             ValueError: if it cannot be run as configured.
         """
         before = _gpu_memory()
-        self._size = config.es.population_size
+        self._size, self._ranks = config.es.population_size, ranks
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self._start, self._run = RunDirectory(folder / "start"), RunDirectory(folder / "run")
             for run in (self._start, self._run):
                 run.checkpoints.mkdir(parents=True)
-            self._trainer = stack.enter_context(closing(Trainer(config)))
-            self._trainer.train(self._start, max_generations=0)  # saves the state that it has now
+            self._trainer = stack.enter_context(closing(Trainer(config, ranks=ranks)))
+            if ranks.rank == 0:
+                self._trainer.train(self._start, max_generations=0)  # saves the state that it has now
             self._generation()
             steps = self._trainer.env_steps
             self.once = {PER_GENERATION: steps, MEMORY: _gpu_memory() - before}
@@ -171,21 +202,32 @@ class FirstGeneration:
             self.close = stack.pop_all().close
 
     def _generation(self) -> float:
-        self._trainer.restore(self._start)
-        self._trainer.train(self._run, max_generations=1)
+        if self._ranks.rank == 0:
+            self._trainer.restore(self._start)
+        self._trainer.synchronize()
+        self._trainer.train(self._run if self._ranks.rank == 0 else None, max_generations=1)
         return self._trainer.seconds
 
     def measure(self, least_seconds: float) -> dict[str, float]:
         """Runs it for about so many seconds, and at least once; returns rates by metric."""
         seconds, steps, generations = 0.0, 0, 0
-        while seconds < least_seconds or not generations:
+        times = self._ranks.times = RankTimes()
+        updated = self._trainer.update_seconds
+        while self._goes_on(seconds < least_seconds or not generations):
             seconds += self._generation()
             steps += self._trainer.env_steps
             generations += 1
         rates = {ENV_STEPS: steps / seconds, MEMBERS: generations * self._size / seconds}
+        updated = self._trainer.update_seconds - updated
+        spent = {WAITING: times.waiting, GATHERING: times.gathering, UPDATING: updated}
+        rates |= {name: value / generations * 1e3 for name, value in spent.items()}
         if self._physics is not None:
             rates[PHYSICS] = self._physics.env_steps_per_second(least_seconds)
         return rates
+
+    def _goes_on(self, wanted: bool) -> bool:
+        """Returns whether rank 0 wants another generation."""
+        return self._ranks.together(lambda: wanted, lambda wishes: wishes[0])
 
 
 def _gpu_memory() -> int:

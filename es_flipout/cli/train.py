@@ -1,9 +1,9 @@
-"""es-train: train a policy from a configuration, or continue a run."""
+"""es-train: train a policy from a configuration, or continue a run; alone or as one of torchrun's ranks."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -13,7 +13,11 @@ from rich.console import Console
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.modules import check_modules
 from es_flipout.cli.process import OutputConsole, StopRequest, run_command, silence_mujoco
-from es_flipout.run.errors import RunBrokenError
+from es_flipout.cli.torchrun import check_ranks, continued, is_launched, is_restarted
+from es_flipout.rollout import ProcessGroup, Ranks, RanksLostError, RefusedError
+from es_flipout.rollout.rank_contract import ALONE
+from es_flipout.run.config import Config
+from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.metrics import JsonLines, Reporter
 from es_flipout.run.placement import carried_over
 from es_flipout.run.run_directory import RunDirectory
@@ -28,31 +32,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    request = parse_train(arguments)
     # The cores are for the physics. One torch thread also keeps every sum in one order, so that results do
     # not depend on the number of cores.
     torch.set_num_threads(1)
     silence_mujoco()
+    if not is_launched():
+        return _lead(arguments, ALONE, lambda config: None)
+    try:
+        ranks = ProcessGroup.of_environment()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    with closing(ranks):
+        if ranks.rank > 0:
+            return _follow(ranks)
+        try:
+            return _lead(arguments, ranks, ranks.publish)
+        except BaseException:
+            ranks.refuse()
+            raise
+
+
+def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], None]) -> int:
+    """Runs alone, or as rank 0: reads the configuration, writes the run directory, and prints."""
+    request = parse_train(arguments)
+    if request.is_auto or (is_restarted() and request.resume is None):
+        request = continued(request)
     console = OutputConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
     check_modules(request.config)
+    check_ranks(request.config, ranks, resumes=request.resume is not None)
     if request.keeps_device:
         request = replace(request, config=carried_over(request.config, console.print))
     try:
         continues = request.resume is not None and RunDirectory(request.resume).last.exists()
-        trainer = Trainer(request.config, continues=continues, announce=console.print)
+        trainer = Trainer(
+            request.config, continues=continues, announce=console.print, ranks=ranks, publish=publish
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
+        try:
+            _connect(ranks, trainer.config)
+        except RefusedError as error:
+            raise UsageError(str(error)) from error
         run = _open_run(request, trainer, stack)
         name = shlex.quote(str(run.path))
+        trainer.synchronize()
         if trainer.finished:
             console.print(f"{run.path} has already used up its budget ({trainer.es.generation} generations)")
             return 0
         action = f"continues after generation {trainer.es.generation}" if request.resume else "starts"
+        if ranks.size > 1:
+            action += f" on {ranks.size} ranks"
         if trainer.config.init_from is not None and not request.resume:
             action += f" with the policy of {trainer.config.init_from}"
         console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
-        stop = StopRequest()
+        stop = StopRequest(ranks=ranks)
         stack.callback(stop.restore)
         try:
             if request.resume:
@@ -65,12 +99,45 @@ def _train(arguments: Sequence[str]) -> int:
                 raise
             advice = f"once that is mended, continue with: es-train --resume {name}"
             raise RunBrokenError(f"{error}; {advice}") from error
-    if stop():
+    if stop() or trainer.progress < 1.0 or trainer.awaits_score:  # another rank may have been asked to stop
         where = f"generation {trainer.es.generation}{', not scored yet' if trainer.awaits_score else ''}"
         console.print(f"stopped after {where}; continue with: es-train --resume {name}")
     else:
         console.print(f"finished; score it with: es-eval {name}")
     return stop.exit_status
+
+
+def _follow(ranks: ProcessGroup) -> int:
+    """Runs as a rank other than 0, which writes nothing, and says only what rank 0 cannot say."""
+    try:
+        config: Config = ranks.published()
+        try:
+            trainer = Trainer(config, continues=True, ranks=ranks)
+        except ValueError as error:
+            _connect(ranks, config, problem=str(error))
+            raise
+        with closing(trainer):
+            _connect(ranks, config)
+            trainer.synchronize()
+            stop = StopRequest(ranks=ranks)
+            trainer.train(None, should_stop=stop)
+            return stop.exit_status
+    except RefusedError:
+        return 2
+    except RunError as error:
+        cause = error.__cause__
+        if isinstance(cause, RanksLostError) and 0 in cause.ranks:
+            raise
+        return error.exit_status
+
+
+def _connect(ranks: Ranks, config: Config, problem: str | None = None) -> None:
+    """Connects the ranks.
+
+    Raises:
+        RefusedError: if one of them cannot begin.
+    """
+    ranks.start(problem, timeout=config.rank_timeout, device=config.device)
 
 
 def _open_run(request: TrainArguments, trainer: Trainer, stack: ExitStack) -> RunDirectory:

@@ -19,6 +19,7 @@ from typing_extensions import override
 from es_flipout.perturbations import copy_module
 from es_flipout.population import Population
 from es_flipout.processes import available_cores
+from es_flipout.rollout.claims import Claims
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.shares import Shares
 from es_flipout.rollout.single_env import Rollout
@@ -48,8 +49,8 @@ class BaselinePlayer(WorkerPlayer):
         super().__init__(policy, partial(MembersInWorker, make_rollout), count)
 
     @override
-    def _shares(self, episodes: Episodes) -> Shares:
-        return Shares(episodes, episodes.runs_of_members(), self.num_workers)
+    def _shares(self, episodes: Episodes, claims: Claims) -> Shares:
+        return Shares(episodes, claims, self.num_workers, by_member=True)
 
 
 class MembersInWorker(WorkerLoop):

@@ -26,10 +26,18 @@ from es_flipout.envs.mujoco.checked_task import TaskError
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
 from es_flipout.population import Population
+from es_flipout.rollout.claims import Claims
 from es_flipout.rollout.device_loop import NOT_FINITE_BIT, DeviceLoop, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE, Episodes
 from es_flipout.rollout.host import HostPlayer
-from es_flipout.rollout.player import Player, PlayError, PlayStoppedError, never, nothing
+from es_flipout.rollout.player import (
+    Player,
+    PlayError,
+    PlayStoppedError,
+    check_members,
+    never,
+    nothing,
+)
 
 
 class DevicePlayer(Player):
@@ -77,15 +85,16 @@ class DevicePlayer(Player):
         population: Population,
         episodes: Episodes,
         *,
+        claims: Claims | None = None,
         should_stop: Callable[[], bool] = never,
         meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
         if not population.noise.is_stored or population.noise.device != self._engine.device:
-            return self._host.play(population, episodes, should_stop=should_stop, meanwhile=meanwhile)
-        if episodes.num_members != population.size:
-            raise ValueError(
-                f"episodes of {episodes.num_members} members for a population of {population.size}"
+            return self._host.play(
+                population, episodes, claims=claims, should_stop=should_stop, meanwhile=meanwhile
             )
+        check_members(population, episodes)
+        _check_groups(population, episodes)
         if self.env.num_envs % population.noise.num_bases:
             raise ValueError(
                 f"{self.env.num_envs} envs cannot be shared out among {population.noise.num_bases} bases: "
@@ -96,7 +105,8 @@ class DevicePlayer(Player):
         try:
             with working_on(self._stream, after=current_stream(engine.device)):
                 starts = self._starts(states)
-                loop = DeviceLoop(engine, task, population, starts, min(limits) if limits else None)
+                limit = min(limits) if limits else None
+                loop = DeviceLoop(engine, task, population, starts, episodes.member, limit)
                 steps = self._play(loop, should_stop, meanwhile)
                 _record(episodes, loop, states)
         except (RuntimeError, TaskError) as error:
@@ -120,6 +130,10 @@ class DevicePlayer(Player):
                 SeededStates.draw(self.env.checked_task, seeds) if future is None else future.result()
             )
         return self._last
+
+    @override
+    def plays_at_once(self, population: Population) -> bool:
+        return True
 
     @override
     def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:
@@ -207,6 +221,21 @@ class DevicePlayer(Player):
     def close(self) -> None:
         self._beside.shutdown(cancel_futures=True)
         self.env.close()
+
+
+def _check_groups(population: Population, episodes: Episodes) -> None:
+    """Checks that a table has as many episodes for each base, one base after the other.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    noise = population.noise
+    members = torch.from_numpy(episodes.member).to(noise.device)
+    bases, count = noise.base_of(members).cpu().numpy(), noise.num_bases
+    if not np.array_equal(bases, np.repeat(np.arange(count), len(episodes) // count)):
+        raise ValueError(
+            f"engine 'warp' needs as many episodes for each of the {count} bases, in their order"
+        )
 
 
 def _is_of_memory(error: RuntimeError | TaskError) -> bool:

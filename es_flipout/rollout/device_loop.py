@@ -4,8 +4,8 @@ What `HostLoop` does for any environment, this does for `WarpEngine` without loo
 that it can be recorded as a CUDA graph: whatever depends on who has ended is a mask over all N envs. Between
 two steps of the physics there is one call of `between_steps`, always the same operations on the same memory.
 
-Episode e is the (e % E)-th of member e // E. With K bases the envs are K equal groups, each with the
-episodes of the members that share its base, so that every base meets the same rows in every step.
+With K bases the envs are K equal groups, and so are the episodes, in this order: each group of envs plays
+those of the members that share its base, so that every base meets the same rows in every step.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ class DeviceLoop:
         task: CheckedTask,
         population: Population,
         starts: Starts,
+        members: NDArray[np.int64],
         limit: int | None,
     ) -> None:
         """Has every env take its first episode, and its member act.
@@ -138,6 +139,7 @@ class DeviceLoop:
             task: what it simulates.
             population: the members.
             starts: of their episodes.
+            members: who plays each episode, int64 [episodes]: as many for each base, in order of the bases.
             limit: env steps after which an episode ends; None for never.
         """
         self._engine, self._task, self._starts = engine, task, starts
@@ -146,7 +148,7 @@ class DeviceLoop:
         num_episodes = len(starts.of_episode)
         self._none, self._groups = num_episodes, population.noise.num_bases
         self._episodes_a_group = num_episodes // self._groups
-        self._episodes_a_member = num_episodes // population.size
+        self._member_of_episode = torch.from_numpy(members).to(device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -160,7 +162,7 @@ class DeviceLoop:
         self._episode = torch.full_like(self.live, self._none, dtype=torch.int64)
         group = torch.arange(self._groups, device=device).repeat_interleave(num_envs // self._groups)
         self._first_of_group = group * self._episodes_a_group
-        self._members = self._first_of_group // self._episodes_a_member
+        self._members = self._member_of_episode[self._first_of_group]
         self._return, self._length = zeros(num_envs), zeros(num_envs, dtype=torch.int64)
         self._observations = starts.observations.new_zeros(num_envs, size)
         self._located = starts.located.new_zeros(num_envs, *starts.located.shape[1:])
@@ -231,8 +233,9 @@ class DeviceLoop:
         self.live.copy_((self.live & ~free) | taking)
         episode = torch.where(taking, self._first_of_group + nth.flatten(), self._episode)
         self._episode.copy_(episode)
-        start = starts.of_episode[episode.clamp(max=self._none - 1)]
-        self._members.copy_(torch.where(taking, episode // self._episodes_a_member, self._members))
+        some_episode = episode.clamp(max=self._none - 1)
+        start = starts.of_episode[some_episode]
+        self._members.copy_(torch.where(taking, self._member_of_episode[some_episode], self._members))
         self._engine.restart(taking | ~self.live, starts.qpos[start], starts.qvel[start])
 
         def begin(values: Tensor, beginning: Tensor) -> None:

@@ -6,9 +6,9 @@ Every player takes rows of this table and fills them in:
     player.play(population, episodes)                   # returns, lengths, faults, moments of observations
     es.tell(episodes.fitness)
 
-A share of the work is `take`, its answer `put`, a retry `take` again. Moments are merged within blocks of
-`block_size` consecutive ids, whoever plays them, and then block by block: sums of floats depend on their
-order, so this keeps every bit independent of the number of envs and workers, and of which episode ends first.
+A share of the work is `take`, its answer `put`, a retry `take` again. What processes that hold the same
+table tell each other is an `Outcome`. Moments are merged within blocks of `block_size` consecutive ids,
+whoever plays them, and then block by block: see `moments`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from es_flipout.normalization import RunningStatistics
-from es_flipout.rollout.moments import BlockMoments, Floats
+from es_flipout.rollout.moments import BlockMoments, Floats, Ints, MomentRecords
+from es_flipout.rollout.outcome import Outcome
 
 BLOCK_SIZE = 4
 """Episodes per block, unless a table says otherwise."""
 NOT_FINITE = "a reward or an observation is not finite"
 """Fault of an episode whose return or observations cannot be used."""
-
-Ints = NDArray[np.int64]
 
 
 class Episodes:
@@ -88,8 +86,7 @@ class Episodes:
         self.observation_size: int | None = None
         self.spent_steps = 0
         self._played = np.zeros(len(member), np.bool_)
-        self._blocks: dict[int, BlockMoments] = {}
-        self._incomplete: dict[int, dict[int, tuple[int, Floats]]] = {}  # count and sums, by block and id
+        self._moments = BlockMoments(block_size, self._num_ids)
 
     @classmethod
     def of_population(
@@ -135,10 +132,11 @@ class Episodes:
         whole.spent_steps = sum(each.spent_steps for each in tables)
         whole._played = np.concatenate([each._played for each in tables])
         row = 0
-        for index, each in enumerate(tables):
+        for each in tables:
             whole.faults |= {row + at: fault for at, fault in each.faults.items()}
             row += len(each)
-            whole._blocks[index] = BlockMoments.of(each.observations())
+        records = [MomentRecords.of(each.observations(), index) for index, each in enumerate(tables)]
+        whole._moments.replace(MomentRecords.joined(records))
         return whole
 
     def __len__(self) -> int:
@@ -219,11 +217,7 @@ class Episodes:
         for index in np.flatnonzero(broken).tolist():
             self.faults[int(rows[index])] = faults.get(index, NOT_FINITE)
         if sums is not None:
-            counts = np.where(broken, 0, lengths).tolist()
-            for row, count, each in zip(rows, counts, sums.swapaxes(0, 1), strict=True):
-                identity = int(self.ids[row])
-                self._incomplete.setdefault(identity // self.block_size, {})[identity] = count, each
-            self._merge_complete({int(each) // self.block_size for each in self.ids[rows]})
+            self._moments.add(self.ids[rows].tolist(), np.where(broken, 0, lengths).tolist(), sums)
 
     def record_all(
         self, returns: Floats, lengths: Ints, faults: Mapping[int, str], moments: RunningStatistics
@@ -242,7 +236,7 @@ class Episodes:
         self.observation_size = None  # nothing is kept per block
         self.record(np.arange(len(self)), returns, lengths, faults=faults)
         self.observation_size = len(moments.mean)
-        self._blocks = {0: BlockMoments.of(moments)}
+        self._moments.replace(MomentRecords.of(moments))
 
     def put(self, rows: Ints, played: Episodes) -> None:
         """Writes down what came of rows that were taken; they may be parts of blocks.
@@ -259,22 +253,35 @@ class Episodes:
         self.faults |= {int(rows[row]): fault for row, fault in played.faults.items()}
         self.spent_steps += played.spent_steps
         self.observation_size = played.observation_size
-        self._blocks |= played._blocks
-        for block, parts in played._incomplete.items():
-            self._incomplete.setdefault(block, {}).update(parts)
-        self._merge_complete(played._incomplete)
+        self._moments.update(played._moments)
+
+    def outcome(self) -> Outcome:
+        """Returns what came of the episodes that have ended; those of a block have all ended, or none has."""
+        rows = np.flatnonzero(self._played)
+        place = {row: index for index, row in enumerate(rows.tolist())}
+        faults = {place[row]: fault for row, fault in self.faults.items()}
+        moments = self._moments.records()
+        return Outcome(rows, self.returns[rows], self.lengths[rows], faults, self.spent_steps, moments)
+
+    def fill_in(self, outcome: Outcome) -> None:
+        """Writes down what came of all episodes, whatever is known of some already.
+
+        Raises:
+            ValueError: if it is not the outcome of all.
+        """
+        if not np.array_equal(outcome.rows, np.arange(len(self))):
+            raise ValueError(f"the outcome of {len(self)} episodes is needed, got {len(outcome.rows)}")
+        self.returns, self.lengths = outcome.returns.copy(), outcome.lengths.copy()
+        self.faults, self.spent_steps = dict(outcome.faults), outcome.spent_steps
+        self._played[:] = True
+        if outcome.moments is not None:
+            self.observation_size = outcome.moments.means.shape[1]
+            self._moments.replace(outcome.moments)
 
     def _mark_played(self, rows: Ints) -> None:
         if self._played[rows].any():
             raise ValueError("an episode cannot end twice")
         self._played[rows] = True
-
-    def _merge_complete(self, blocks: Iterable[int]) -> None:
-        """Merges the moments of those blocks of which every episode has ended."""
-        for block in blocks:
-            if len(self._incomplete[block]) == min(self.block_size, self._num_ids - block * self.block_size):
-                in_order = [each for _, each in sorted(self._incomplete.pop(block).items())]
-                self._blocks[block] = BlockMoments.pooled(*zip(*in_order, strict=True))
 
     @property
     def env_steps(self) -> int:
@@ -309,10 +316,8 @@ class Episodes:
 
     def observations(self) -> RunningStatistics:
         """Returns the moments of all observations acted on, those of failed episodes left out."""
-        merged = RunningStatistics(self.observation_size or 0)
-        for _, block in sorted(self._blocks.items()):
-            merged.merge(block.statistics())
-        return merged
+        records = self._moments.records()
+        return RunningStatistics(self.observation_size or 0) if records is None else records.merged()
 
     @property
     def mean_return(self) -> float:

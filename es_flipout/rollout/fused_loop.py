@@ -14,9 +14,9 @@ from typing_extensions import override
 
 from es_flipout.envs.mujoco import MujocoVectorEnv
 from es_flipout.population import Population
-from es_flipout.rollout.episodes import Ints
 from es_flipout.rollout.forward_kernels import add_up
 from es_flipout.rollout.fused_rows import FusedRows
+from es_flipout.rollout.moments import Ints
 from es_flipout.rollout.step_loop import StepLoop
 
 

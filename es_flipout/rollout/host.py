@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from typing_extensions import override
@@ -20,9 +19,19 @@ from typing_extensions import override
 from es_flipout.envs.foreign import torch_vector_env
 from es_flipout.envs.transfer import current_stream, new_stream, working_on
 from es_flipout.population import Population
+from es_flipout.rollout.claims import Claims
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.make_loop import loop_of_members
-from es_flipout.rollout.player import Player, PlayStoppedError, check_members, never, nothing
+from es_flipout.rollout.mlp_rows import rows_are_independent
+from es_flipout.rollout.moments import Ints
+from es_flipout.rollout.player import (
+    Player,
+    PlayStoppedError,
+    check_members,
+    company_size,
+    never,
+    nothing,
+)
 from es_flipout.rollout.step_loop import StepLoop, observation_size
 
 
@@ -57,23 +66,55 @@ class HostPlayer(Player):
         population: Population,
         episodes: Episodes,
         *,
+        claims: Claims | None = None,
         should_stop: Callable[[], bool] = never,
         meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
         check_members(population, episodes)
         meanwhile()
         episodes.observation_size = self._observation_size
+        claims = claims or Claims(episodes)
+        if self.plays_at_once(population):
+            self._play_together(population, episodes, claims.claim(len(episodes)), should_stop)
+        elif len(self.envs) == 1 and rows_are_independent(population.policy):
+            self._play_as_envs_get_free(population, episodes, claims, should_stop)
+        else:
+            size = company_size(sum(env.num_envs for env in self.envs), episodes)
+            while len(rows := claims.claim(size)):
+                self._play_together(population, episodes, rows, should_stop)
+        return episodes
+
+    def _play_as_envs_get_free(
+        self, population: Population, episodes: Episodes, claims: Claims, should_stop: Callable[[], bool]
+    ) -> None:
+        """Plays what there is to claim, in the envs of the only environment."""
+        loop = loop_of_members(self.envs[0], population)
+        while True:
+            while (lacking := loop.num_lacking) and claims.num_waiting:
+                is_scarce = claims.is_scarce(claims.num_waiting, self.envs[0].num_envs)
+                ahead = 0 if is_scarce else claims.fair_share(claims.num_waiting)
+                loop.add(episodes, claims.claim(max(lacking, ahead)))
+            if not loop.is_playing:
+                break
+            if should_stop():
+                raise PlayStoppedError
+            loop.step()
+        episodes.spent_steps += loop.spent_steps
+
+    def _play_together(
+        self, population: Population, episodes: Episodes, rows: Ints, should_stop: Callable[[], bool]
+    ) -> None:
+        """Plays rows of a table with nobody beside them."""
         lock = threading.Lock()
         loops = [loop_of_members(env, population, lock=lock) for env in self.envs]
         for index, loop in enumerate(loops):
-            loop.add(episodes, np.arange(index, len(episodes), len(loops)))
+            loop.add(episodes, rows[index :: len(loops)])
         if self._concurrent:
             _run_concurrently(loops, self._streams, should_stop)
         else:
             for loop in loops:
                 loop.run(should_stop)
         episodes.spent_steps += sum(loop.spent_steps for loop in loops)
-        return episodes
 
     @override
     def close(self) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from es_flipout.envs.contract import TorchVectorEnv
-from es_flipout.rollout.episodes import Episodes, Ints
+from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.moments import Ints
 from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.rollout.rows import Rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from es_flipout.error_text import OneLineError
 from es_flipout.population import Population
+from es_flipout.rollout.claims import Claims
 from es_flipout.rollout.episodes import Episodes
 
 
@@ -40,6 +42,18 @@ def check_members(population: Population, episodes: Episodes) -> None:
         raise ValueError(f"episodes of member {last} for a population of {population.size}")
 
 
+ROUNDS_PER_COMPANY = 4
+"""How many episodes an env plays before it waits for the others, if it matters who plays beside whom."""
+
+
+def company_size(num_envs: int, episodes: Episodes) -> int:
+    """Returns how many episodes N envs play among themselves, if it matters who plays beside whom.
+
+    They are whole blocks, so that those who play other companies have blocks of their own.
+    """
+    return math.ceil(ROUNDS_PER_COMPANY * num_envs / episodes.block_size) * episodes.block_size
+
+
 class Player(ABC):
     """Plays episodes of the members of populations.
 
@@ -53,14 +67,17 @@ class Player(ABC):
         population: Population,
         episodes: Episodes,
         *,
+        claims: Claims | None = None,
         should_stop: Callable[[], bool] = never,
         meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
-        """Plays all episodes of a table.
+        """Plays the episodes of a table.
 
         Args:
             population: the members.
             episodes: what to play; its rows are filled in.
+            claims: gives out the blocks of the table, if others play it, too: what they claim is theirs. None
+                if this player is to play all.
             should_stop: asked before every step, or several times per second.
             meanwhile: called once, while worker processes or a GPU play, or before the first step if this
                 process plays. It may not be called if playing is stopped before.
@@ -73,6 +90,13 @@ class Player(ABC):
             PlayStoppedError: if `should_stop` said so; the table is then of no use.
             ValueError: if the population or the table is of a kind that the player cannot handle.
         """
+
+    def plays_at_once(self, population: Population) -> bool:
+        """Returns whether what is played beside an episode may matter, so that it needs to be known at once.
+
+        If so, `play` cannot be given `claims`.
+        """
+        return population.noise.device.type != "cpu"
 
     def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:  # noqa: B027 - most players have no use for it
         """Announces the reset seeds of a table to come, which the player may prepare beside the next one.

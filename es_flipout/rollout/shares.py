@@ -9,42 +9,66 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
 
 import numpy as np
 
-from es_flipout.rollout.episodes import Episodes, Ints
+from es_flipout.rollout.claims import Claims
+from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.moments import Ints
 
 MAX_DEATHS = 3
 """Workers that may die while playing only one member's episodes, before these count as failed."""
-SHARES_PER_WORKER = 4
-"""A share in advance holds what waits, divided by this many shares for every worker."""
 MAX_EPISODES_AHEAD = 1024
 """How large a share sent in advance may be: it must fit into a pipe that nobody reads yet."""
 
 
 class Shares:
-    """The rows of a table that wait to be played, and those that workers died with."""
+    """The rows of a table that have been claimed and wait to be played, and those that workers died with."""
 
     def __init__(
-        self, episodes: Episodes, units: Sequence[Ints], num_workers: int, *, is_dealt: bool = False
+        self,
+        episodes: Episodes,
+        claims: Claims,
+        num_workers: int,
+        *,
+        by_member: bool = False,
+        company: int | None = None,
     ) -> None:
         """Takes a table of which nothing has been played.
 
         Args:
             episodes: the table.
-            units: rows that are always handed out together.
+            claims: gives out its blocks.
             num_workers: how many share the work.
-            is_dealt: whether unit i is for worker i, whoever is free when.
+            by_member: whether all episodes of a member that have been claimed together go to one worker.
+            company: if given, so many episodes at a time are dealt out by `deal`, whoever is free when.
         """
-        self._episodes = episodes
-        self._num_workers = num_workers
-        self._dealt = dict(enumerate(units)) if is_dealt else {}
-        self._units = deque([] if is_dealt else units)
-        self._unit_size = max(len(episodes) // max(len(units), 1), 1)
+        self._episodes, self._claims = episodes, claims
+        self._num_workers, self._company = num_workers, company
+        self._by_member = by_member
+        self._unit_size = max(len(episodes) // len(episodes.runs_of_members()), 1) if by_member else 1
+        self._units: deque[Ints] = deque()
+        self._dealt: dict[int, Ints] = {}
         self._suspects: deque[Ints] = deque()  # rows that workers died with, in ever smaller shares
         self._died_with: set[int] = set()
         self._deaths: Counter[int] = Counter()  # of workers alone with a share, by its first row
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits here, and nothing is left to claim."""
+        return not (self._claims.num_waiting or self._units or self._dealt or self._suspects)
+
+    @property
+    def deals_next(self) -> bool:
+        """Whether `deal` comes next, as soon as nothing that was dealt is being played."""
+        idle = not (self._dealt or self._suspects)
+        return self._company is not None and idle and self._claims.num_waiting > 0
+
+    def deal(self) -> None:
+        """Claims the next company and deals it out: a part for each worker, perhaps an empty one."""
+        assert self._company is not None
+        rows = self._claims.claim(self._company)
+        self._dealt = dict(enumerate(np.array_split(rows, self._num_workers))) if len(rows) else {}
 
     def next(self, worker: int, room: int, num_envs: int, *, is_idle: bool) -> Ints | None:
         """Returns the rows that a worker is to play next; None if nothing waits, or others need it more.
@@ -60,17 +84,25 @@ class Shares:
         """
         if worker in self._dealt:
             return self._dealt.pop(worker)
-        count = min(self._num_units(room, num_envs), len(self._units))
-        if count:
-            return np.concatenate([self._units.popleft() for _ in range(count)])
+        if self._company is None and (units := self._take(self._num_units(room, num_envs))):
+            return np.concatenate(units)
         return self._suspects.popleft() if self._suspects and is_idle else None
 
     def _num_units(self, room: int, num_envs: int) -> int:
-        fitting, waiting = math.ceil(room / self._unit_size), len(self._units)
-        if waiting * self._unit_size <= self._num_workers * num_envs:
+        size, claims = self._unit_size, self._claims
+        fitting, waiting = math.ceil(room / size), len(self._units) * size + claims.num_waiting
+        if claims.is_scarce(waiting, self._num_workers * num_envs):
             return fitting
-        share = math.ceil(waiting / (SHARES_PER_WORKER * self._num_workers))
-        return max(min(share, MAX_EPISODES_AHEAD // self._unit_size), fitting)
+        share = math.ceil(claims.fair_share(waiting, self._num_workers) / size)
+        return max(min(share, MAX_EPISODES_AHEAD // size), fitting)
+
+    def _take(self, number: int) -> list[Ints]:
+        """Takes so many units, or what is left."""
+        while (lacking := number - len(self._units)) > 0 and self._claims.num_waiting:
+            rows = self._claims.claim(lacking * self._unit_size)
+            starts = np.diff(self._episodes.member[rows]) if self._by_member else np.ones(len(rows) - 1)
+            self._units += np.split(rows, np.flatnonzero(starts) + 1) if len(rows) else []
+        return [self._units.popleft() for _ in range(min(number, len(self._units)))]
 
     def is_suspect(self, rows: Ints) -> bool:
         """Returns whether a worker has died with some of these rows."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.policies import box
-from es_flipout.rollout.episodes import Episodes, Ints
+from es_flipout.rollout.episodes import Episodes
+from es_flipout.rollout.moments import Ints
 from es_flipout.rollout.player import PlayStoppedError
 
 

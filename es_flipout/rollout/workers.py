@@ -16,7 +16,6 @@ from functools import partial
 from multiprocessing.connection import wait
 
 import cloudpickle  # type: ignore[import-untyped]
-import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -26,13 +25,16 @@ from es_flipout.error_text import error_text
 from es_flipout.parameters import trained_parameters
 from es_flipout.population import Population
 from es_flipout.processes import Worker, WorkerDiedError, end_workers
-from es_flipout.rollout.episodes import Episodes, Ints
+from es_flipout.rollout.claims import Claims
+from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.mlp_rows import rows_are_independent
+from es_flipout.rollout.moments import Ints
 from es_flipout.rollout.player import (
     Player,
     PlayError,
     PlayStoppedError,
     check_members,
+    company_size,
     never,
     nothing,
 )
@@ -138,6 +140,7 @@ class WorkerPlayer(Player):
         population: Population,
         episodes: Episodes,
         *,
+        claims: Claims | None = None,
         should_stop: Callable[[], bool] = never,
         meanwhile: Callable[[], None] = nothing,
     ) -> Episodes:
@@ -145,13 +148,16 @@ class WorkerPlayer(Player):
             raise ValueError("the player is closed")
         check_members(population, episodes)
         episodes.observation_size = self._observation_size
-        shares = self._shares(episodes)
+        shares = self._shares(episodes, claims or Claims(episodes))
         origin = self._announce(population)
         try:
             self._revive()
-            while episodes.unplayed:
+            while not shares.is_empty or any(seat.shares for seat in self._seats):
                 if should_stop():
                     raise PlayStoppedError
+                if shares.deals_next and not any(seat.shares for seat in self._seats):
+                    origin = self._announce(population)  # workers then begin with nobody in their envs
+                    shares.deal()
                 for worker in range(len(self._seats)):
                     self._hand_out(worker, episodes, shares, origin, population.sigma)
                 meanwhile()
@@ -165,16 +171,16 @@ class WorkerPlayer(Player):
             raise
         return episodes
 
-    def _shares(self, episodes: Episodes) -> Shares:
+    def _shares(self, episodes: Episodes, claims: Claims) -> Shares:
         """Returns how the rows of a table are handed out.
 
         If torch may round a row of this policy's forward differently in other company, it must not depend on
-        who is free when: every worker gets its part at once, always the same.
+        who is free when: every worker gets its part of a company at once, always the same.
         """
-        count = len(self._seats)
-        if rows_are_independent(self._policy) or not self._have_company:
-            return Shares(episodes, [np.array([row]) for row in range(len(episodes))], count)
-        return Shares(episodes, np.array_split(np.arange(len(episodes)), count), count, is_dealt=True)
+        company = None
+        if self._have_company and not rows_are_independent(self._policy):
+            company = company_size(sum(seat.num_envs for seat in self._seats), episodes)
+        return Shares(episodes, claims, len(self._seats), company=company)
 
     def _hand_out(self, worker: int, episodes: Episodes, shares: Shares, origin: bytes, sigma: float) -> None:
         """Gives a worker what it asks for, as far as there is anything."""

@@ -91,6 +91,10 @@ class Bookkeeping:
         record, self._record = self._record, nothing
         record()
 
+    def drop_last(self) -> None:
+        """Forgets the last generation, whose state is not to be trusted."""
+        self._record = nothing
+
     def save_last(self, journal: Journal, state: Mapping[str, Any]) -> None:
         """Saves a state of the run, and what waits for a score."""
         waiting = {} if self._unscored is None else {"unscored": self._unscored.saved()}

@@ -30,9 +30,13 @@ from es_flipout.rollout import (
     Player,
     PlayError,
     QuickScorer,
+    RankPlayer,
+    Ranks,
     Scorer,
     WorkerPlayer,
 )
+from es_flipout.rollout.mlp_rows import rows_are_independent
+from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, OptimizerConfig, PolicyConfig
 
 
@@ -68,9 +72,25 @@ MIN_ENVS = 2
 """Fewest envs that are worth a process, or a vector environment, of their own."""
 
 
-def num_threads(config: Config) -> int:
-    """Returns how many threads or processes do the work."""
-    return config.threads or available_cores()
+EPISODES_PER_ENV = 4
+"""Fewest episodes that an env should play in a generation of several ranks, so that a rank can take more."""
+
+
+def num_threads(config: Config, ranks: Ranks = ALONE) -> int:
+    """Returns how many threads or processes do the work of this rank."""
+    return config.threads or max(available_cores() // ranks.local_size, 1)
+
+
+def num_envs_of(config: Config, policy: nn.Module, ranks: Ranks) -> int:
+    """Returns how many envs are stepped together on this rank.
+
+    If results do not depend on their number, several ranks have few enough envs that all have something to
+    take while the last episodes are played.
+    """
+    num_episodes = config.es.population_size * config.rollout.episodes
+    if ranks.size > 1 and config.device == "cpu" and rows_are_independent(policy):
+        num_episodes = max(num_episodes // (EPISODES_PER_ENV * ranks.size), 1)
+    return min(config.env.num_envs, num_episodes)
 
 
 def make_probe(config: Config) -> TorchVectorEnv:
@@ -162,9 +182,18 @@ def make_background_scorer(config: Config) -> BackgroundScorer:
 
 
 def make_player(
-    config: Config, policy: nn.Module, announce: Callable[[str], None] = lambda line: None
+    config: Config,
+    policy: nn.Module,
+    announce: Callable[[str], None] = lambda line: None,
+    ranks: Ranks = ALONE,
 ) -> Player:
-    """Makes what plays the episodes of populations.
+    """Makes what plays the episodes of populations, together with other ranks if there are any."""
+    player = _make_player(config, policy, announce, ranks)
+    return player if ranks.size == 1 else RankPlayer(player, ranks)
+
+
+def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], None], ranks: Ranks) -> Player:
+    """Makes what plays the episodes of this rank.
 
     Native tasks are shared out over processes, one per core, with `MIN_ENVS` envs or more in each. On engine
     "warp" everything is on the device. If only the policy is on a GPU, all envs are in this process, in two
@@ -175,17 +204,18 @@ def make_player(
         config: with its devices decided.
         policy: the policy whose populations are to be played.
         announce: is told what makes it slower than it could be.
+        ranks: of the run.
 
     Raises:
         ValueError: if environments cannot be made, or workers cannot start.
     """
-    env, threads = config.env, num_threads(config)
+    env, threads = config.env, num_threads(config, ranks)
     try:
         is_native = runs_natively(env.id, env.engine, env.wrappers)
         if config.backend == "process_pool" and not is_native:
             make = official_maker(env)
             return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
-        num_envs = min(env.num_envs, config.es.population_size * config.rollout.episodes)
+        num_envs = num_envs_of(config, policy, ranks)
         if not is_native:
             return HostPlayer(
                 make_vec(

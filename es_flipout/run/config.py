@@ -69,8 +69,11 @@ class Config:
     """Torch device of the policy and the perturbations, and of the physics if env.engine is warp: cpu, cuda,
     or auto, which picks the GPU if the whole generation can run there, and otherwise the CPU."""
     threads: int | None = None
-    """Physics threads (processes, for process_pool and for env.engine gymnasium_processes); null for one per
-    core. Results do not depend on it."""
+    """Physics threads (processes, for process_pool and for env.engine gymnasium_processes) of each rank; null
+    for one per core, divided by the ranks on the machine. Results do not depend on it."""
+    rank_timeout: float = 600.0
+    """Seconds that the ranks of a run (torchrun) wait for each other before they name those that do not
+    answer, and end: longer than the longest episodes of a block, and than a score."""
     out: str | None = None
     """Run directory; null for runs/ENV-seedSEED, with a number appended if that exists."""
 
@@ -79,6 +82,7 @@ class Config:
         require_positive("generations", self.generations)
         require_positive("max_env_steps", self.max_env_steps)
         require_positive("threads", self.threads)
+        require_positive("rank_timeout", self.rank_timeout)
         if self.backend == "process_pool":
             require(
                 self.device in ("cpu", "auto"), f"backend process_pool runs on device cpu, got {self.device}"

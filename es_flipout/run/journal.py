@@ -20,12 +20,12 @@ class Journal:
     After a failed write nothing more is written, so that no checkpoint is ahead of the reports.
     """
 
-    def __init__(self, config: Config, run: RunDirectory, reporters: Sequence[Reporter]) -> None:
+    def __init__(self, config: Config, run: RunDirectory | None, reporters: Sequence[Reporter]) -> None:
         """Takes where they go.
 
         Args:
             config: of the run.
-            run: where checkpoints go.
+            run: where checkpoints go; None if another rank writes them.
             reporters: what gets the figures of each generation.
         """
         self._config, self._run, self._reporters = config, run, reporters
@@ -49,7 +49,7 @@ class Journal:
                 with writing(f"the report of generation {metrics.generation}"):
                     reporter.report(metrics, report.histograms, progress)
             interval = self._config.logging.keep_interval
-            if interval and metrics.generation % interval == 0:
+            if self._run and interval and metrics.generation % interval == 0:
                 assert report.state is not None
                 checkpoint.save(self._run.kept(metrics.generation), report.state)
 
@@ -60,7 +60,8 @@ class Journal:
             RunBrokenError: if it cannot be written.
         """
         with self._until_it_fails():
-            checkpoint.save(self._run.last, state)
+            if self._run:
+                checkpoint.save(self._run.last, state)
 
     def save_best(self, state: Mapping[str, Any]) -> None:
         """Writes the checkpoint of the highest score.
@@ -69,7 +70,8 @@ class Journal:
             RunBrokenError: if it cannot be written.
         """
         with self._until_it_fails():
-            checkpoint.save(self._run.best, state)
+            if self._run:
+                checkpoint.save(self._run.best, state)
 
     @contextlib.contextmanager
     def _until_it_fails(self) -> Iterator[None]:

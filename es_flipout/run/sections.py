@@ -17,6 +17,7 @@ from es_flipout.policies import defaults
 from es_flipout.policies.activations import Activation
 from es_flipout.policies.heads import ActionBounds
 from es_flipout.policies.initialization import Initialization
+from es_flipout.rollout.episodes import BLOCK_SIZE
 from es_flipout.rollout.seeds import ResetSeeds
 from es_flipout.run.checks import require, require_not_negative, require_positive
 from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
@@ -180,12 +181,16 @@ class RolloutConfig:
     members are drawn and played; all of them contribute to one update."""
     episode_limit: EpisodeLimitConfig = field(default_factory=EpisodeLimitConfig)
     """An adaptive limit on the length of training episodes."""
+    block_size: int = BLOCK_SIZE
+    """Episodes per block: what a rank takes at a time, and of which the moments of observations are merged
+    first. The last bits of a run depend on it, and on nothing else of how the work is distributed."""
     alive_bonus: float = 0.0
     """Reward per env step survived, to be subtracted from the fitness: 1 for Hopper, Walker2d and Ant, 5 for
     Humanoid. Members then compete by what they do, not by how long they stand. Scores always include it."""
 
     def __post_init__(self) -> None:
         require_positive("rollout.episodes", self.episodes)
+        require_positive("rollout.block_size", self.block_size)
         require_not_negative("rollout.alive_bonus", self.alive_bonus)
         require_not_negative("rollout.min_env_steps", self.min_env_steps)
 

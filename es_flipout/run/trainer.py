@@ -17,8 +17,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from es_flipout.rollout import BackgroundScorer, Episodes, PlayError, PlayStoppedError
+from es_flipout.rollout import (
+    BackgroundScorer,
+    Episodes,
+    PlayError,
+    PlayStoppedError,
+    RankDiffersError,
+    Ranks,
+)
+from es_flipout.rollout.player import never
+from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run import checkpoint
 from es_flipout.run.bookkeeping import Bookkeeping
 from es_flipout.run.build import (
@@ -29,7 +39,8 @@ from es_flipout.run.build import (
     make_probe,
 )
 from es_flipout.run.config import Config
-from es_flipout.run.errors import RunError
+from es_flipout.run.digest import digest
+from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing
@@ -51,23 +62,35 @@ class Trainer:
         episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
         env_steps: live env steps since the run began.
         seconds: seconds of training since the run began, interruptions left out.
+        update_seconds: seconds of updates by this object.
     """
 
     def __init__(
-        self, config: Config, *, continues: bool = False, announce: Callable[[str], None] = lambda line: None
+        self,
+        config: Config,
+        *,
+        continues: bool = False,
+        announce: Callable[[str], None] = lambda line: None,
+        ranks: Ranks = ALONE,
+        publish: Callable[[Config], None] = lambda config: None,
     ) -> None:
         """Builds everything and writes nothing.
 
         Args:
-            config: of the run.
+            config: of the run; with `auto` devices and engines decided, on ranks other than 0.
             announce: is told where the run takes place, and why, before anything that takes long.
-            continues: whether `restore` will load a checkpoint of this run: `config.init_from` is not read.
+            continues: whether `restore` or `synchronize` will load a state of this run: `config.init_from` is
+                not read.
+            ranks: of the run; `train` needs them connected.
+            publish: is told the configuration, with `auto` devices and engines decided.
 
         Raises:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
             RunError: if the policy cannot begin as that of `config.init_from`.
         """
+        self._ranks = ranks
         self.config = config = place(config, announce)
+        publish(config)
         check_device(config.device)
         env = make_probe(config)
         self.policy = make_policy(
@@ -88,6 +111,7 @@ class Trainer:
             antithetic=config.es.antithetic,
             weight_decay=config.es.weight_decay,
             seed=config.seed,
+            compute_tiles=ranks.compute_tiles,
         )
         try:
             try_out(self.es, env, config.env.id)
@@ -101,10 +125,10 @@ class Trainer:
             )
         env.close()
         self._books = Bookkeeping(config, self.policy)
-        self.player = make_player(config, self.policy, announce)
+        self.player = make_player(config, self.policy, announce, ranks)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
-        self.seconds = 0.0
+        self.seconds = self.update_seconds = 0.0
         self._is_last = False  # whether the generation that runs is the last of the call
 
     @property
@@ -140,9 +164,9 @@ class Trainer:
 
     def train(
         self,
-        run: RunDirectory,
+        run: RunDirectory | None,
         reporters: Sequence[Reporter] = (),
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = never,
         *,
         max_generations: float = math.inf,
     ) -> None:
@@ -152,22 +176,28 @@ class Trainer:
         is dropped too; what waits for it is saved, and a resumed run reports it.
 
         Args:
-            run: where checkpoints go.
+            run: where checkpoints go; None on ranks other than 0, which write nothing.
             reporters: what gets the figures of each generation.
-            should_stop: asked several times a second.
+            should_stop: asked several times a second. If any rank is asked to stop, all do.
             max_generations: how many generations this call runs at most.
+
+        Raises:
+            RunBrokenError: if the run cannot go on.
         """
         journal = Journal(self.config, run, reporters)
         last = self.es.generation + max_generations
+        # Several ranks stop together, and decide that while they play.
+        asked = should_stop if self._ranks.size == 1 else never
         stopped = False
         try:
-            while self.progress < 1.0 and self.es.generation < last and not (stopped := should_stop()):
+            while self.progress < 1.0 and self.es.generation < last and not (stopped := asked()):
                 self._is_last = self.es.generation + 1 >= last
                 self._run_generation(journal, should_stop)
+            self._compare_states()
             if not stopped:
                 self._books.report_scored(journal, should_stop)
         except PlayStoppedError:
-            pass
+            self._compare_states()
         finally:
             self._books.record_last()
         self._save_unsaved(journal)
@@ -189,10 +219,10 @@ class Trainer:
                 limit=self.episode_limit,
                 is_last=self._is_last,
                 should_stop=should_stop,
-                meanwhile=partial(self._books.catch_up, journal, should_stop),
+                meanwhile=partial(self._catch_up, journal, should_stop),
             )
-        except RunError:
-            if journal.has_failed:
+        except RunError as error:
+            if journal.has_failed or isinstance(error.__cause__, RankDiffersError):
                 raise
             self._books.report_scored(journal, should_stop)
             self._save_unsaved(journal)
@@ -200,7 +230,7 @@ class Trainer:
         elapsed = time.perf_counter() - started
         env_steps = self.env_steps + episodes.env_steps
         is_scored = self._is_due(self.config.evaluation.interval, self.es.generation + 1, env_steps)
-        self._books.report_scored(journal, should_stop, wait=is_scored)
+        self._report_scored(journal, should_stop, wait=is_scored)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
@@ -210,7 +240,8 @@ class Trainer:
             normalizer.merge(episodes.observations())
         limit, self.episode_limit = self.episode_limit, self._next_limit(episodes)
         self.env_steps = env_steps
-        elapsed += time.perf_counter() - told
+        updated = time.perf_counter() - told
+        elapsed, self.update_seconds = elapsed + updated, self.update_seconds + updated
         self.seconds += time.perf_counter() - started
         timing = Timing(episodes.env_steps / elapsed, self.seconds, episodes.live_share)
         metrics = GenerationMetrics.of(self.es, episodes, fitness, update, self.env_steps, limit, timing)
@@ -218,9 +249,41 @@ class Trainer:
         is_saved = self._is_now_due(self.config.logging.checkpoint_interval)
         is_kept = is_scored or self._is_now_due(self.config.logging.keep_interval)
         # A copy: the schedules change sigma and learning rate before the next generation.
-        state = self.state_dict() if is_saved or is_kept else {}
+        state = self.state_dict() if is_saved or is_kept or self._ranks.size > 1 else {}
         report.state = state if is_kept else None
-        self._books.take(journal, report, is_scored=is_scored, state=state if is_saved else None)
+        self._begin_comparison(state)
+        is_scored_here = is_scored and self._ranks.rank == 0
+        self._books.take(journal, report, is_scored=is_scored_here, state=state if is_saved else None)
+
+    def _begin_comparison(self, state: Mapping[str, Any]) -> None:
+        """Begins to compare the state with that of the other ranks, beside what comes next."""
+        if self._ranks.size > 1:
+            shared = {name: value for name, value in state.items() if name not in ("seconds", "best_score")}
+            self._ranks.begin_comparison(digest(shared))
+
+    def _compare_states(self) -> None:
+        """Waits for that comparison: no state is recorded that other ranks do not have."""
+        try:
+            self._ranks.finish_comparison()
+        except RankDiffersError as error:
+            self._books.drop_last()
+            raise RunBrokenError(str(error)) from error
+        except PlayError as error:
+            raise RunBrokenError(str(error)) from error
+
+    def _catch_up(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
+        self._compare_states()
+        self._books.catch_up(journal, should_stop)
+
+    def _report_scored(self, journal: Journal, should_stop: Callable[[], bool], *, wait: bool) -> None:
+        report = partial(self._books.report_scored, journal, should_stop, wait=wait)
+        if not wait or self._ranks.size == 1:
+            report()
+            return
+        try:  # all wait for rank 0, so that all stop if it is asked to
+            self._ranks.together(report, lambda _: None, should_stop=should_stop)
+        except PlayError as error:
+            raise RunBrokenError(str(error)) from error
 
     def _histograms(self, episodes: Episodes, fitness: Tensor) -> dict[str, Tensor]:
         """Returns copies of the values of which this generation shows the distribution, by name."""
@@ -289,6 +352,13 @@ class Trainer:
             self._books.restore(unscored)
             generation = self.es.generation if unscored is None else unscored.metrics.generation - 1
         run.truncate_metrics(generation)
+
+    def synchronize(self) -> None:
+        """Gives all ranks, which must be connected, the state of rank 0."""
+        mine = tree_map_only(Tensor, Tensor.cpu, self.state_dict()) if self._ranks.rank == 0 else {}
+        state = self._ranks.together(lambda: mine, lambda states: states[0])
+        if self._ranks.rank > 0:
+            self._load_state_dict(state)
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""

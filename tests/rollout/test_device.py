@@ -404,10 +404,28 @@ def test_envs_must_suit_the_bases(device):
         rollout(DevicePlayer(env), make_population(env, Flipout(2)), make_seeds())
 
 
-def test_seeds_must_suit_the_members(device):
+def test_every_base_needs_as_many_episodes(device):
     env = make_env("InvertedPendulum-v5", device)
-    with pytest.raises(ValueError, match="episodes of 3 members for a population of 16"):
-        rollout(DevicePlayer(env), make_population(env), [1, 2, 3])
+    with pytest.raises(ValueError, match="as many episodes for each of the 2 bases"):
+        rollout(DevicePlayer(env), make_population(env, Flipout(2)), [1, 2, 3, 4])
+
+
+def test_there_must_be_such_a_member(device):
+    env = make_env("InvertedPendulum-v5", device)
+    with pytest.raises(ValueError, match="episodes of member 16 for a population of 16"):
+        rollout(DevicePlayer(env), make_population(env), list(range(17)))
+
+
+def test_some_of_a_table_have_the_returns_that_they_have_in_all_of_it(device):
+    env = make_env("InvertedPendulum-v5", device)
+    population, seeds = make_population(env, Flipout(2)), np.array(make_seeds(2))
+    whole = Episodes.of_population(seeds, limit=short(device))
+    rows = np.flatnonzero(np.isin(whole.member % (MEMBERS // 2), [1, 2, 5]))
+    part = whole.take(rows)
+    DevicePlayer(env).play(population, whole)
+    DevicePlayer(env).play(population, part)
+    np.testing.assert_allclose(part.returns, whole.returns[rows], rtol=1e-4)
+    assert part.lengths.tolist() == whole.lengths[rows].tolist()
 
 
 def test_other_engines_are_refused():
@@ -550,7 +568,7 @@ def make_loop(
     env = make_env(env_id, device)
     population = make_population(env, family, policy_class=policy_class)
     starts = starts_of(env, np.array(make_seeds()))
-    return env, DeviceLoop(env.engine, env.checked_task, population, starts, 25)
+    return env, DeviceLoop(env.engine, env.checked_task, population, starts, np.arange(population.size), 25)
 
 
 class Convolutional(nn.Module):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from es_flipout.rollout import Episodes
+from es_flipout.rollout.claims import Claims
 from es_flipout.rollout.shares import MAX_DEATHS, Shares
 
 DIED = "the worker process died"
@@ -16,7 +17,7 @@ class Crew:
 
     def __init__(self, table: Episodes, num_envs: list[int], **options) -> None:
         self.table, self.num_envs = table, num_envs
-        self.shares = Shares(table, np.split(np.arange(len(table)), len(table)), len(num_envs), **options)
+        self.shares = Shares(table, Claims(table), len(num_envs), **options)
         self.hands: list[list[np.ndarray]] = [[] for _ in num_envs]
 
     def hand_out(self, worker: int) -> None:
@@ -99,7 +100,19 @@ def test_a_member_that_kills_its_workers_fails_alone(envs, block_size):
 
 def test_what_is_dealt_depends_on_nobody_who_is_free():
     table = Episodes.of_population(range(30))
-    shares = Shares(table, np.array_split(np.arange(30), 2), 2, is_dealt=True)
-    assert shares.next(1, 64, 64, is_idle=True).tolist() == list(range(15, 30))
+    shares = Shares(table, Claims(table), 2, company=20)
     assert shares.next(1, 64, 64, is_idle=True) is None
-    assert shares.next(0, 1, 64, is_idle=True).tolist() == list(range(15))
+    assert shares.deals_next
+    shares.deal()
+    assert shares.next(1, 64, 64, is_idle=True).tolist() == list(range(10, 20))
+    assert shares.next(1, 64, 64, is_idle=True) is None
+    assert not shares.deals_next
+    assert shares.next(0, 1, 64, is_idle=True).tolist() == list(range(10))
+    assert shares.deals_next
+    shares.deal()
+    assert [shares.next(worker, 1, 64, is_idle=True).tolist() for worker in (0, 1)] == [
+        list(range(20, 25)),
+        list(range(25, 30)),
+    ]
+    assert not shares.deals_next
+    assert shares.is_empty

@@ -1,0 +1,91 @@
+"""es-train under torchrun: how a process knows of it, and the run that a restarted process continues."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from es_flipout.cli.arguments import (
+    RESUME_OPTIONS,
+    TrainArguments,
+    UsageError,
+    check_resumed_schedules,
+    load_config,
+)
+from es_flipout.rollout import Ranks
+from es_flipout.run.config import Config
+from es_flipout.run.placement import on_device
+from es_flipout.run.stored_paths import with_absolute_paths
+
+DECIDED = ("device", "env.engine", "env.engine_kwargs")
+"""What a run stores as decided on its machine."""
+
+
+def is_launched() -> bool:
+    """Returns whether torchrun, or what does as it does, has started this process as a rank."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def is_restarted() -> bool:
+    """Returns whether torchrun has started this process in place of one that died."""
+    return _number("TORCHELASTIC_RESTART_COUNT") > 0
+
+
+def _number(variable: str) -> int:
+    return int(os.environ.get(variable) or 0)
+
+
+def check_ranks(config: Config, ranks: Ranks, *, resumes: bool) -> None:
+    """Checks that ranks can do a run as configured.
+
+    Raises:
+        UsageError: if they cannot.
+    """
+    if _number("TORCHELASTIC_MAX_RESTARTS") > 0 and config.out is None and not resumes:
+        raise UsageError("torchrun --max-restarts needs es-train --out DIR: restarted ranks continue there")
+    if ranks.size > 1 and config.device.startswith("cuda:"):
+        raise UsageError(
+            f"device must be cuda on several ranks, each of which has its own; got {config.device}"
+        )
+
+
+def continued(request: TrainArguments) -> TrainArguments:
+    """Returns what to do if the run that is asked for may have begun at its `out`.
+
+    Raises:
+        UsageError: if there is no `out`, or another run is there.
+    """
+    config = with_absolute_paths(request.config)
+    if config.out is None:
+        raise UsageError("--resume auto needs --out DIR, where the run is to be found")
+    run = Path(config.out).expanduser()
+    path = run / "config.yaml"
+    if not path.is_file():
+        return request
+    stored = load_config(path)
+    wanted = dict(_fields(asdict(config)))
+    for name, value in _fields(asdict(stored)):
+        free = name.partition(".")[0] in (*RESUME_OPTIONS, "out") or name in DECIDED
+        if not free and wanted[name] != value:
+            raise UsageError(
+                f"the run at {config.out} has {name} {value!r}, not {wanted[name]!r}: choose another --out"
+            )
+    changed = {name: getattr(config, name) for name in RESUME_OPTIONS if name != "device"}
+    resumed = replace(stored, **changed)
+    check_resumed_schedules(resumed, stored)
+    keeps_device = config.device == "auto"
+    if not keeps_device:
+        resumed = on_device(resumed, config.device)
+    return TrainArguments(resumed, run, keeps_device)
+
+
+def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the settings of a configuration by dotted name; those of a user's own are one setting."""
+    for name, value in values.items():
+        if isinstance(value, dict) and not name.endswith("kwargs"):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
