@@ -100,6 +100,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         bench.set_defaults(**QUICK)
     parsed = parser.parse_args(arguments)
     parsed.population_size = parsed.population_size or 4 * parsed.num_envs
+    parsed.workers = parsed.workers or _up_to(available_cores())
     return parsed
 
 
@@ -119,12 +120,14 @@ def _config(parsed: argparse.Namespace, device: str, threads: int | None = None)
     )
 
 
-def _contestants(parsed: argparse.Namespace) -> dict[str, Contestant]:
-    cores = available_cores()
+def _contestants(parsed: argparse.Namespace, group: Ranks) -> dict[str, Contestant]:
+    if isinstance(group, ProcessGroup):
+        config = _config(parsed, parsed.device, parsed.threads)
+        return rank_contestants(config, parsed.ranks or _up_to(group.size), group)
     return contestants(
         _config(parsed, "cpu"),
-        parsed.workers or _up_to(cores),
-        parsed.threads or cores,
+        parsed.workers,
+        parsed.threads or available_cores(),
         gpu="cuda" if torch.cuda.is_available() else None,
         warp_envs=parsed.warp_envs,
         warp_members_per_env=parsed.warp_members_per_env,
@@ -141,23 +144,19 @@ def _bench(arguments: Sequence[str]) -> int:
     silence_mujoco()
     torch.set_num_threads(1)  # as es-train has it
     if not is_launched():
-        return _report(parsed, arguments, _contestants(parsed), ALONE)
+        return _measure_on(ALONE, parsed, arguments)
     try:
         group = ProcessGroup.of_environment()
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(group):
-        sizes = parsed.ranks or _up_to(group.size)
-        if max(sizes) > group.size:
-            raise UsageError(f"--ranks {max(sizes)}: torchrun has started {group.size}")
+        if max(parsed.ranks or [1]) > group.size:
+            raise UsageError(f"--ranks {max(parsed.ranks)}: torchrun has started {group.size}")
         group.start(None, timeout=START_SECONDS, device=parsed.device)
-        config = _config(parsed, parsed.device, parsed.threads)
-        return _report(parsed, arguments, rank_contestants(config, sizes, group), group)
+        return _measure_on(group, parsed, arguments)
 
 
-def _report(
-    parsed: argparse.Namespace, arguments: Sequence[str], entrants: Mapping[str, Contestant], group: Ranks
-) -> int:
+def _measure_on(group: Ranks, parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Measures all contestants; rank 0 prints and writes what came of it."""
     if parsed.out is not None and group.rank == 0:
         _make_writable(parsed.out)  # before minutes of measuring
@@ -167,7 +166,7 @@ def _report(
     prices = {"core": parsed.price_per_core_hour, "machine": parsed.price_per_machine_hour}
     results.settings["price_per_hour"] = prices
     try:
-        _measure(entrants, results, parsed.rounds, parsed.seconds, group)
+        _measure(_contestants(parsed, group), results, parsed.rounds, parsed.seconds, group)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if group.rank > 0:

@@ -78,6 +78,7 @@ def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], No
         name = shlex.quote(str(run.path))
         trainer.synchronize()
         if trainer.finished:
+            trainer.wait_for_ranks()
             console.print(f"{run.path} has already used up its budget ({trainer.es.generation} generations)")
             return 0
         action = f"continues after generation {trainer.es.generation}" if request.resume else "starts"
@@ -94,12 +95,14 @@ def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], No
             for reporter in (reporters := _reporters(request, trainer, run, console)):
                 stack.callback(reporter.close)
             trainer.train(run, reporters, stop)
+            if not (stopped := stop() or trainer.progress < 1.0 or trainer.awaits_score):
+                trainer.wait_for_ranks()
         except RunBrokenError as error:
             if not run.config.exists():
                 raise
             advice = f"once that is mended, continue with: es-train --resume {name}"
             raise RunBrokenError(f"{error}; {advice}") from error
-    if stop() or trainer.progress < 1.0 or trainer.awaits_score:  # another rank may have been asked to stop
+    if stopped:  # perhaps because another rank was asked to
         where = f"generation {trainer.es.generation}{', not scored yet' if trainer.awaits_score else ''}"
         console.print(f"stopped after {where}; continue with: es-train --resume {name}")
     else:
@@ -112,6 +115,7 @@ def _follow(ranks: ProcessGroup) -> int:
     try:
         config: Config = ranks.published()
         try:
+            check_modules(config)
             trainer = Trainer(config, continues=True, ranks=ranks)
         except ValueError as error:
             _connect(ranks, config, problem=str(error))
@@ -121,6 +125,8 @@ def _follow(ranks: ProcessGroup) -> int:
             trainer.synchronize()
             stop = StopRequest(ranks=ranks)
             trainer.train(None, should_stop=stop)
+            if trainer.progress >= 1.0 and not stop():
+                trainer.wait_for_ranks()
             return stop.exit_status
     except RefusedError:
         return 2

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from torch.distributed.distributed_c10d import Store
+
 from es_flipout.rollout.player import PlayError, PlayStoppedError
+
+SECONDS_BETWEEN_LOOKS = 0.2
+"""How long a request to stop that another rank got may go unnoticed."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,14 +82,20 @@ def odd_ones(digests: Sequence[bytes]) -> str:
 
 
 class ExchangeThread:
-    """A thread on which exchanges wait, one after the other; it never keeps the process from ending."""
+    """A thread on which exchanges wait, one after the other; it never keeps the process from ending.
+
+    Attributes:
+        pending: exchanges that have not come to an end.
+    """
 
     def __init__(self) -> None:
+        self.pending = 0
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="exchanges", daemon=True).start()
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Has a function called, and returns what will come of it."""
+        self.pending += 1
         future: Future[T] = Future()
         self._work.put((function, future))
         return future
@@ -91,6 +104,33 @@ class ExchangeThread:
         while True:
             function, future = self._work.get()
             try:
-                future.set_result(function())
+                result = function()
             except BaseException as error:
+                self.pending -= 1
                 future.set_exception(error)
+            else:
+                self.pending -= 1
+                future.set_result(result)
+
+
+class SharedRequest:
+    """Whether this process, or any other rank, has been asked to stop, as the store knows."""
+
+    def __init__(self, store: Store, should_stop: Callable[[], bool]) -> None:
+        self._store, self._should_stop = store, should_stop
+        self._is_known = False
+        self._next_look = 0.0
+
+    def __call__(self) -> bool:
+        """Returns whether that is so, and tells the others if this process has been asked."""
+        if self._is_known:
+            return True
+        if self._should_stop():
+            self._is_known = True
+            with suppress(RuntimeError):  # torchrun may be gone
+                self._store.set("stop", "")
+        elif (now := time.monotonic()) >= self._next_look:
+            self._next_look = now + SECONDS_BETWEEN_LOOKS
+            with suppress(RuntimeError):
+                self._is_known = self._store.check(["stop"])
+        return self._is_known

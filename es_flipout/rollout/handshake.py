@@ -1,4 +1,4 @@
-"""How the ranks of a run find each other in the store of torchrun.
+"""How the ranks of a run find each other in the store of torchrun, and see that they can begin.
 
 The store may outlive ranks that died and were started again, with all that those have left in it, and on
 several machines no count of restarts is the same for all. So ranks agree on a token that nobody has used
@@ -7,8 +7,11 @@ before, and everything that they write later has it in its name.
 
 from __future__ import annotations
 
+import platform
 import secrets
 import time
+from collections.abc import Sequence
+from importlib.metadata import version
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
@@ -58,3 +61,20 @@ def meet(store: Store, rank: int, size: int, *, seconds: float) -> Store:
 
 def _read(store: Store, key: str) -> str | None:
     return store.get(key).decode() if store.check([key]) else None
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of all that a run's numbers may depend on."""
+    names = ("es-flipout", "torch", "numpy", "mujoco", "gymnasium", "numba")
+    return {"Python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def verdict_on(states: Sequence[tuple[str | None, dict[str, str]]]) -> str | None:
+    """Returns why ranks cannot begin, from the problem and the versions of each; None if they can."""
+    for rank, (problem, found) in enumerate(states):
+        if problem is not None:
+            return problem if rank == 0 else f"rank {rank}: {problem}"
+        for name, expected in states[0][1].items():
+            if found[name] != expected:
+                return f"rank {rank} has {name} {found[name]}, rank 0 has {expected}: they must be the same"
+    return None

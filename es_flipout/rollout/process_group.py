@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -28,8 +26,17 @@ from torch.distributed.rendezvous import rendezvous
 from typing_extensions import override
 
 from es_flipout.perturbations import Tile, compute_here
-from es_flipout.rollout.exchange import Answer, ExchangeThread, Said, answer_of, odd_ones, value_of
-from es_flipout.rollout.handshake import meet
+from es_flipout.rollout.exchange import (
+    SECONDS_BETWEEN_LOOKS,
+    Answer,
+    ExchangeThread,
+    Said,
+    SharedRequest,
+    answer_of,
+    odd_ones,
+    value_of,
+)
+from es_flipout.rollout.handshake import meet, verdict_on, versions
 from es_flipout.rollout.player import PlayError, PlayStoppedError, never
 from es_flipout.rollout.rank_contract import RankDiffersError, Ranks, RanksLostError, RefusedError
 
@@ -38,8 +45,6 @@ R = TypeVar("R")
 
 START_SECONDS = 1800.0
 """How long ranks wait for each other while environments are made and kernels are compiled."""
-SECONDS_BETWEEN_LOOKS = 0.2
-"""How long a request to stop that another rank got may go unnoticed."""
 ALIGNMENT = 16
 """Bytes; values of any dtype may begin at a multiple of it."""
 
@@ -121,21 +126,27 @@ class ProcessGroup(Ranks):
 
     @override
     def start(self, problem: str | None, *, timeout: float, device: str) -> None:
-        self._put(f"ready/{self.rank}", (problem, _versions()))
+        self._put(f"ready/{self.rank}", (problem, versions()))
         if self.rank == 0:
             keys = [f"ready/{rank}" for rank in range(self.size)]
             self._await(keys)
-            self._put("verdict", _verdict([self._get(key) for key in keys]))
+            self._put("verdict", verdict_on([self._get(key) for key in keys]))
         self._await(["verdict"])
         if verdict := self._get("verdict"):
             raise RefusedError(verdict)
         self._timeout = timeout
         limit = timedelta(seconds=timeout)
         store = PrefixStore("gloo", self._store)
-        dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=limit)
-        self._groups = {"cpu": dist.group.WORLD}
-        if device.startswith("cuda"):
-            self._groups["cuda"] = dist.new_group(backend="nccl", timeout=limit)
+        try:
+            dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=limit)
+            self._groups = {"cpu": dist.group.WORLD}
+            if device.startswith("cuda"):
+                self._groups["cuda"] = dist.new_group(backend="nccl", timeout=limit)
+        except RuntimeError as error:
+            raise RefusedError(
+                "the ranks cannot connect (GLOO_SOCKET_IFNAME names the network interface): "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
 
     @override
     def first(self, count: int) -> ProcessGroup:
@@ -204,11 +215,10 @@ class ProcessGroup(Ranks):
 
     def _exchange(self, said: Said[T], answer: Callable[[list[T]], R]) -> _Exchange[R]:
         """Begins to tell rank 0 something; what comes of it is the answer for all."""
-        self._num_exchanges += 1
-        number = self._num_exchanges
+        number = self._next_number()
 
         def exchange() -> Answer[R]:
-            self._store.set(f"arrived/{self.rank}", str(number))
+            self._arrive(number)
             heard: list[Any] | None = [None] * self.size if self.rank == 0 else None
             group = self._groups["cpu"]
             dist.gather_object(said, heard, dst=0, group=group)
@@ -245,13 +255,21 @@ class ProcessGroup(Ranks):
             f"rank {who} did not answer within {self._timeout:g} seconds (rank_timeout)", missing
         )
 
+    def _next_number(self) -> int:
+        self._num_exchanges += 1
+        return self._num_exchanges
+
+    def _arrive(self, number: int) -> None:
+        """Leaves a sign that this rank is there, by which those who wait know whom they wait for."""
+        self._store.set(f"arrived/{self.rank}", str(number))
+
     def _has_arrived(self, rank: int, number: int) -> bool:
         key = f"arrived/{rank}"
         return self._store.check([key]) and int(self._store.get(key)) >= number
 
     @override
     def shared(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
-        return _SharedRequest(self._store, should_stop)
+        return SharedRequest(self._store, should_stop)
 
     @override
     def counter(self) -> Callable[[int], int] | None:
@@ -274,10 +292,12 @@ class ProcessGroup(Ranks):
             if rank == self.rank:
                 mine[place] = tile.compute().contiguous().view(-1).view(torch.uint8)
         gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        number = self._next_number()
         try:
+            self._arrive(number)
             dist.all_gather(gathered, mine, group=self._groups[device.type])
         except RuntimeError as error:
-            raise self._lost(error, self._num_exchanges) from error
+            raise self._lost(error, number) from error
         return [
             gathered[rank][place].view(tile.dtype).view(tile.shape)
             for tile, (rank, place) in zip(tiles, places, strict=True)
@@ -285,30 +305,8 @@ class ProcessGroup(Ranks):
 
     @override
     def close(self) -> None:
-        if dist.is_initialized():
+        if dist.is_initialized() and not self._thread.pending:  # which might wait for ranks that are gone
             dist.destroy_process_group()
-
-
-class _SharedRequest:
-    """Whether this process, or any other rank, has been asked to stop."""
-
-    def __init__(self, store: Store, should_stop: Callable[[], bool]) -> None:
-        self._store, self._should_stop = store, should_stop
-        self._is_known = False
-        self._next_look = 0.0
-
-    def __call__(self) -> bool:
-        if self._is_known:
-            return True
-        if self._should_stop():
-            self._is_known = True
-            with suppress(RuntimeError):  # torchrun may be gone
-                self._store.set("stop", "")
-        elif (now := time.monotonic()) >= self._next_look:
-            self._next_look = now + SECONDS_BETWEEN_LOOKS
-            with suppress(RuntimeError):
-                self._is_known = self._store.check(["stop"])
-        return self._is_known
 
 
 def _places(tiles: Sequence[Tile], size: int) -> list[tuple[int, slice]]:
@@ -320,20 +318,3 @@ def _places(tiles: Sequence[Tile], size: int) -> list[tuple[int, slice]]:
         ends[rank] = start + tile.shape.numel() * tile.dtype.itemsize
         places.append((rank, slice(start, ends[rank])))
     return places
-
-
-def _versions() -> dict[str, str]:
-    """Returns the versions of all that a run's numbers may depend on."""
-    names = ("es-flipout", "torch", "numpy", "mujoco", "gymnasium", "numba")
-    return {"Python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _verdict(states: Sequence[tuple[str | None, dict[str, str]]]) -> str | None:
-    """Returns why ranks cannot begin, from the problem and the versions of each; None if they can."""
-    for rank, (problem, found) in enumerate(states):
-        if problem is not None:
-            return problem if rank == 0 else f"rank {rank}: {problem}"
-        for name, expected in states[0][1].items():
-            if found[name] != expected:
-                return f"rank {rank} has {name} {found[name]}, rank 0 has {expected}: they must be the same"
-    return None

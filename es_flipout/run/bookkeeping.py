@@ -34,19 +34,20 @@ class Bookkeeping:
         saved_generation: that of the last checkpoint, if all that has been reported is in it, too; else -1.
     """
 
-    def __init__(self, config: Config, policy: nn.Module) -> None:
+    def __init__(self, config: Config, policy: nn.Module, *, scores: bool = True) -> None:
         """Starts no score yet.
 
         Args:
             config: of the run.
             policy: its center, which changes from generation to generation.
+            scores: whether any generation will be scored here.
 
         Raises:
             ValueError: if the official environment cannot be made.
         """
         self._config, self._policy = config, policy
         self.scorer = make_background_scorer(config)
-        if config.evaluation.interval:
+        if scores and config.evaluation.interval:
             prepare_processes()
         self.best_score = float("-inf")
         self.saved_generation = -1

@@ -238,7 +238,8 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
         )
         size = 1 if config.backend == "process_pool" else min(num_envs, MIN_ENVS)
         if env.fused == "auto" and env.engine != "warp":
-            prepare_processes()  # which takes as long as what follows
+            if threads > 1:
+                prepare_processes()  # which takes as long as what follows
             # Compiles the hooks for all processes; those of one env have arrays of another layout.
             with closing(make_native(size, threads=1)) as some:
                 if some.not_fused:

@@ -77,7 +77,7 @@ class RunDirectory:
             with run.locked():
                 run._refuse_if_taken()  # another process may have been faster
                 try:
-                    run.checkpoints.mkdir()
+                    run.checkpoints.mkdir(exist_ok=True)
                     run._write_config(config)
                 except OSError:
                     run._remove_what_create_made()
@@ -95,12 +95,17 @@ class RunDirectory:
             self.path.rmdir()
 
     def _refuse_if_taken(self) -> None:
-        if not self.path.is_dir() or not any(entry.name != ".lock" for entry in self.path.iterdir()):
+        if not self.path.is_dir() or all(map(self._is_of_beginning, self.path.iterdir())):
             return
         advice = (
             f"continue it with --resume {shlex.quote(str(self.path))} or " if self.config.exists() else ""
         )
         raise RunError(f"{self.path} is not empty; {advice}choose another --out")
+
+    def _is_of_beginning(self, entry: Path) -> bool:
+        """Returns whether a process that died while it created the directory may have left this."""
+        is_empty = entry == self.checkpoints and not any(entry.iterdir())
+        return is_empty or entry.name in (".lock", f"{self.config.name}.tmp")
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

@@ -124,7 +124,7 @@ class Trainer:
                 "env steps (env.kwargs.max_episode_steps sets another limit, -1 none)"
             )
         env.close()
-        self._books = Bookkeeping(config, self.policy)
+        self._books = Bookkeeping(config, self.policy, scores=ranks.rank == 0)
         self.player = make_player(config, self.policy, announce, ranks)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
@@ -359,6 +359,17 @@ class Trainer:
         state = self._ranks.together(lambda: mine, lambda states: states[0])
         if self._ranks.rank > 0:
             self._load_state_dict(state)
+
+    def wait_for_ranks(self) -> None:
+        """Waits until all ranks have come to this point, so that all are started again if one dies before.
+
+        Raises:
+            RunBrokenError: if one has died, or does not come in time.
+        """
+        try:
+            self._ranks.together(lambda: None, lambda _: None)
+        except PlayError as error:
+            raise RunBrokenError(str(error)) from error
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""

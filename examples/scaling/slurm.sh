@@ -34,10 +34,6 @@ shift 2
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000)) # of its own for each job, in case two jobs share a node
 
-# --max-restarts on several nodes needs this. Otherwise restarted ranks read the addresses of dead ones in a store that
-# outlived them (torch 2.13).
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-
 # SLURM may signal this shell, too (scancel --full). It waits for the run to be saved.
 trap : TERM
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import HashStore
 
-from es_flipout.rollout.handshake import meet
+from es_flipout.rollout.handshake import meet, verdict_on
 
 
 def meet_all(store, size, *, seconds=20):
@@ -56,3 +56,12 @@ def test_a_rank_that_was_answered_by_a_rank_0_that_died_hears_its_successor():
         stores = [each.result() for each in (*late, early)]
     stores[0].set("word", "hello")
     assert [each.get("word") for each in stores] == [b"hello"] * 3
+
+
+def test_ranks_with_other_versions_or_a_problem_cannot_begin():
+    same = {"Python": "3.11.9", "torch": "2.13.0"}
+    assert verdict_on([(None, same), (None, same)]) is None
+    found = verdict_on([(None, same), (None, same | {"torch": "2.12.0"})])
+    assert found == "rank 1 has torch 2.12.0, rank 0 has 2.13.0: they must be the same"
+    assert verdict_on([(None, same), ("no GPU", same)]) == "rank 1: no GPU"
+    assert verdict_on([("no GPU", same), (None, same)]) == "no GPU"

@@ -15,7 +15,6 @@ from es_flipout import Flipout, FlipoutES, Independent, LowRank
 from es_flipout.perturbations import compute_here
 from es_flipout.rollout import PlayError, PlayStoppedError
 from es_flipout.rollout.exchange import odd_ones
-from es_flipout.rollout.process_group import _verdict
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +192,3 @@ def test_tiles_of_a_large_policy_are_shared_out_and_have_the_same_bits(three, fa
         for name, value in expected.items():
             assert found[name].dtype == value.numpy().dtype
             assert found[name].tobytes() == value.numpy().tobytes()
-
-
-def test_ranks_with_other_versions_or_a_problem_cannot_begin():
-    same = {"Python": "3.11.9", "torch": "2.13.0"}
-    assert _verdict([(None, same), (None, same)]) is None
-    found = _verdict([(None, same), (None, same | {"torch": "2.12.0"})])
-    assert found == "rank 1 has torch 2.12.0, rank 0 has 2.13.0: they must be the same"
-    assert _verdict([(None, same), ("no GPU", same)]) == "rank 1: no GPU"
-    assert _verdict([("no GPU", same), (None, same)]) == "no GPU"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from es_flipout.cli.arguments import load_config
 from es_flipout.run.config import Config, EnvConfig, OptimizerConfig, PolicyConfig
 from es_flipout.run.run_directory import RunDirectory
-from es_flipout.run.stored_paths import with_absolute_paths
+from es_flipout.run.stored_paths import RELATIVE_STARTS, with_absolute_paths
 
 
 def stored(kwargs):
@@ -52,8 +52,9 @@ def test_what_may_be_a_name_stays():
         assert stored({"xml_file": text}) == {"xml_file": text}
 
 
+NO_PATH = st.text().filter(lambda text: not text.startswith(RELATIVE_STARTS))
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | NO_PATH,
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 
