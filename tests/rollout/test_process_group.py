@@ -122,15 +122,15 @@ def test_equal_states_are_not_worth_mentioning(three):
     assert three.do(act) == [3, 3, 3]
 
 
-@pytest.mark.parametrize("sleeper", [0, 1, 2])
+@pytest.mark.parametrize("sleeper", [0, 2])
 def test_a_rank_that_hangs_is_named(sleeper):
     def act(ranks):
         ranks.together(lambda: None, len)
-        ranks.together(lambda: time.sleep(6 if ranks.rank == sleeper else 0), len)
+        ranks.together(lambda: time.sleep(3.5 if ranks.rank == sleeper else 0), len)
 
-    found = on_ranks(3, act, timeout=1.5)
+    found = on_ranks(3, act, timeout=1)
     found.pop(sleeper)  # has lost the others
-    assert found == [f"rank {sleeper} did not answer within 1.5 seconds (rank_timeout)"] * 2
+    assert found == [f"rank {sleeper} did not answer within 1 seconds (rank_timeout)"] * 2
 
 
 def test_ranks_notice_at_once_that_another_has_died():
