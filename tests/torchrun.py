@@ -14,13 +14,14 @@ import yaml
 
 from es_flipout.run import checkpoint
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run"]
+ES_TRAIN = str(Path(sys.executable).with_name("es-train"))
 
 
 def command(ranks: int, *arguments: str, options: Sequence[str] = ()) -> list[str]:
     """Returns the command that runs es-train on so many ranks; 0: without torchrun."""
-    train = [str(Path(sys.executable).with_name("es-train")), *arguments]
-    return [*TORCHRUN, *options, "--nproc-per-node", str(ranks), *train] if ranks else train
+    launch = [*LAUNCHER, "--standalone", *options, "--nproc-per-node", str(ranks), "--no-python"]
+    return [*(launch if ranks else ()), ES_TRAIN, *arguments]
 
 
 def run(ranks: int, *arguments: str, options: Sequence[str] = (), timeout: float = 200, **variables: str):

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import replace
@@ -174,13 +175,18 @@ def test_nothing_is_lost_when_ranks_are_killed_one_after_the_other():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_torchrun_saves_the_run(number):
+@pytest.mark.parametrize(
+    ("number", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
+)
+def test_a_signal_saves_the_run(number, to_all):
+    """Sent to torchrun, which sends it on, or as SLURM does it to all processes of a job step."""
     config = write_config(Path("config.yaml"), **{**RUN, "generations": 12}, **CHEETAH)
     train_on(0, "--config", config, "--out", "alone")
     process = start(2, "--config", config, "--out", "stopped")
     wait_for(lambda: generations("stopped") >= 2, process)
-    process.send_signal(number)
+    ranks = processes_of_ranks(process.pid).values() if to_all else ()
+    for each in (process.pid, *ranks):
+        os.kill(each, number)
     process.wait(timeout=60)
     assert re.search(r"stopped after generation \d+.*; continue with", Path("log").read_text())
     assert not processes_that_mention("stopped")
@@ -269,6 +275,27 @@ def test_two_runs_on_one_machine_do_not_meet():
     assert [each.wait(timeout=200) for each in both] == [0, 0]
     for seed in (1, 2):
         assert differences(f"alone{seed}", f"together{seed}") == []
+
+
+@pytest.mark.slow
+def test_hosts_share_no_files():
+    for folder in ("first", "second"):
+        Path(folder).mkdir()
+    config = write_config(Path("first/config.yaml"), **RUN, **PENDULUM)
+    train_on(0, "--config", config, "--out", "first/alone")
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        port = some.getsockname()[1]
+    hosts = []
+    for node, folder in enumerate(("first", "second")):
+        place = ["--nnodes", "2", "--node-rank", str(node), "--master-addr", "127.0.0.1"]
+        place += ["--master-port", str(port), "--nproc-per-node", "1", "--no-python"]
+        words = [*torchrun.LAUNCHER, *place, torchrun.ES_TRAIN, "--config", "config.yaml", "--out", "run"]
+        with Path(f"log{node}").open("w") as log:
+            hosts.append(subprocess.Popen(words, cwd=folder, stdout=log, stderr=subprocess.STDOUT))
+    assert [each.wait(timeout=200) for each in hosts] == [0, 0], Path("log1").read_text()
+    assert differences("first/alone", "first/run") == []
+    assert list(Path("second").iterdir()) == []
 
 
 @pytest.mark.slow
