@@ -84,13 +84,16 @@ def num_threads(config: Config, ranks: Ranks = ALONE) -> int:
 def num_envs_of(config: Config, policy: nn.Module, ranks: Ranks) -> int:
     """Returns how many envs are stepped together on this rank.
 
-    If results do not depend on their number, several ranks have few enough envs that all have something to
-    take while the last episodes are played.
+    If episodes are dealt out to several ranks, none has more envs than episodes. If they are claimed, and
+    results do not depend on the number of envs, ranks have few enough that all have something to claim while
+    the last episodes are played.
     """
-    num_episodes = config.es.population_size * config.rollout.episodes
-    if ranks.size > 1 and config.device == "cpu" and rows_are_independent(policy):
-        num_episodes = max(num_episodes // (EPISODES_PER_ENV * ranks.size), 1)
-    return min(config.env.num_envs, num_episodes)
+    most = config.es.population_size * config.rollout.episodes
+    if config.device != "cpu" or config.env.engine == "warp":
+        most = math.ceil(most / ranks.size)
+    elif ranks.size > 1 and rows_are_independent(policy):
+        most = max(most // (EPISODES_PER_ENV * ranks.size), 1)
+    return min(config.env.num_envs, most)
 
 
 def make_probe(config: Config) -> TorchVectorEnv:
