@@ -37,9 +37,9 @@ from es_flipout.cli.throughput import (
     contestants,
     rank_contestants,
 )
-from es_flipout.cli.torchrun import is_launched
+from es_flipout.cli.torchrun import is_launched, use_own_gpu
 from es_flipout.processes import available_cores
-from es_flipout.rollout import ProcessGroup, Ranks
+from es_flipout.rollout import PlayError, ProcessGroup, Ranks
 from es_flipout.rollout.process_group import START_SECONDS
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
@@ -121,7 +121,7 @@ def _config(parsed: argparse.Namespace, device: str, threads: int | None = None)
 
 
 def _contestants(parsed: argparse.Namespace, group: Ranks) -> dict[str, Contestant]:
-    if isinstance(group, ProcessGroup):
+    if group.is_launched:
         config = _config(parsed, parsed.device, parsed.threads)
         return rank_contestants(config, parsed.ranks or _up_to(group.size), group)
     return contestants(
@@ -152,8 +152,13 @@ def _bench(arguments: Sequence[str]) -> int:
     with closing(group):
         if max(parsed.ranks or [1]) > group.size:
             raise UsageError(f"--ranks {max(parsed.ranks)}: torchrun has started {group.size}")
-        group.start(None, timeout=START_SECONDS, device=parsed.device)
-        return _measure_on(group, parsed, arguments)
+        config = _config(parsed, parsed.device)
+        use_own_gpu(config, group)
+        try:
+            group.start(None, timeout=START_SECONDS, device=parsed.device)
+            return _measure_on(group, parsed, arguments)
+        except PlayError as error:
+            raise UsageError(str(error)) from error
 
 
 def _measure_on(group: Ranks, parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -187,7 +192,7 @@ def _measure(
     with ExitStack() as stack:
         runs = {}
         for name, each in entrants.items():
-            part = group.first(each.ranks)
+            part = group.subgroup(each.ranks)
             if group.rank < each.ranks:
                 runs[name] = stack.enter_context(closing(FirstGeneration(each.config, part)))
                 results.add(0, name, runs[name].once)

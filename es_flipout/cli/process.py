@@ -23,7 +23,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from es_flipout.cli.arguments import ParserExit, UsageError
-from es_flipout.rollout import ProcessGroup, Ranks
+from es_flipout.rollout import Ranks
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.errors import RunError
 
@@ -142,7 +142,7 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first, self.signal = self.signal is None, self.signal or number
-        if isinstance(self._ranks, ProcessGroup):
+        if self._ranks.is_launched:
             message = b"Stopping safely.\n" if first and self._ranks.rank == 0 else b""
         else:
             self.restore()

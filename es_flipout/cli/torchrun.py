@@ -1,4 +1,4 @@
-"""es-train under torchrun: how a process knows of it, and the run that a restarted process continues."""
+"""es-train under torchrun: how a process detects it, its GPU, and the run that it continues if restarted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from es_flipout.cli.arguments import (
     RESUME_OPTIONS,
@@ -50,6 +52,20 @@ def check_ranks(config: Config, ranks: Ranks, *, resumes: bool) -> None:
         raise UsageError(
             f"device must be cuda on several ranks, each of which has its own; got {config.device}"
         )
+
+
+def use_own_gpu(config: Config, ranks: Ranks) -> None:
+    """Makes the GPU of this rank's LOCAL_RANK the one that `device: cuda` means, if a GPU may be used.
+
+    Raises:
+        UsageError: if there is no such GPU.
+    """
+    if not (ranks.is_launched and config.device in ("auto", "cuda") and torch.cuda.is_available()):
+        return
+    index, count = _number("LOCAL_RANK"), torch.cuda.device_count()
+    if index >= count:
+        raise UsageError(f"each rank needs a GPU of its own: this machine has {count} for {ranks.local_size}")
+    torch.cuda.set_device(index)
 
 
 def continued(request: TrainArguments) -> TrainArguments:

@@ -13,7 +13,7 @@ from rich.console import Console
 from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
 from es_flipout.cli.modules import check_modules
 from es_flipout.cli.process import OutputConsole, StopRequest, run_command, silence_mujoco
-from es_flipout.cli.torchrun import check_ranks, continued, is_launched, is_restarted
+from es_flipout.cli.torchrun import check_ranks, continued, is_launched, is_restarted, use_own_gpu
 from es_flipout.rollout import ProcessGroup, Ranks, RanksLostError, RefusedError
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config
@@ -60,6 +60,7 @@ def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], No
     console = OutputConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
     check_modules(request.config)
     check_ranks(request.config, ranks, resumes=request.resume is not None)
+    use_own_gpu(request.config, ranks)
     if request.keeps_device:
         request = replace(request, config=carried_over(request.config, console.print))
     try:
@@ -95,14 +96,14 @@ def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], No
             for reporter in (reporters := _reporters(request, trainer, run, console)):
                 stack.callback(reporter.close)
             trainer.train(run, reporters, stop)
-            if not (stopped := stop() or trainer.progress < 1.0 or trainer.awaits_score):
+            if is_whole := trainer.progress >= 1.0 and not trainer.awaits_score:
                 trainer.wait_for_ranks()
         except RunBrokenError as error:
             if not run.config.exists():
                 raise
             advice = f"once that is mended, continue with: es-train --resume {name}"
             raise RunBrokenError(f"{error}; {advice}") from error
-    if stopped:  # perhaps because another rank was asked to
+    if stop() or not is_whole:  # perhaps another rank was asked to stop
         where = f"generation {trainer.es.generation}{', not scored yet' if trainer.awaits_score else ''}"
         console.print(f"stopped after {where}; continue with: es-train --resume {name}")
     else:
@@ -116,6 +117,7 @@ def _follow(ranks: ProcessGroup) -> int:
         config: Config = ranks.published()
         try:
             check_modules(config)
+            use_own_gpu(config, ranks)
             trainer = Trainer(config, continues=True, ranks=ranks)
         except ValueError as error:
             _connect(ranks, config, problem=str(error))
@@ -125,7 +127,7 @@ def _follow(ranks: ProcessGroup) -> int:
             trainer.synchronize()
             stop = StopRequest(ranks=ranks)
             trainer.train(None, should_stop=stop)
-            if trainer.progress >= 1.0 and not stop():
+            if trainer.progress >= 1.0:
                 trainer.wait_for_ranks()
             return stop.exit_status
     except RefusedError:

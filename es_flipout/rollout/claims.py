@@ -57,16 +57,26 @@ class Claims:
         self.num_waiting = self._size - last
         return np.arange(first, last)
 
-    def fair_share(self, num_waiting: int, num_parts: int = 1) -> int:
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody else plays the table."""
+        return self._num_players == 1
+
+    def fair_share(self, num_held: int = 0, num_parts: int = 1) -> int:
         """Returns how many episodes may be taken in advance, so that everyone would still find as many.
 
         Args:
-            num_waiting: episodes that wait, `self.num_waiting` and what has been claimed here.
+            num_held: episodes that wait here, claimed already.
             num_parts: how many play what is claimed here.
         """
-        players = num_parts * self._num_players
-        return num_waiting if players == 1 else math.ceil(num_waiting / (SHARES_PER_PLAYER * players))
+        waiting = self.num_waiting + num_held
+        return math.ceil(waiting / (SHARES_PER_PLAYER * num_parts * self._num_players))
 
-    def is_scarce(self, num_waiting: int, num_envs: int) -> bool:
-        """Returns whether no more episodes wait than fit into the envs of everyone, `num_envs` each here."""
-        return num_waiting <= num_envs * self._num_players
+    def is_scarce(self, num_envs: int, num_held: int = 0) -> bool:
+        """Returns whether no more episodes wait than fit into the envs of everyone.
+
+        Args:
+            num_envs: of each player.
+            num_held: episodes that wait here, claimed already.
+        """
+        return self.num_waiting + num_held <= num_envs * self._num_players

@@ -93,6 +93,8 @@ class DevicePlayer(Player):
             return self._host.play(
                 population, episodes, claims=claims, should_stop=should_stop, meanwhile=meanwhile
             )
+        if claims is not None:
+            raise ValueError("a DevicePlayer must know from the start what it plays")
         check_members(population, episodes)
         _check_groups(population, episodes)
         if self.env.num_envs % population.noise.num_bases:
@@ -132,7 +134,7 @@ class DevicePlayer(Player):
         return self._last
 
     @override
-    def plays_at_once(self, population: Population) -> bool:
+    def needs_fixed_share(self, population: Population) -> bool:
         return True
 
     @override

@@ -74,43 +74,44 @@ def odd_ones(digests: Sequence[bytes]) -> str:
     odd = [rank for rank, digest in enumerate(digests) if digest != usual]
     if not odd:
         return ""
-    which = f"rank {odd[0]} differs" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))} differ"
+    which = f"rank {odd[0]} has" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))} have"
     return (
-        f"the state of {which} from that of the others after the same generation: it has another kind of "
-        "processor, or other code, or its hardware is faulty"
+        f"{which} a different state than the other ranks after the same generation: a different model of CPU "
+        "or GPU, different code, or faulty hardware"
     )
 
 
 class ExchangeThread:
-    """A thread on which exchanges wait, one after the other; it never keeps the process from ending.
-
-    Attributes:
-        pending: exchanges that have not come to an end.
-    """
+    """A thread on which exchanges wait, one after the other; it never keeps the process from ending."""
 
     def __init__(self) -> None:
-        self.pending = 0
-        self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="exchanges", daemon=True).start()
+        self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._last: Future[Any] | None = None
+        self._thread = threading.Thread(target=self._run, name="exchanges", daemon=True)
+        self._thread.start()
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Has a function called, and returns what will come of it."""
-        self.pending += 1
         future: Future[T] = Future()
+        self._last = future
         self._work.put((function, future))
         return future
 
+    def end(self) -> bool:
+        """Ends the thread, and returns whether that is possible: it waits for nobody."""
+        if self._last is not None and not self._last.done():
+            return False
+        self._work.put(None)
+        self._thread.join()
+        return True
+
     def _run(self) -> None:
-        while True:
-            function, future = self._work.get()
+        while (work := self._work.get()) is not None:
+            function, future = work
             try:
-                result = function()
+                future.set_result(function())
             except BaseException as error:
-                self.pending -= 1
                 future.set_exception(error)
-            else:
-                self.pending -= 1
-                future.set_result(result)
 
 
 class SharedRequest:

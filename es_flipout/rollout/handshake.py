@@ -11,11 +11,11 @@ import platform
 import secrets
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-SECONDS_BETWEEN_LOOKS = 0.05
+POLL_SECONDS = 0.05
 """How long a rank waits before it looks again whether others have come."""
 
 
@@ -55,8 +55,8 @@ def meet(store: Store, rank: int, size: int, *, seconds: float) -> Store:
             if store.check([f"complete/{offered}"]):
                 return PrefixStore(offered, store)
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not all of {size} ranks have come within {seconds:g} seconds")
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+            raise TimeoutError(f"not all of {size} ranks connected within {seconds:g} seconds")
+        time.sleep(POLL_SECONDS)
 
 
 def _read(store: Store, key: str) -> str | None:
@@ -65,8 +65,13 @@ def _read(store: Store, key: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Returns the versions of all that a run's numbers may depend on."""
-    names = ("es-flipout", "torch", "numpy", "mujoco", "gymnasium", "numba")
-    return {"Python": platform.python_version(), **{name: version(name) for name in names}}
+    found = {"Python": platform.python_version()}
+    for name in ("es-flipout", "torch", "numpy", "mujoco", "gymnasium", "numba", "mujoco-warp", "warp-lang"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
 
 
 def verdict_on(states: Sequence[tuple[str | None, dict[str, str]]]) -> str | None:

@@ -41,13 +41,17 @@ class HostPlayer(Player):
     Environments that reset themselves (see `ForeignVectorEnv`) heed only the first reset seed.
     """
 
-    def __init__(self, *envs: VectorEnv[Any, Any, Any], concurrent: bool = True) -> None:
+    def __init__(
+        self, *envs: VectorEnv[Any, Any, Any], concurrent: bool = True, in_companies: bool = False
+    ) -> None:
         """Takes the environments.
 
         Args:
             envs: one vector environment, or several of the same task. Any that is not a `TorchVectorEnv`, and
                 has none inside, is made one by `ForeignVectorEnv`, whatever its arrays and autoreset mode.
             concurrent: whether several run at the same time, or one after the other.
+            in_companies: if it matters who plays beside whom, whether companies are played one after the
+                other, as several players of a table do it. It gives the same bits, and takes longer.
 
         Raises:
             TypeError: if one is no vector environment.
@@ -57,7 +61,7 @@ class HostPlayer(Player):
             raise ValueError("a player needs one environment, or several different ones")
         self.envs = [torch_vector_env(env) for env in envs]
         self._observation_size = observation_size(self.envs[0])
-        self._concurrent = concurrent and len(envs) > 1
+        self._concurrent, self._in_companies = concurrent and len(envs) > 1, in_companies
         self._streams = [new_stream(env.device) for env in self.envs]
 
     @override
@@ -73,15 +77,16 @@ class HostPlayer(Player):
         check_members(population, episodes)
         meanwhile()
         episodes.observation_size = self._observation_size
+        in_companies = self._in_companies or claims is not None
         claims = claims or Claims(episodes)
-        if self.plays_at_once(population):
-            self._play_together(population, episodes, claims.claim(len(episodes)), should_stop)
-        elif len(self.envs) == 1 and rows_are_independent(population.policy):
-            self._play_as_envs_get_free(population, episodes, claims, should_stop)
-        else:
-            size = company_size(sum(env.num_envs for env in self.envs), episodes)
-            while len(rows := claims.claim(size)):
-                self._play_together(population, episodes, rows, should_stop)
+        size = len(episodes)
+        if not self.needs_fixed_share(population):
+            if len(self.envs) == 1 and rows_are_independent(population.policy):
+                self._play_as_envs_get_free(population, episodes, claims, should_stop)
+            elif in_companies:
+                size = company_size(sum(env.num_envs for env in self.envs), episodes)
+        while len(rows := claims.claim(size)):
+            self._play_together(population, episodes, rows, should_stop)
         return episodes
 
     def _play_as_envs_get_free(
@@ -91,15 +96,19 @@ class HostPlayer(Player):
         loop = loop_of_members(self.envs[0], population)
         while True:
             while (lacking := loop.num_lacking) and claims.num_waiting:
-                is_scarce = claims.is_scarce(claims.num_waiting, self.envs[0].num_envs)
-                ahead = 0 if is_scarce else claims.fair_share(claims.num_waiting)
-                loop.add(episodes, claims.claim(max(lacking, ahead)))
+                loop.add(episodes, claims.claim(max(lacking, self._num_ahead(claims))))
             if not loop.is_playing:
                 break
             if should_stop():
                 raise PlayStoppedError
             loop.step()
         episodes.spent_steps += loop.spent_steps
+
+    def _num_ahead(self, claims: Claims) -> int:
+        """Returns how many episodes may be claimed before there is an env for them."""
+        if claims.is_alone:
+            return claims.num_waiting
+        return 0 if claims.is_scarce(self.envs[0].num_envs) else claims.fair_share()
 
     def _play_together(
         self, population: Population, episodes: Episodes, rows: Ints, should_stop: Callable[[], bool]

@@ -42,8 +42,8 @@ def check_members(population: Population, episodes: Episodes) -> None:
         raise ValueError(f"episodes of member {last} for a population of {population.size}")
 
 
-ROUNDS_PER_COMPANY = 4
-"""How many episodes an env plays before it waits for the others, if it matters who plays beside whom."""
+COMPANIES, MOST_ROUNDS = 8, 4
+"""If it matters who plays beside whom: fewest companies of a table, and most episodes of an env in one."""
 
 
 def company_size(num_envs: int, episodes: Episodes) -> int:
@@ -51,7 +51,8 @@ def company_size(num_envs: int, episodes: Episodes) -> int:
 
     They are whole blocks, so that those who play other companies have blocks of their own.
     """
-    return math.ceil(ROUNDS_PER_COMPANY * num_envs / episodes.block_size) * episodes.block_size
+    rounds = min(max(len(episodes) // (COMPANIES * num_envs), 1), MOST_ROUNDS)
+    return math.ceil(rounds * num_envs / episodes.block_size) * episodes.block_size
 
 
 class Player(ABC):
@@ -91,11 +92,8 @@ class Player(ABC):
             ValueError: if the population or the table is of a kind that the player cannot handle.
         """
 
-    def plays_at_once(self, population: Population) -> bool:
-        """Returns whether what is played beside an episode may matter, so that it needs to be known at once.
-
-        If so, `play` cannot be given `claims`.
-        """
+    def needs_fixed_share(self, population: Population) -> bool:
+        """Returns whether it must know from the start what it plays; `play` then takes no `claims`."""
         return population.noise.device.type != "cpu"
 
     def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:  # noqa: B027 - most players have no use for it

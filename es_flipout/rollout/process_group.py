@@ -8,14 +8,12 @@ know the same, and do the same next.
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -37,8 +35,10 @@ from es_flipout.rollout.exchange import (
     value_of,
 )
 from es_flipout.rollout.handshake import meet, verdict_on, versions
+from es_flipout.rollout.messages import gather, spread
 from es_flipout.rollout.player import PlayError, PlayStoppedError, never
 from es_flipout.rollout.rank_contract import RankDiffersError, Ranks, RanksLostError, RefusedError
+from es_flipout.rollout.rank_store import RankStore
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,6 +60,8 @@ class _Exchange(Generic[R]):
 class ProcessGroup(Ranks):
     """Several ranks, or one that torchrun has started alone, connected by torch.distributed."""
 
+    is_launched = True
+
     def __init__(self, store: Store, rank: int, size: int, *, local_size: int) -> None:
         """Takes what `torch.distributed.rendezvous` gave; `start` connects the ranks.
 
@@ -71,28 +73,24 @@ class ProcessGroup(Ranks):
         """
         super().__init__()
         self.rank, self.size, self.local_size = rank, size, local_size
-        self._store = store
+        self._store = RankStore(store, rank)
         self._timeout = START_SECONDS
         self._thread = ExchangeThread()
-        self._num_exchanges = self._num_counters = 0
         self._comparison: _Exchange[str] | None = None
         self._groups: dict[str, dist.ProcessGroup | None] = {}  # by the device of what they send
 
     @classmethod
     def of_environment(cls) -> ProcessGroup:
-        """Returns the rank that torchrun has made this process; its GPU is the one of its LOCAL_RANK.
+        """Returns the rank that torchrun has made this process.
 
         Raises:
-            ValueError: if they are not usable, nobody answers at MASTER_ADDR, or not all ranks come.
+            ValueError: if nobody answers at MASTER_ADDR, or not all ranks come.
         """
         try:
             store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=START_SECONDS)))
             store = meet(store, rank, size, seconds=START_SECONDS)
         except (RuntimeError, ValueError, OSError) as error:
             raise ValueError(f"the ranks cannot meet in torchrun's store: {error}") from error
-        local_rank = int(os.environ.get("LOCAL_RANK") or 0)
-        if torch.cuda.is_available():
-            torch.cuda.set_device(local_rank % torch.cuda.device_count())
         return cls(
             PrefixStore("es_flipout", store),
             rank,
@@ -104,7 +102,7 @@ class ProcessGroup(Ranks):
 
     def publish(self, beginning: object) -> None:
         """Tells the other ranks, from rank 0, what the run begins with; it is pickled."""
-        self._put("beginning", beginning)
+        self._store.put("beginning", beginning)
 
     def published(self) -> Any:
         """Waits for what rank 0 publishes, and returns it.
@@ -112,46 +110,40 @@ class ProcessGroup(Ranks):
         Raises:
             RefusedError: if rank 0 could not begin.
         """
-        self._await(["beginning"])
-        if (beginning := self._get("beginning")) is None:
+        if (beginning := self._store.awaited("beginning", START_SECONDS)) is None:
             raise RefusedError("rank 0 could not begin")
         return beginning
 
     def refuse(self) -> None:
         """Tells the other ranks, from rank 0, that the run cannot begin, if it has not."""
         with suppress(RuntimeError):  # nobody is there to be told
-            self._put("verdict", "rank 0 could not begin")
-            if not self._store.check(["beginning"]):
-                self._put("beginning", None)
+            self._store.put("verdict", "rank 0 could not begin")
+            if not self._store.has("beginning"):
+                self._store.put("beginning", None)
 
     @override
     def start(self, problem: str | None, *, timeout: float, device: str) -> None:
-        self._put(f"ready/{self.rank}", (problem, versions()))
+        self._store.put(f"ready/{self.rank}", (problem, versions()))
         if self.rank == 0:
-            keys = [f"ready/{rank}" for rank in range(self.size)]
-            self._await(keys)
-            self._put("verdict", verdict_on([self._get(key) for key in keys]))
-        self._await(["verdict"])
-        if verdict := self._get("verdict"):
+            states = [self._store.awaited(f"ready/{rank}", START_SECONDS) for rank in range(self.size)]
+            self._store.put("verdict", verdict_on(states))
+        if verdict := self._store.awaited("verdict", START_SECONDS):
             raise RefusedError(verdict)
         self._timeout = timeout
         limit = timedelta(seconds=timeout)
-        store = PrefixStore("gloo", self._store)
+        store = PrefixStore("gloo", self._store.store)
         try:
             dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=limit)
             self._groups = {"cpu": dist.group.WORLD}
             if device.startswith("cuda"):
                 self._groups["cuda"] = dist.new_group(backend="nccl", timeout=limit)
-        except RuntimeError as error:
-            raise RefusedError(
-                "the ranks cannot connect (GLOO_SOCKET_IFNAME names the network interface): "
-                f"{str(error).partition(chr(10))[0]}"
-            ) from error
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError(f"the ranks cannot connect: {str(error).partition(chr(10))[0]}") from error
 
     @override
-    def first(self, count: int) -> ProcessGroup:
+    def subgroup(self, count: int) -> ProcessGroup:
         part = ProcessGroup(
-            PrefixStore(f"first/{count}", self._store), self.rank, count, local_size=self.local_size
+            PrefixStore(f"first/{count}", self._store.store), self.rank, count, local_size=self.local_size
         )
         part._timeout = self._timeout
         limit = timedelta(seconds=self._timeout)
@@ -160,20 +152,6 @@ class ProcessGroup(Ranks):
             group = dist.new_group(list(range(count)), backend=backends[device], timeout=limit)
             part._groups[device] = group if self.rank < count else None
         return part
-
-    def _put(self, key: str, value: object) -> None:
-        self._store.set(key, pickle.dumps(value).hex())
-
-    def _get(self, key: str) -> Any:
-        return pickle.loads(bytes.fromhex(self._store.get(key).decode()))
-
-    def _await(self, keys: list[str]) -> None:
-        try:
-            self._store.wait(keys, timedelta(seconds=START_SECONDS))
-        except RuntimeError as error:
-            raise RefusedError(
-                f"the ranks were not ready within {START_SECONDS:g} seconds, or torchrun's store is gone"
-            ) from error
 
     # What ranks do together.
 
@@ -196,7 +174,7 @@ class ProcessGroup(Ranks):
         except PlayError as error:
             said = Said(error=str(error))
         arrived = time.perf_counter()
-        found: Answer[R] = self._wait(self._exchange(said, answer), self.shared(should_stop))
+        found: Answer[R] = self._wait(self._exchange(said, answer), self.stop_request(should_stop))
         if is_timed:
             waited = max(found.slowest - said.seconds, 0.0)
             self.times.waiting += found.slowest - found.mean
@@ -215,16 +193,12 @@ class ProcessGroup(Ranks):
 
     def _exchange(self, said: Said[T], answer: Callable[[list[T]], R]) -> _Exchange[R]:
         """Begins to tell rank 0 something; what comes of it is the answer for all."""
-        number = self._next_number()
+        number = self._store.next_number()
 
         def exchange() -> Answer[R]:
-            self._arrive(number)
-            heard: list[Any] | None = [None] * self.size if self.rank == 0 else None
-            group = self._groups["cpu"]
-            dist.gather_object(said, heard, dst=0, group=group)
-            answers: list[Any] = [None if heard is None else answer_of(heard, answer)]
-            dist.broadcast_object_list(answers, src=0, group=group)
-            answered: Answer[R] = answers[0]
+            self._store.arrive(number)
+            heard = gather(said, self._groups["cpu"], self.rank, self.size)
+            answered: Answer[R] = spread(answer_of(heard, answer) if heard else None, self._groups["cpu"])
             return answered
 
         return _Exchange(number, self._thread.submit(exchange))
@@ -249,37 +223,19 @@ class ProcessGroup(Ranks):
             return RanksLostError("another rank has died, or the connection to it is lost")
         missing = []
         with suppress(RuntimeError):  # the store may be gone as well
-            missing = [rank for rank in range(self.size) if not self._has_arrived(rank, number)]
+            missing = [rank for rank in range(self.size) if not self._store.has_arrived(rank, number)]
         who = ", ".join(map(str, missing)) or "unknown"
         return RanksLostError(
             f"rank {who} did not answer within {self._timeout:g} seconds (rank_timeout)", missing
         )
 
-    def _next_number(self) -> int:
-        self._num_exchanges += 1
-        return self._num_exchanges
-
-    def _arrive(self, number: int) -> None:
-        """Leaves a sign that this rank is there, by which those who wait know whom they wait for."""
-        self._store.set(f"arrived/{self.rank}", str(number))
-
-    def _has_arrived(self, rank: int, number: int) -> bool:
-        key = f"arrived/{rank}"
-        return self._store.check([key]) and int(self._store.get(key)) >= number
-
     @override
-    def shared(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
-        return SharedRequest(self._store, should_stop)
+    def stop_request(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+        return SharedRequest(self._store.store, should_stop)
 
     @override
     def counter(self) -> Callable[[int], int] | None:
-        if self.size == 1:
-            return None
-        self._num_counters += 1
-        number = self._num_counters
-        if self.rank == 0 and number > 2:  # nobody is in the play before the last any more
-            self._store.delete_key(f"counter/{number - 2}")
-        return partial(self._store.add, f"counter/{number}")
+        return None if self.size == 1 else self._store.counter()
 
     @override
     def compute_tiles(self, tiles: Sequence[Tile]) -> list[Tensor]:
@@ -292,9 +248,9 @@ class ProcessGroup(Ranks):
             if rank == self.rank:
                 mine[place] = tile.compute().contiguous().view(-1).view(torch.uint8)
         gathered = [torch.empty_like(mine) for _ in range(self.size)]
-        number = self._next_number()
+        number = self._store.next_number()
         try:
-            self._arrive(number)
+            self._store.arrive(number)
             dist.all_gather(gathered, mine, group=self._groups[device.type])
         except RuntimeError as error:
             raise self._lost(error, number) from error
@@ -305,7 +261,9 @@ class ProcessGroup(Ranks):
 
     @override
     def close(self) -> None:
-        if dist.is_initialized() and not self._thread.pending:  # which might wait for ranks that are gone
+        # Nothing may be left of the groups when Python ends: their threads would need it.
+        self._groups.clear()
+        if self._thread.end() and dist.is_initialized():
             dist.destroy_process_group()
 
 

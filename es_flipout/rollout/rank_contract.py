@@ -52,12 +52,14 @@ class Ranks:
     """The ranks of a run, of which this process is one. Here it is alone.
 
     Attributes:
+        is_launched: whether torchrun has started it.
         rank: which it is, from 0.
         size: how many there are.
         local_size: how many of them share this machine.
         times: where time has gone.
     """
 
+    is_launched = False
     rank, size, local_size = 0, 1, 1
 
     def __init__(self) -> None:
@@ -109,19 +111,23 @@ class Ranks:
             RanksLostError: see `together`.
         """
 
-    def shared(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
-        """Returns whether this process, or another rank, has been asked to stop."""
+    def stop_request(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Returns a function that says whether any rank has been asked to stop.
+
+        Args:
+            should_stop: says whether this process has.
+        """
         return should_stop
 
     def counter(self) -> Callable[[int], int] | None:
-        """Returns what adds to a new counter that all ranks share, and returns the sum; None if alone."""
+        """Returns a function that adds to a new shared counter and returns the new total; None if alone."""
         return None
 
     def compute_tiles(self, tiles: Sequence[Tile]) -> list[Tensor]:
         """Returns the values of tiles, shared out over the ranks if that is worth it."""
         return compute_here(tiles)
 
-    def first(self, count: int) -> Ranks:
+    def subgroup(self, count: int) -> Ranks:
         """Returns the first of these ranks as a group of their own, connected; all must call this.
 
         The others get one, too, but can do nothing with it.

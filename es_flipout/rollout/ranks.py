@@ -49,10 +49,10 @@ class RankPlayer(Player):
     ) -> Episodes:
         if claims is not None:
             raise ValueError("the ranks claim the blocks of a table themselves")
-        asked = self._ranks.shared(should_stop)
+        asked = self._ranks.stop_request(should_stop)
 
         def play() -> Outcome:
-            if self._player.plays_at_once(population):
+            if self._player.needs_fixed_share(population):
                 return self._play_share(population, episodes, asked, meanwhile)
             shared = Claims(episodes, add=self._ranks.counter(), num_players=self._ranks.size)
             self._player.play(population, episodes, claims=shared, should_stop=asked, meanwhile=meanwhile)
@@ -82,8 +82,8 @@ class RankPlayer(Player):
         return Outcome(rows, share.returns, share.lengths, share.faults, share.spent_steps, record)
 
     @override
-    def plays_at_once(self, population: Population) -> bool:
-        return self._player.plays_at_once(population)
+    def needs_fixed_share(self, population: Population) -> bool:
+        return self._player.needs_fixed_share(population)
 
     @override
     def prefetch(self, reset_seeds: NDArray[np.int64]) -> None:

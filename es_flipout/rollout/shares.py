@@ -41,14 +41,13 @@ class Shares:
             claims: gives out its blocks.
             num_workers: how many share the work.
             by_member: whether all episodes of a member that have been claimed together go to one worker.
-            company: if given, so many episodes at a time are dealt out by `deal`, whoever is free when.
+            company: if given, a worker gets so many episodes, and no others until it has played these.
         """
         self._episodes, self._claims = episodes, claims
         self._num_workers, self._company = num_workers, company
         self._by_member = by_member
         self._unit_size = max(len(episodes) // len(episodes.runs_of_members()), 1) if by_member else 1
         self._units: deque[Ints] = deque()
-        self._dealt: dict[int, Ints] = {}
         self._suspects: deque[Ints] = deque()  # rows that workers died with, in ever smaller shares
         self._died_with: set[int] = set()
         self._deaths: Counter[int] = Counter()  # of workers alone with a share, by its first row
@@ -56,44 +55,33 @@ class Shares:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits here, and nothing is left to claim."""
-        return not (self._claims.num_waiting or self._units or self._dealt or self._suspects)
+        return not (self._claims.num_waiting or self._units or self._suspects)
 
-    @property
-    def deals_next(self) -> bool:
-        """Whether `deal` comes next, as soon as nothing that was dealt is being played."""
-        idle = not (self._dealt or self._suspects)
-        return self._company is not None and idle and self._claims.num_waiting > 0
-
-    def deal(self) -> None:
-        """Claims the next company and deals it out: a part for each worker, perhaps an empty one."""
-        assert self._company is not None
-        rows = self._claims.claim(self._company)
-        self._dealt = dict(enumerate(np.array_split(rows, self._num_workers))) if len(rows) else {}
-
-    def next(self, worker: int, room: int, num_envs: int, *, is_idle: bool) -> Ints | None:
+    def next(self, room: int, num_envs: int, *, is_idle: bool) -> Ints | None:
         """Returns the rows that a worker is to play next; None if nothing waits, or others need it more.
 
         A worker gets as much as it has room for, and one share in advance as long as every other worker would
         still find as much. Suspects come last, and by themselves.
 
         Args:
-            worker: its number.
             room: envs that it has said are free, for which it has been given nothing since.
             num_envs: episodes that it plays at a time.
             is_idle: whether it has nothing in hand.
         """
-        if worker in self._dealt:
-            return self._dealt.pop(worker)
-        if self._company is None and (units := self._take(self._num_units(room, num_envs))):
+        if self._company is not None:
+            units = self._take(self._company) if is_idle else []
+        else:
+            units = self._take(self._num_units(room, num_envs))
+        if units:
             return np.concatenate(units)
         return self._suspects.popleft() if self._suspects and is_idle else None
 
     def _num_units(self, room: int, num_envs: int) -> int:
         size, claims = self._unit_size, self._claims
-        fitting, waiting = math.ceil(room / size), len(self._units) * size + claims.num_waiting
-        if claims.is_scarce(waiting, self._num_workers * num_envs):
+        fitting, held = math.ceil(room / size), len(self._units) * size
+        if claims.is_scarce(self._num_workers * num_envs, held):
             return fitting
-        share = math.ceil(claims.fair_share(waiting, self._num_workers) / size)
+        share = math.ceil(claims.fair_share(held, self._num_workers) / size)
         return max(min(share, MAX_EPISODES_AHEAD // size), fitting)
 
     def _take(self, number: int) -> list[Ints]:

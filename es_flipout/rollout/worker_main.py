@@ -21,6 +21,7 @@ from es_flipout.population import NoiseOrigin, Population
 from es_flipout.processes import SharedMemory, use_one_thread
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.make_loop import loop_of_members
+from es_flipout.rollout.mlp_rows import rows_are_independent
 from es_flipout.rollout.step_loop import observation_size
 
 
@@ -145,6 +146,7 @@ class EnvsInWorker(WorkerLoop):
     @override
     def play(self, population: Population, inbox: Inbox) -> None:
         loop = loop_of_members(self._env, population)
+        begins_anew = not rows_are_independent(population.policy)  # nothing must be left of another company
         shares: list[Episodes] = []
         reported, has_asked = 0, False
         while True:
@@ -159,6 +161,8 @@ class EnvsInWorker(WorkerLoop):
                     share = inbox.take(wait=True)
                     if share is None:
                         return
+                if begins_anew and not loop.is_playing:
+                    loop, reported = loop_of_members(self._env, population), 0
                 has_asked = False
                 share.observation_size = self.observation_size
                 shares.append(share)

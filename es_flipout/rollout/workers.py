@@ -99,7 +99,7 @@ class WorkerPlayer(Player):
         self._deaths_in_a_row, self._has_played = 0, False
         self._policy = policy
         self._observation_size: int | None = None
-        self._have_company = True  # whether episodes run side by side in a worker
+        self._num_envs = 0  # of each worker, once it has said so
         self._seats: list[_Seat] = []
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
@@ -155,11 +155,8 @@ class WorkerPlayer(Player):
             while not shares.is_empty or any(seat.shares for seat in self._seats):
                 if should_stop():
                     raise PlayStoppedError
-                if shares.deals_next and not any(seat.shares for seat in self._seats):
-                    origin = self._announce(population)  # workers then begin with nobody in their envs
-                    shares.deal()
-                for worker in range(len(self._seats)):
-                    self._hand_out(worker, episodes, shares, origin, population.sigma)
+                for seat in self._seats:
+                    self._hand_out(seat, episodes, shares, origin, population.sigma)
                 meanwhile()
                 meanwhile = nothing
                 self._receive(episodes, shares, should_stop)
@@ -175,24 +172,21 @@ class WorkerPlayer(Player):
         """Returns how the rows of a table are handed out.
 
         If torch may round a row of this policy's forward differently in other company, it must not depend on
-        who is free when: every worker gets its part of a company at once, always the same.
+        who is free when: companies are always the same, and a worker plays one at a time.
         """
         company = None
-        if self._have_company and not rows_are_independent(self._policy):
-            company = company_size(sum(seat.num_envs for seat in self._seats), episodes)
+        if self._num_envs > 1 and not rows_are_independent(self._policy):
+            company = company_size(self._num_envs, episodes)
         return Shares(episodes, claims, len(self._seats), company=company)
 
-    def _hand_out(self, worker: int, episodes: Episodes, shares: Shares, origin: bytes, sigma: float) -> None:
+    def _hand_out(self, seat: _Seat, episodes: Episodes, shares: Shares, origin: bytes, sigma: float) -> None:
         """Gives a worker what it asks for, as far as there is anything."""
-        seat = self._seats[worker]
         while seat.num_envs and seat.is_asking:
             if any(shares.is_suspect(rows) for rows, _ in seat.shares):
                 return
-            rows = shares.next(worker, seat.room, seat.num_envs, is_idle=not seat.shares)
+            rows = shares.next(seat.room, seat.num_envs, is_idle=not seat.shares)
             if rows is None:
                 return
-            if not len(rows):  # more workers than episodes
-                continue
             share = episodes.take(rows)
             seat.shares.append((rows, share))
             seat.room = max(seat.room - len(rows), 0)
@@ -227,8 +221,7 @@ class WorkerPlayer(Player):
             raise _play_error(message)
         assert isinstance(message, tuple)
         self._observation_size, seat.num_envs = message
-        self._have_company = seat.num_envs > 1
-        seat.room = seat.num_envs
+        self._num_envs = seat.room = seat.num_envs
 
     def _revive(self) -> None:
         """Replaces workers that died, or were killed, since the last call of `play`."""

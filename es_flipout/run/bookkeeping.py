@@ -32,6 +32,7 @@ class Bookkeeping:
         scorer: scores the center.
         best_score: highest score so far; minus infinity before the first.
         saved_generation: that of the last checkpoint, if all that has been reported is in it, too; else -1.
+        is_doubtful: whether the last generation could not be confirmed; its state must not be saved.
     """
 
     def __init__(self, config: Config, policy: nn.Module, *, scores: bool = True) -> None:
@@ -40,7 +41,7 @@ class Bookkeeping:
         Args:
             config: of the run.
             policy: its center, which changes from generation to generation.
-            scores: whether any generation will be scored here.
+            scores: whether processes are to be prepared for scores.
 
         Raises:
             ValueError: if the official environment cannot be made.
@@ -51,6 +52,7 @@ class Bookkeeping:
             prepare_processes()
         self.best_score = float("-inf")
         self.saved_generation = -1
+        self.is_doubtful = False
         self._unscored: Unscored | None = None
         self._record: Callable[[], None] = nothing  # records the last generation
 
@@ -60,7 +62,13 @@ class Bookkeeping:
         return self._unscored
 
     def take(
-        self, journal: Journal, report: Report, *, is_scored: bool, state: dict[str, Any] | None
+        self,
+        journal: Journal,
+        report: Report,
+        *,
+        is_scored: bool,
+        state: dict[str, Any] | None,
+        confirm: Callable[[], None] = nothing,
     ) -> None:
         """Takes a generation that is whole, to be recorded before the policy changes again.
 
@@ -69,13 +77,22 @@ class Bookkeeping:
             report: of the generation.
             is_scored: whether its center is to be scored.
             state: of the run after it, if that is to be saved.
+            confirm: called before anything is recorded; if it raises, nothing is.
         """
-        self._record = partial(self._record_now, journal, report, is_scored, state)
+        self._record = partial(self._record_now, journal, report, is_scored, state, confirm)
 
     def _record_now(
-        self, journal: Journal, report: Report, is_scored: bool, state: dict[str, Any] | None
+        self,
+        journal: Journal,
+        report: Report,
+        is_scored: bool,
+        state: dict[str, Any] | None,
+        confirm: Callable[[], None],
     ) -> None:
         """Reports a generation, or has the report wait for a score, and saves the state after it."""
+        self.is_doubtful = True
+        confirm()
+        self.is_doubtful = False
         if is_scored:
             self._unscored = Unscored(report)
         elif self._unscored is not None:
@@ -91,10 +108,6 @@ class Bookkeeping:
         """Records the last generation, if that has not been done."""
         record, self._record = self._record, nothing
         record()
-
-    def drop_last(self) -> None:
-        """Forgets the last generation, whose state is not to be trusted."""
-        self._record = nothing
 
     def save_last(self, journal: Journal, state: Mapping[str, Any]) -> None:
         """Saves a state of the run, and what waits for a score."""

@@ -36,6 +36,7 @@ from es_flipout.rollout import (
     WorkerPlayer,
 )
 from es_flipout.rollout.mlp_rows import rows_are_independent
+from es_flipout.rollout.player import COMPANIES
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, OptimizerConfig, PolicyConfig
 
@@ -84,14 +85,16 @@ def num_threads(config: Config, ranks: Ranks = ALONE) -> int:
 def num_envs_of(config: Config, policy: nn.Module, ranks: Ranks) -> int:
     """Returns how many envs are stepped together on this rank.
 
-    If episodes are dealt out to several ranks, none has more envs than episodes. If they are claimed, and
-    results do not depend on the number of envs, ranks have few enough that all have something to claim while
-    the last episodes are played.
+    If episodes are dealt out to several ranks, none has more envs than episodes. If they are claimed, ranks
+    have few enough that all have something to claim while the last episodes are played. But if it matters who
+    plays beside whom, a company has the same envs however many there are to play it.
     """
     most = config.es.population_size * config.rollout.episodes
     if config.device != "cpu" or config.env.engine == "warp":
         most = math.ceil(most / ranks.size)
-    elif ranks.size > 1 and rows_are_independent(policy):
+    elif not rows_are_independent(policy):
+        return math.ceil(min(config.env.num_envs, most) / COMPANIES)
+    elif ranks.size > 1:
         most = max(most // (EPISODES_PER_ENV * ranks.size), 1)
     return min(config.env.num_envs, most)
 
@@ -219,19 +222,19 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
             make = official_maker(env)
             return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
         num_envs = num_envs_of(config, policy, ranks)
+        plays_in_companies = config.device == "cpu" and not rows_are_independent(policy)
         if not is_native:
-            return HostPlayer(
-                make_vec(
-                    env.id,
-                    num_envs,
-                    device=config.device,
-                    engine=env.engine,
-                    engine_kwargs=env.engine_kwargs,
-                    threads=threads,
-                    wrappers=env.wrappers,
-                    **env.kwargs,
-                )
+            envs = make_vec(
+                env.id,
+                num_envs,
+                device=config.device,
+                engine=env.engine,
+                engine_kwargs=env.engine_kwargs,
+                threads=threads,
+                wrappers=env.wrappers,
+                **env.kwargs,
             )
+            return HostPlayer(envs, in_companies=plays_in_companies)
         make_native = partial(
             native_maker(env.id, **env.kwargs),
             engine=env.engine,
@@ -257,15 +260,18 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
         if config.device != "cpu":
             parts = min(parts, 2)
             sizes = [(num_envs + index) // parts for index in range(parts)]
-            envs = [make_native(size, device=config.device, threads=threads // parts) for size in sizes]
-            return HostPlayer(*envs)
+            return HostPlayer(
+                *(make_native(size, device=config.device, threads=threads // parts) for size in sizes)
+            )
+        size = math.ceil(num_envs / parts)
+        if plays_in_companies:  # each by one worker
+            parts, size = min(threads, COMPANIES), num_envs
         if parts > 1:
-            size = math.ceil(num_envs / parts)
             make_envs = partial(make_native, size, threads=threads // parts)
             try:
                 return WorkerPlayer.of_envs(policy, make_envs, parts)
             except (ValueError, PlayError) as error:
                 announce(f"all envs are in this process, which is slower: {error}")
-        return HostPlayer(make_native(num_envs, threads=threads))
+        return HostPlayer(make_native(num_envs, threads=threads), in_companies=plays_in_companies)
     except PlayError as error:
         raise ValueError(f"{env.id}: {error}") from error

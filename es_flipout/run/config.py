@@ -73,7 +73,7 @@ class Config:
     for one per core, divided by the ranks on the machine. Results do not depend on it."""
     rank_timeout: float = 600.0
     """Seconds that the ranks of a run (torchrun) wait for each other before they name those that do not
-    answer, and end: longer than the longest episodes of a block, and than a score."""
+    answer, and end. It must be longer than the longest block of episodes and the longest score."""
     out: str | None = None
     """Run directory; null for runs/ENV-seedSEED, with a number appended if that exists."""
 

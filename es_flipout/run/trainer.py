@@ -8,9 +8,10 @@ What is done beside the next generations, reports, checkpoints and scores, is in
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from es_flipout.rollout import (
     Episodes,
     PlayError,
     PlayStoppedError,
-    RankDiffersError,
     Ranks,
 )
 from es_flipout.rollout.player import never
@@ -130,6 +130,7 @@ class Trainer:
         self.env_steps = 0
         self.seconds = self.update_seconds = 0.0
         self._is_last = False  # whether the generation that runs is the last of the call
+        self._was_scored = False  # whether the center of the generation before is scored
 
     @property
     def progress(self) -> float:
@@ -193,18 +194,17 @@ class Trainer:
             while self.progress < 1.0 and self.es.generation < last and not (stopped := asked()):
                 self._is_last = self.es.generation + 1 >= last
                 self._run_generation(journal, should_stop)
-            self._compare_states()
             if not stopped:
                 self._books.report_scored(journal, should_stop)
         except PlayStoppedError:
-            self._compare_states()
+            pass
         finally:
             self._books.record_last()
         self._save_unsaved(journal)
 
     def _save_unsaved(self, journal: Journal) -> None:
         """Saves the state of the run, if that has not been done."""
-        if self._books.saved_generation != self.es.generation:
+        if self._books.saved_generation != self.es.generation and not self._books.is_doubtful:
             self._books.save_last(journal, self.state_dict())
 
     def _run_generation(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
@@ -219,12 +219,13 @@ class Trainer:
                 limit=self.episode_limit,
                 is_last=self._is_last,
                 should_stop=should_stop,
-                meanwhile=partial(self._catch_up, journal, should_stop),
+                meanwhile=partial(self._books.catch_up, journal, should_stop),
             )
-        except RunError as error:
-            if journal.has_failed or isinstance(error.__cause__, RankDiffersError):
+        except RunError:
+            if journal.has_failed:
                 raise
-            self._books.report_scored(journal, should_stop)
+            with contextlib.suppress(PlayStoppedError):  # the error is the reason to stop
+                self._books.report_scored(journal, should_stop)
             self._save_unsaved(journal)
             raise
         elapsed = time.perf_counter() - started
@@ -234,7 +235,8 @@ class Trainer:
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
-        update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
+        with self._of_ranks():
+            update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
         normalizer = getattr(self.policy, "normalizer", None)
         if normalizer is not None:
             normalizer.merge(episodes.observations())
@@ -252,8 +254,14 @@ class Trainer:
         state = self.state_dict() if is_saved or is_kept or self._ranks.size > 1 else {}
         report.state = state if is_kept else None
         self._begin_comparison(state)
-        is_scored_here = is_scored and self._ranks.rank == 0
-        self._books.take(journal, report, is_scored=is_scored_here, state=state if is_saved else None)
+        self._was_scored = is_scored
+        self._books.take(
+            journal,
+            report,
+            is_scored=is_scored and self._ranks.rank == 0,
+            state=state if is_saved else None,
+            confirm=self._confirm,
+        )
 
     def _begin_comparison(self, state: Mapping[str, Any]) -> None:
         """Begins to compare the state with that of the other ranks, beside what comes next."""
@@ -261,33 +269,36 @@ class Trainer:
             shared = {name: value for name, value in state.items() if name not in ("seconds", "best_score")}
             self._ranks.begin_comparison(digest(shared))
 
-    def _compare_states(self) -> None:
-        """Waits for that comparison: no state is recorded that other ranks do not have."""
-        try:
+    def _confirm(self) -> None:
+        """Waits for that comparison.
+
+        Raises:
+            RunBrokenError: if a rank differs, or ranks cannot be reached.
+        """
+        with self._of_ranks():
             self._ranks.finish_comparison()
-        except RankDiffersError as error:
-            self._books.drop_last()
-            raise RunBrokenError(str(error)) from error
+
+    @contextlib.contextmanager
+    def _of_ranks(self) -> Iterator[None]:
+        """Turns what goes wrong between ranks into a `RunBrokenError`."""
+        try:
+            yield
         except PlayError as error:
             raise RunBrokenError(str(error)) from error
-
-    def _catch_up(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
-        self._compare_states()
-        self._books.catch_up(journal, should_stop)
 
     def _report_scored(self, journal: Journal, should_stop: Callable[[], bool], *, wait: bool) -> None:
-        report = partial(self._books.report_scored, journal, should_stop, wait=wait)
-        if not wait or self._ranks.size == 1:
-            report()
+        if self._ranks.size == 1 or not (wait or self._was_scored):
+            self._books.report_scored(journal, should_stop, wait=wait)
             return
-        try:  # all wait for rank 0, so that all stop if it is asked to
+        # Rank 0 may play the score now, or wait for it: if it is asked to stop meanwhile, all do.
+        asked = self._ranks.stop_request(should_stop)
+        report = partial(self._books.report_scored, journal, asked, wait=wait)
+        with self._of_ranks():
             self._ranks.together(report, lambda _: None, should_stop=should_stop)
-        except PlayError as error:
-            raise RunBrokenError(str(error)) from error
 
     def _histograms(self, episodes: Episodes, fitness: Tensor) -> dict[str, Tensor]:
         """Returns copies of the values of which this generation shows the distribution, by name."""
-        if not self._is_now_due(self.config.logging.histogram_interval):
+        if self._ranks.rank > 0 or not self._is_now_due(self.config.logging.histogram_interval):
             return {}
         parameters = self.policy.named_parameters()
         return {
@@ -354,9 +365,14 @@ class Trainer:
         run.truncate_metrics(generation)
 
     def synchronize(self) -> None:
-        """Gives all ranks, which must be connected, the state of rank 0."""
+        """Gives all ranks, which must be connected, the state of rank 0.
+
+        Raises:
+            RunBrokenError: if rank 0 has died.
+        """
         mine = tree_map_only(Tensor, Tensor.cpu, self.state_dict()) if self._ranks.rank == 0 else {}
-        state = self._ranks.together(lambda: mine, lambda states: states[0])
+        with self._of_ranks():
+            state = self._ranks.together(lambda: mine, lambda states: states[0])
         if self._ranks.rank > 0:
             self._load_state_dict(state)
 
@@ -366,10 +382,8 @@ class Trainer:
         Raises:
             RunBrokenError: if one has died, or does not come in time.
         """
-        try:
+        with self._of_ranks():
             self._ranks.together(lambda: None, lambda _: None)
-        except PlayError as error:
-            raise RunBrokenError(str(error)) from error
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""

@@ -49,16 +49,17 @@ def test_a_player_learns_from_each_claim_what_others_have_left():
 
 def test_a_share_in_advance_leaves_as_much_for_everyone():
     episodes = Episodes.of_population(range(400))
-    assert Claims(episodes).fair_share(400) == 400  # nobody else is there
-    assert Claims(episodes).fair_share(400, 2) == 50
-    assert Claims(episodes, num_players=5).fair_share(400) == 20
-    assert Claims(episodes, num_players=5).fair_share(400, 2) == 10
+    assert Claims(episodes).fair_share() == 100
+    assert Claims(episodes).fair_share(0, 2) == 50
+    assert Claims(episodes, num_players=5).fair_share() == 20
+    assert Claims(episodes, num_players=5).fair_share(20, 2) == 11  # of 420
 
 
 def test_episodes_are_scarce_if_all_find_an_env():
     episodes = Episodes.of_population(range(400))
-    assert Claims(episodes, num_players=4).is_scarce(400, 100)
-    assert not Claims(episodes, num_players=4).is_scarce(401, 100)
+    assert Claims(episodes, num_players=4).is_scarce(100)
+    assert not Claims(episodes, num_players=4).is_scarce(99)
+    assert not Claims(episodes, num_players=4).is_scarce(100, 1)
 
 
 def test_a_table_of_no_episodes():

@@ -39,7 +39,7 @@ def test_they_meet_again_after_all_have_died():
 def test_they_meet_although_a_rank_0_died_that_had_answered_some():
     store = HashStore()
     with (
-        pytest.raises(TimeoutError, match=r"not all of 3 ranks have come within 0\.2 seconds"),
+        pytest.raises(TimeoutError, match=r"not all of 3 ranks connected within 0\.2 seconds"),
         ThreadPoolExecutor(2) as threads,
     ):
         list(threads.map(lambda rank: meet(store, rank, 3, seconds=0.2), range(2)))

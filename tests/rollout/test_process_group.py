@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from itertools import chain
 
@@ -60,7 +61,7 @@ def test_if_one_rank_stops_all_do(three):
 
 def test_a_request_to_stop_reaches_ranks_at_work():
     def act(ranks):
-        asked = ranks.shared(lambda: ranks.rank == 1)
+        asked = ranks.stop_request(lambda: ranks.rank == 1)
         started = time.monotonic()
         while not asked() and time.monotonic() < started + 30:
             time.sleep(0.01)
@@ -71,7 +72,7 @@ def test_a_request_to_stop_reaches_ranks_at_work():
 
 def test_a_request_to_stop_that_reaches_a_rank_while_it_waits_reaches_the_others():
     def act(ranks):
-        asked = ranks.shared(lambda: False)
+        asked = ranks.stop_request(lambda: False)
 
         def work():
             started = time.monotonic()
@@ -85,15 +86,17 @@ def test_a_request_to_stop_that_reaches_a_rank_while_it_waits_reaches_the_others
 
 
 def test_nobody_stops_unasked(three):
-    assert three.do(lambda ranks: [ranks.shared(lambda: False)() for _ in range(3)]) == [[False] * 3] * 3
+    assert (
+        three.do(lambda ranks: [ranks.stop_request(lambda: False)() for _ in range(3)]) == [[False] * 3] * 3
+    )
 
 
 @pytest.mark.parametrize(
     ("digests", "named"),
     [
-        (["a", "a", "b"], "the state of rank 2 differs "),
-        (["b", "a", "a"], "the state of rank 0 differs "),
-        (["a", "b", "c"], "the state of ranks 1, 2 differ "),
+        (["a", "a", "b"], "rank 2 has "),
+        (["b", "a", "a"], "rank 0 has "),
+        (["a", "b", "c"], "ranks 1, 2 have "),
     ],
 )
 def test_a_rank_whose_state_differs_is_named_on_all(three, digests, named):
@@ -103,11 +106,11 @@ def test_a_rank_whose_state_differs_is_named_on_all(three, digests, named):
 
     found = three.do(act)
     assert len(set(found)) == 1
-    assert found[0].startswith(f"{named}from that of the others")
+    assert found[0].startswith(f"{named}a different state than the other ranks")
 
 
 def test_of_two_ranks_the_one_that_is_not_rank_0_differs():
-    assert odd_ones([b"a", b"b"]).startswith("the state of rank 1 differs ")
+    assert odd_ones([b"a", b"b"]).startswith("rank 1 has ")
     assert odd_ones([b"a", b"a"]) == ""
 
 
@@ -135,7 +138,10 @@ def test_a_rank_that_hangs_is_named(sleeper):
 
 def test_ranks_notice_at_once_that_another_has_died():
     def act(ranks):
-        ranks.together(lambda: os.kill(os.getpid(), signal.SIGKILL) if ranks.rank == 1 else None, len)
+        try:
+            ranks.together(lambda: os.kill(os.getpid(), signal.SIGKILL) if ranks.rank == 1 else None, len)
+        finally:
+            threading.Timer(1, os._exit, (0,)).start()  # as a command ends after that
 
     started = time.monotonic()
     found = on_ranks(3, act)
@@ -160,7 +166,7 @@ def test_a_counter_gives_every_number_to_one_rank(three):
 
 def test_the_first_ranks_can_be_a_group_of_their_own(three):
     def act(ranks):
-        part = ranks.first(2)
+        part = ranks.subgroup(2)
         heard = part.together(lambda: ranks.rank, list) if ranks.rank < 2 else None
         return heard, ranks.together(lambda: ranks.rank, list)
 

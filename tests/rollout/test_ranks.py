@@ -71,7 +71,7 @@ def bits(episodes):
 def test_all_ranks_get_the_bits_of_one_process(three, env_id, policy_class, family, block_size):
     def play(ranks):
         env, population = setting(env_id, 3, policy_class, family)
-        player, mine = HostPlayer(env), []
+        player, mine = HostPlayer(env, in_companies=True), []
         if ranks is not None:
             own = player.play
             player.play = lambda *args, **options: mine.append(own(*args, **options).outcome().rows)
@@ -86,19 +86,50 @@ def test_all_ranks_get_the_bits_of_one_process(three, env_id, policy_class, fami
     assert [each for each, _ in found] == [expected] * 3
     played = [rows for _, rows in found]
     assert sorted(sum(played[1:], played[0])) == list(range(2 * MEMBERS))  # each by one rank
-    assert len(set(map(len, played))) < 3 or min(map(len, played)) < 2 * MEMBERS
+
+
+def test_ranks_share_the_episodes(three):
+    def play(ranks):
+        env, population = setting("InvertedPendulum-v5", 3)
+        player, mine = HostPlayer(env), []
+        own = player.play
+
+        def record(population, episodes, *, should_stop, **options):
+            def slowly():
+                time.sleep(0.05)
+                return should_stop()
+
+            played = own(population, episodes, should_stop=slowly, **options)
+            mine.append(int(np.isfinite(played.returns).sum()))
+
+        player.play = record
+        RankPlayer(player, ranks).play(population, table())
+        return mine
+
+    assert min(count for (count,) in three.do(play)) > 0
 
 
 def test_more_ranks_than_blocks(three):
     def play(ranks):
         env, population = setting("InvertedPendulum-v5", 3)
-        episodes = Episodes.of_population(range(MEMBERS), block_size=20)
-        RankPlayer(HostPlayer(env), ranks).play(population, episodes)
-        return bits(episodes)
+        player = HostPlayer(env) if ranks is None else RankPlayer(HostPlayer(env), ranks)
+        return bits(player.play(population, Episodes.of_population(range(MEMBERS), block_size=20)))
 
-    found = three.do(play)
-    assert found == [found[0]] * 3
-    assert found[0][-1] == 0
+    assert three.do(play) == [play(None)] * 3
+
+
+def test_failed_episodes_have_failed_on_all_ranks(three):
+    def play(ranks):
+        env, population = setting("InvertedPendulum-v5", 3)
+        population.policy.head.register_forward_hook(
+            lambda head, inputs, outputs: torch.where(outputs > 0.2, torch.nan, outputs)
+        )
+        player = HostPlayer(env) if ranks is None else RankPlayer(HostPlayer(env), ranks)
+        return bits(player.play(population, table()))
+
+    expected = play(None)
+    assert 0 < len(expected[1]) < 2 * MEMBERS
+    assert three.do(play) == [expected] * 3
 
 
 def test_a_rank_that_cannot_play_ends_the_play_of_all(three):

@@ -24,7 +24,7 @@ class Crew:
         hand, envs = self.hands[worker], self.num_envs[worker]
         while not any(map(self.shares.is_suspect, hand)):
             room = max(envs - sum(map(len, hand)), 0)
-            rows = self.shares.next(worker, room, envs, is_idle=not hand)
+            rows = self.shares.next(room, envs, is_idle=not hand)
             if rows is None:
                 break
             hand.append(rows)
@@ -98,21 +98,12 @@ def test_a_member_that_kills_its_workers_fails_alone(envs, block_size):
     assert MAX_DEATHS <= deaths <= 2 * MAX_DEATHS + 8
 
 
-def test_what_is_dealt_depends_on_nobody_who_is_free():
+def test_a_worker_has_one_company_at_a_time():
     table = Episodes.of_population(range(30))
-    shares = Shares(table, Claims(table), 2, company=20)
-    assert shares.next(1, 64, 64, is_idle=True) is None
-    assert shares.deals_next
-    shares.deal()
-    assert shares.next(1, 64, 64, is_idle=True).tolist() == list(range(10, 20))
-    assert shares.next(1, 64, 64, is_idle=True) is None
-    assert not shares.deals_next
-    assert shares.next(0, 1, 64, is_idle=True).tolist() == list(range(10))
-    assert shares.deals_next
-    shares.deal()
-    assert [shares.next(worker, 1, 64, is_idle=True).tolist() for worker in (0, 1)] == [
-        list(range(20, 25)),
-        list(range(25, 30)),
-    ]
-    assert not shares.deals_next
+    shares = Shares(table, Claims(table), 2, company=12)
+    assert shares.next(64, 64, is_idle=True).tolist() == list(range(12))
+    assert shares.next(64, 64, is_idle=False) is None
+    assert not shares.is_empty
+    assert shares.next(1, 64, is_idle=True).tolist() == list(range(12, 24))
+    assert shares.next(64, 64, is_idle=True).tolist() == list(range(24, 30))
     assert shares.is_empty

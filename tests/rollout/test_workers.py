@@ -27,6 +27,7 @@ from es_flipout.rollout import (
     WorkerPlayer,
     reset_seeds,
 )
+from es_flipout.rollout.claims import Claims
 from es_flipout.run.build import make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig
 
@@ -214,11 +215,26 @@ def test_a_policy_that_no_process_can_be_sent_is_evaluated_in_this_one(policy_cl
         assert isinstance(two, WorkerPlayer)
 
 
-@pytest.mark.parametrize(("envs", "is_dealt"), [(2, True), (1, False)])
-def test_rows_that_may_feel_their_company_go_to_the_same_worker_in_every_run(envs, is_dealt):
+def test_if_it_matters_who_plays_beside_whom_the_number_of_workers_does_not():
+    env, policy, es = setting("Hopper-v5", members=24)
+    env.close()
+    policy.network[0].weight.requires_grad_(False)  # nothing is known of such a policy
+    population, seeds = es.ask(), reset_seeds(24, 2)
+    with closing(HostPlayer(make_vec("Hopper-v5", 3, info=False, **LIMIT), in_companies=True)) as player:
+        expected = rollout(player, population, seeds)
+    for count in (1, 2, 3):
+        with closing(workers("Hopper-v5", policy, 3, count)) as player:
+            assert_same(rollout(player, population, seeds), expected)
+            player._seats[0].worker.kill()  # the next generation begins with one that has not said anything
+            assert_same(rollout(player, population, seeds), expected)
+
+
+@pytest.mark.parametrize(("envs", "company"), [(2, 4), (1, None)])
+def test_companies_have_whole_blocks_and_are_always_the_same(envs, company):
     _, policy, _ = setting("Hopper-v5")
     policy.network[0].weight.requires_grad_(False)
+    episodes = Episodes.of_population(np.arange(4))
     with closing(workers("Hopper-v5", policy, envs, 2)) as player:
         for seat in player._seats:
             seat.num_envs = 0  # as of a worker that has replaced another
-        assert bool(player._shares(Episodes.of_population(np.arange(4)))._dealt) == is_dealt
+        assert player._shares(episodes, Claims(episodes))._company == company

@@ -24,7 +24,8 @@ def ranks_of(size):
         (2, "cpu", "auto", True, 128),  # an eighth of 1,024 episodes: a quarter of an even share
         (8, "cpu", "auto", True, 32),
         (1024, "cpu", "auto", True, 1),
-        (8, "cpu", "auto", False, 256),  # results would depend on it
+        (8, "cpu", "auto", False, 32),  # an eighth, however many ranks there are
+        (1, "cpu", "auto", False, 32),
         (2, "cuda", "warp", True, 256),
         (8, "cuda", "warp", True, 128),  # an even share
         (8, "cuda", "auto", True, 128),
