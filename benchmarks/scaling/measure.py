@@ -57,7 +57,7 @@ def _measure(words: Sequence[str]) -> int:
             print(f"round {index + 1} of {options.rounds}: {ranks} ranks", file=sys.stderr)
             _measure_ranks(results, index, ranks, options)
         _measure_merge(results, index, options)
-        _measure_update(results, index, options.members)
+        _measure_update(results, index, options.policies, options.members)
         _measure_steps(results, index, options.num_envs, options.repeats)
     results.settings["machine"] = describe_machine()
     results.settings["fits"] = fits_of(results)
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--ranks", type=COUNT, nargs="+", default=[2, 4, 8, 16, 32], help="how many at a time")
     option("--sizes", type=COUNT, nargs="+", default=[100, 1_000, 10_000, 100_000, 1_000_000], help="bytes")
     option("--calls", type=COUNT, default=300, help="claims per rank, ten times the exchanges")
+    option("--policies", nargs="+", choices=POLICIES, default=list(POLICIES), help="of the updates")
     option("--members", type=COUNT, nargs="+", default=[256, 1024, 4096, 16_384, 65_536])
     option("--num-envs", type=COUNT, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     option("--merge-ranks", type=COUNT, nargs="+", default=[8, 64, 512, 4096])
@@ -103,8 +104,8 @@ def _measure_merge(results: Results, index: int, options: argparse.Namespace) ->
             results.add(index, MERGE, {SECONDS: seconds}, **case)
 
 
-def _measure_update(results: Results, index: int, sizes: Sequence[int]) -> None:
-    for policy, members in itertools.product(POLICIES, sizes):
+def _measure_update(results: Results, index: int, policies: Sequence[str], sizes: Sequence[int]) -> None:
+    for policy, members in itertools.product(policies, sizes):
         with closing(Update(policy, members)) as update:
             update()
             parts = [update() for _ in range(3)]

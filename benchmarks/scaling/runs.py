@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from es_flipout.cli.arguments import load_config
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command
 from es_flipout.cli.results import Results, describe_machine
+from es_flipout.run.config import Config
 from es_flipout.run.play_generation import seeds_of
 
 SECONDS, PREDICTED, PREDICTED_STATIC = "s per env step", "predicted", "predicted, static shares"
@@ -79,8 +81,13 @@ class Workload:
 
     def lengths_of(self, generation: int) -> Ints:
         """Returns the lengths of the episodes of a generation, counted from 0."""
-        seeds = seeds_of(load_config(None, self.words()), generation, block=0)
+        seeds = seeds_of(_config(self), generation, block=0)
         return lengths_of_seeds(seeds.ravel(), self.lengths, self.scale)
+
+
+@cache
+def _config(workload: Workload) -> Config:
+    return load_config(None, workload.words())
 
 
 def main(words: Sequence[str] | None = None) -> int:

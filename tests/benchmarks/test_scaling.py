@@ -189,7 +189,9 @@ def test_predictions_of_runs_are_those_of_their_episodes():
 
 def test_a_tiny_measurement_is_fitted_and_simulated(tmp_path: Path, capsys):
     costs, found = tmp_path / "costs.json", tmp_path / "simulation.json"
-    words = "--ranks 2 --sizes 100 10000 --calls 10 --members 16 --num-envs 2 --merge-ranks 2"
+    words = (
+        "--ranks 2 --sizes 100 10000 --calls 10 --policies linear --members 16 --num-envs 2 --merge-ranks 2"
+    )
     more = "--merge-episodes 64 --merge-blocks 8 16 --repeats 1 --rounds 1"
     assert measure.main([*words.split(), *more.split(), "--json", str(costs)]) == 0
     fits = Costs.read(costs)
