@@ -59,6 +59,11 @@ def _measure(words: Sequence[str]) -> int:
         _measure_merge(results, index, options)
         _measure_update(results, index, options.policies, options.members)
         _measure_steps(results, index, options.num_envs, options.repeats)
+    if options.add_to:
+        before = Results.read(options.add_to)
+        anew = results.column("contestant")
+        results.rows = [row for row in before.rows if row["contestant"] not in anew] + results.rows
+        results.settings["before"] = before.settings["command"]
     results.settings["machine"] = describe_machine()
     results.settings["fits"] = fits_of(results)
     print(table(results))
@@ -70,17 +75,19 @@ def _measure(words: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = UsageParser(prog="benchmarks.scaling.measure", description=__doc__, allow_abbrev=False)
     option = parser.add_argument
-    option("--ranks", type=COUNT, nargs="+", default=[2, 4, 8, 16, 32], help="how many at a time")
-    option("--sizes", type=COUNT, nargs="+", default=[100, 1_000, 10_000, 100_000, 1_000_000], help="bytes")
+    option("--ranks", type=COUNT, nargs="*", default=[2, 4, 8, 16, 32], help="how many at a time")
+    option("--sizes", type=COUNT, nargs="*", default=[100, 1_000, 10_000, 100_000, 1_000_000], help="bytes")
     option("--calls", type=COUNT, default=300, help="claims per rank, ten times the exchanges")
     option("--policies", nargs="+", choices=POLICIES, default=list(POLICIES), help="of the updates")
-    option("--members", type=COUNT, nargs="+", default=[256, 1024, 4096, 16_384, 65_536])
-    option("--num-envs", type=COUNT, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    option("--merge-ranks", type=COUNT, nargs="+", default=[8, 64, 512, 4096])
-    option("--merge-episodes", type=COUNT, nargs="+", default=[8192, 65_536])
-    option("--merge-blocks", type=COUNT, nargs="+", default=[512, 2048, 8192])
+    option("--members", type=COUNT, nargs="*", default=[256, 1024, 4096, 16_384, 65_536])
+    option("--num-envs", type=COUNT, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
+    option("--merge-ranks", type=COUNT, nargs="*", default=[8, 64, 512, 4096])
+    option("--merge-episodes", type=COUNT, nargs="*", default=[8192, 65_536])
+    option("--merge-blocks", type=COUNT, nargs="*", default=[512, 2048, 8192])
     option("--repeats", type=COUNT, default=5, help="of what is measured in this process, per round")
     option("--rounds", type=COUNT, default=3)
+    add_to = "earlier results, of which those are kept that are not measured now"
+    option("--add-to", type=Path, metavar="FILE", help=add_to)
     option("--json", type=Path, metavar="FILE", help=f"file for the results ({MEASURED.name})")
     return parser
 

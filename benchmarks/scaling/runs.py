@@ -98,8 +98,11 @@ def main(words: Sequence[str] | None = None) -> int:
 def _measure(words: Sequence[str]) -> int:
     options = _parser().parse_args(words)
     torch.set_num_threads(1)
+    costs = Costs.read(options.costs).here()  # before it takes long
     results = Results.read(options.again) if options.again else _run(options, words)
-    predict(results, Costs.read(options.costs).here())
+    if options.json:
+        results.write(options.json)
+    predict(results, costs)
     print(table(results))
     if options.json:
         results.write(options.json)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.scaling.costs import MEASURED, RESULTS, Costs
+from benchmarks.scaling.costs import MEASURED, Costs
 from benchmarks.scaling.generation import CLAIMED, PARTS, STATIC, Setup, simulated
 from benchmarks.scaling.lengths import CONSTANT, Ints, drawn
 from es_flipout.cli.option_types import COUNT, SEED
