@@ -82,9 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--policy", default="linear")
     option("--seed", type=SEED, default=0, help="of the lengths")
     option("--costs", type=Path, default=MEASURED, metavar="FILE", help="what measure has written")
-    option(
-        "--json", type=Path, metavar="FILE", help=f"for the results ({RESULTS.name}/scaling_simulation.json)"
-    )
+    option("--json", type=Path, metavar="FILE", help="file for the results")
     return parser
 
 
