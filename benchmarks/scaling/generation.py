@@ -133,7 +133,7 @@ def simulated(lengths: Ints, setup: Setup, costs: Costs) -> Generation:
         store=store if is_claimed else None,
     )
     last = max(each.finished for each in found)
-    # All ranks send as much as the one with the most to say: gather_object fills up the others.
+    # All ranks send as much as the one with the most to say: a gather fills up the others.
     said = max(bytes_said(len(each.played), each.num_blocks, setup.observations) for each in found)
     answered = bytes_said(size, 1, setup.observations)
     blocks = math.ceil(size / setup.block_size)

@@ -30,12 +30,7 @@ from es_flipout.cli.results import Results, describe_machine
 
 MERGE, UPDATE, STEP = "merge", "update", "step"
 """Contestants measured in this process."""
-RANK_CODE = """
-import os, sys
-from benchmarks.scaling.rank_costs import main
-main(sys.argv[1:])
-os._exit(0)
-"""
+RANK_CODE = "import sys; from benchmarks.scaling.rank_costs import main; main(sys.argv[1:])"
 """What a rank executes."""
 Fits = dict[str, Any]
 Key = tuple[Any, ...]

@@ -41,13 +41,7 @@ EFFICIENCY = "efficiency"
 WARM_UP = 1
 """Generations that are not counted."""
 OBSERVATIONS = 4
-TRAIN_CODE = """
-import os, sys
-from es_flipout.cli.train import main
-status = main(sys.argv[1:])
-sys.stdout.flush()
-os._exit(status)
-"""
+TRAIN_CODE = "import sys; from es_flipout.cli.train import main; sys.exit(main(sys.argv[1:]))"
 """What a rank executes."""
 
 

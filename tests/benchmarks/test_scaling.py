@@ -88,7 +88,7 @@ def test_blocks_are_claimed_as_claims_claims_them():
     expected = []
     for _ in range(2):
         claims = Claims(episodes, add=add, num_players=2)
-        expected.append(claims.claim(max(2, claims.fair_share(claims.num_waiting))).tolist())
+        expected.append(claims.claim(max(2, claims.fair_share())).tolist())
     found = play(np.full(40, 10), 2, 2, one_second, block_size=2, store=NO_WAIT)
     assert [each.played[: len(rows)] for each, rows in zip(found, expected, strict=True)] == expected
 
