@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from es_flipout.rollout import (
     BackgroundScorer,
@@ -30,6 +29,7 @@ from es_flipout.rollout import (
 from es_flipout.rollout.player import never
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run import checkpoint
+from es_flipout.run.agreement import Agreement
 from es_flipout.run.bookkeeping import Bookkeeping
 from es_flipout.run.build import (
     make_optimizer,
@@ -39,8 +39,7 @@ from es_flipout.run.build import (
     make_probe,
 )
 from es_flipout.run.config import Config
-from es_flipout.run.digest import digest
-from es_flipout.run.errors import RunBrokenError, RunError
+from es_flipout.run.errors import RunError
 from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.journal import Journal
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing
@@ -88,7 +87,7 @@ class Trainer:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
             RunError: if the policy cannot begin as that of `config.init_from`.
         """
-        self._ranks = ranks
+        self._agreement = Agreement(ranks)
         self.config = config = place(config, announce)
         publish(config)
         check_device(config.device)
@@ -124,7 +123,7 @@ class Trainer:
                 "env steps (env.kwargs.max_episode_steps sets another limit, -1 none)"
             )
         env.close()
-        self._books = Bookkeeping(config, self.policy, scores=ranks.rank == 0)
+        self._books = Bookkeeping(config, self.policy, scores=self._agreement.leads)
         self.player = make_player(config, self.policy, announce, ranks)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
@@ -188,7 +187,7 @@ class Trainer:
         journal = Journal(self.config, run, reporters)
         last = self.es.generation + max_generations
         # Several ranks stop together, and decide that while they play.
-        asked = should_stop if self._ranks.size == 1 else never
+        asked = never if self._agreement.is_needed else should_stop
         stopped = False
         try:
             while self.progress < 1.0 and self.es.generation < last and not (stopped := asked()):
@@ -235,7 +234,7 @@ class Trainer:
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
-        with self._of_ranks():
+        with self._agreement.errors():
             update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
         normalizer = getattr(self.policy, "normalizer", None)
         if normalizer is not None:
@@ -251,54 +250,29 @@ class Trainer:
         is_saved = self._is_now_due(self.config.logging.checkpoint_interval)
         is_kept = is_scored or self._is_now_due(self.config.logging.keep_interval)
         # A copy: the schedules change sigma and learning rate before the next generation.
-        state = self.state_dict() if is_saved or is_kept or self._ranks.size > 1 else {}
+        state = self.state_dict() if is_saved or is_kept or self._agreement.is_needed else {}
         report.state = state if is_kept else None
-        self._begin_comparison(state)
+        self._agreement.begin_comparison(state)
         self._was_scored = is_scored
         self._books.take(
             journal,
             report,
-            is_scored=is_scored and self._ranks.rank == 0,
+            is_scored=is_scored and self._agreement.leads,
             state=state if is_saved else None,
-            confirm=self._confirm,
+            confirm=self._agreement.confirm,
         )
 
-    def _begin_comparison(self, state: Mapping[str, Any]) -> None:
-        """Begins to compare the state with that of the other ranks, beside what comes next."""
-        if self._ranks.size > 1:
-            shared = {name: value for name, value in state.items() if name not in ("seconds", "best_score")}
-            self._ranks.begin_comparison(digest(shared))
-
-    def _confirm(self) -> None:
-        """Waits for that comparison.
-
-        Raises:
-            RunBrokenError: if a rank differs, or ranks cannot be reached.
-        """
-        with self._of_ranks():
-            self._ranks.finish_comparison()
-
-    @contextlib.contextmanager
-    def _of_ranks(self) -> Iterator[None]:
-        """Turns what goes wrong between ranks into a `RunBrokenError`."""
-        try:
-            yield
-        except PlayError as error:
-            raise RunBrokenError(str(error)) from error
-
     def _report_scored(self, journal: Journal, should_stop: Callable[[], bool], *, wait: bool) -> None:
-        if self._ranks.size == 1 or not (wait or self._was_scored):
-            self._books.report_scored(journal, should_stop, wait=wait)
-            return
-        # Rank 0 may play the score now, or wait for it: if it is asked to stop meanwhile, all do.
-        asked = self._ranks.stop_request(should_stop)
-        report = partial(self._books.report_scored, journal, asked, wait=wait)
-        with self._of_ranks():
-            self._ranks.together(report, lambda _: None, should_stop=should_stop)
+        report = partial(self._books.report_scored, journal, wait=wait)
+        may_take_long = wait or self._was_scored
+        if self._agreement.is_needed and may_take_long:
+            self._agreement.stop_together(report, should_stop)
+        else:
+            report(should_stop)
 
     def _histograms(self, episodes: Episodes, fitness: Tensor) -> dict[str, Tensor]:
         """Returns copies of the values of which this generation shows the distribution, by name."""
-        if self._ranks.rank > 0 or not self._is_now_due(self.config.logging.histogram_interval):
+        if not self._agreement.leads or not self._is_now_due(self.config.logging.histogram_interval):
             return {}
         parameters = self.policy.named_parameters()
         return {
@@ -370,20 +344,14 @@ class Trainer:
         Raises:
             RunBrokenError: if rank 0 has died.
         """
-        mine = tree_map_only(Tensor, Tensor.cpu, self.state_dict()) if self._ranks.rank == 0 else {}
-        with self._of_ranks():
-            state = self._ranks.together(lambda: mine, lambda states: states[0])
-        if self._ranks.rank > 0:
+        state = self._agreement.share(self.state_dict())
+        if not self._agreement.leads:
             self._load_state_dict(state)
+        self._was_scored = True  # a run that continues may wait for a score
 
     def wait_for_ranks(self) -> None:
-        """Waits until all ranks have come to this point, so that all are started again if one dies before.
-
-        Raises:
-            RunBrokenError: if one has died, or does not come in time.
-        """
-        with self._of_ranks():
-            self._ranks.together(lambda: None, lambda _: None)
+        """Waits until all ranks have come to this point; see `Agreement.wait`."""
+        self._agreement.wait()
 
     def close(self) -> None:
         """Closes the environments and ends their threads and processes."""
