@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from benchmarks.scaling import measure, runs, simulate
+from benchmarks.scaling import measure, one_rank, runs, simulate
 from benchmarks.scaling.costs import Costs, Line
 from benchmarks.scaling.events import Store, play
 from benchmarks.scaling.generation import CLAIMED, STATIC, Setup, bytes_said, simulated
@@ -205,3 +205,13 @@ def test_a_tiny_measurement_is_fitted_and_simulated(tmp_path: Path, capsys):
     assert all(0 < each <= 1.001 for each in efficiencies if not math.isnan(each))
     assert {row["contestant"] for row in rows} == {STATIC, CLAIMED}
     assert "half_trained" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_one_rank_is_measured_against_none(capsys, tmp_path):
+    words = ["--configs", "cartpole.yaml", "--generations", "7", "--rounds", "1"]
+    assert one_rank.main([*words, "--json", str(tmp_path / "results.json")]) == 0
+    assert "| cartpole.yaml |" in capsys.readouterr().out
+    results = Results.read(tmp_path / "results.json")
+    (ratio,) = results.ratios((one_rank.ONE_RANK, one_rank.RATE), (one_rank.ALONE, one_rank.RATE))
+    assert ratio > 0
