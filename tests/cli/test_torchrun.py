@@ -109,10 +109,11 @@ def test_two_ranks_and_a_resumed_run_give_the_bits_of_one_process():
     ("words", "message"),
     [
         (["--config", "no_such.yaml"], "no_such.yaml"),
-        pytest.param(["--env.id", "NoSuch-v0"], "NoSuch-v0", marks=pytest.mark.slow),
-        pytest.param(["--out", "full"], "full is not empty", marks=pytest.mark.slow),
+        (["--env.id", "NoSuch-v0"], "NoSuch-v0"),
+        (["--out", "full"], "full is not empty"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_said_once_and_ends_all_ranks(words, message):
     Path("full").mkdir()
     Path("full/something").touch()

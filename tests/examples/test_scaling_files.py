@@ -266,6 +266,7 @@ def test_slurm_directives() -> None:
     assert "requeue" in directives
 
 
+@pytest.mark.slow
 def test_slurm_with_the_real_torchrun(cluster: Site) -> None:
     """Two nodes, two ranks each: a rank dies, all start again, SIGTERM to torchrun reaches all of them."""
     cluster.add_program("es-train")

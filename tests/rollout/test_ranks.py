@@ -57,14 +57,14 @@ def bits(episodes):
     return [each.tobytes() for each in numbers], dict(sorted(episodes.faults.items())), episodes.unplayed
 
 
-@pytest.mark.parametrize("block_size", [1, 4, 30])
 @pytest.mark.parametrize(
-    ("env_id", "policy_class", "family"),
+    ("env_id", "policy_class", "family", "block_size"),
     [
-        ("InvertedPendulum-v5", MLPPolicy, Flipout(num_bases=2)),
-        ("InvertedPendulum-v5", Sigmoids, Flipout()),
-        ("InvertedPendulum-v5", GRUPolicy, LowRank(1)),
-        ("Hopper-v5", MLPPolicy, Independent()),
+        ("InvertedPendulum-v5", MLPPolicy, Flipout(num_bases=2), 1),
+        ("InvertedPendulum-v5", MLPPolicy, Independent(), 30),
+        ("InvertedPendulum-v5", Sigmoids, Flipout(), 4),
+        ("InvertedPendulum-v5", GRUPolicy, LowRank(1), 4),
+        pytest.param("Hopper-v5", MLPPolicy, Flipout(), 4, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -172,6 +172,7 @@ def test_what_is_done_meanwhile_is_done_on_every_rank(three):
     assert three.do(play) == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_on_engine_warp_each_rank_plays_its_share_of_every_base(three):
     def play(ranks):
         env, population = setting("InvertedPendulum-v5", 4, engine="warp", device="cpu")
