@@ -88,8 +88,9 @@ class Shares:
         """Takes so many units, or what is left."""
         while (lacking := number - len(self._units)) > 0 and self._claims.num_waiting:
             rows = self._claims.claim(lacking * self._unit_size)
-            starts = np.diff(self._episodes.member[rows]) if self._by_member else np.ones(len(rows) - 1)
-            self._units += np.split(rows, np.flatnonzero(starts) + 1) if len(rows) else []
+            member = self._episodes.member[rows]
+            begins = np.diff(member) != 0 if self._by_member else np.ones(len(rows), np.bool_)[1:]
+            self._units += np.split(rows, np.flatnonzero(begins) + 1) if len(rows) else []
         return [self._units.popleft() for _ in range(min(number, len(self._units)))]
 
     def is_suspect(self, rows: Ints) -> bool:

@@ -207,7 +207,7 @@ def test_nothing_is_lost_when_ranks_are_killed_one_after_the_other():
         os.kill(processes_of_ranks(process.pid)[kill % ranks], signal.SIGKILL)
         wait_for(lambda kill=kill: Path("log").read_text().count("continues after") > kill, process)
         *_, after = re.findall(r"continues after generation (\d+)", Path("log").read_text())
-        assert int(after) >= reached
+        assert int(after) >= reached - 1  # a generation is reported before it is saved
     assert process.wait(timeout=240) == 0
     assert kill >= 3
     assert differences("alone", "killed") == []

@@ -107,3 +107,13 @@ def test_a_worker_has_one_company_at_a_time():
     assert shares.next(1, 64, is_idle=True).tolist() == list(range(12, 24))
     assert shares.next(64, 64, is_idle=True).tolist() == list(range(24, 30))
     assert shares.is_empty
+
+
+@pytest.mark.parametrize("options", [{}, {"by_member": True}, {"company": 8}])
+def test_others_may_have_claimed_everything(options):
+    table, claimed = Episodes.of_population(range(12)), [12]
+    claims = Claims(table, add=lambda number: claimed.append(number) or sum(claimed), num_players=2)
+    shares = Shares(table, claims, 2, **options)
+    assert not shares.is_empty  # as far as is known
+    assert shares.next(4, 4, is_idle=True) is None
+    assert shares.is_empty
