@@ -187,6 +187,7 @@ def test_predictions_of_runs_are_those_of_their_episodes():
     assert "| constant | 2 | 6.25 | 0.800 | 1.000 | -20.0% | -20.0% | 1.000 |" in runs.table(results)
 
 
+@pytest.mark.slow
 def test_a_tiny_measurement_is_fitted_and_simulated(tmp_path: Path, capsys):
     costs, found = tmp_path / "costs.json", tmp_path / "simulation.json"
     words = (

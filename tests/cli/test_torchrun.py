@@ -97,11 +97,11 @@ def processes_of_ranks(launcher: int) -> dict[int, int]:
 
 def test_two_ranks_and_a_resumed_run_give_the_bits_of_one_process():
     config = write_config(Path("config.yaml"), **RUN, **PENDULUM)
-    train_on(0, "--config", config, "--out", "alone", "--generations", "4")
+    assert train.main(["--config", config, "--out", "alone", "--generations", "4"]) == 0
     printed = train_on(2, "--config", config, "--out", "together", "--generations", "2")
     assert "run together starts on 2 ranks" in printed
     assert printed.count("gen ") == 2  # rank 0 alone prints
-    train_on(0, "--resume", "together", "--generations", "4")
+    assert train.main(["--resume", "together", "--generations", "4"]) == 0
     assert differences("alone", "together") == []
 
 

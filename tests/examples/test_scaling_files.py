@@ -328,6 +328,7 @@ def test_two_hosts_refuses_a_third_one(site: Site) -> None:
     assert not site.calls("torchrun")
 
 
+@pytest.mark.slow
 def test_two_hosts_with_the_real_torchrun(site: Site) -> None:
     """Rank 0 is on the first host, although its name sorts last."""
     site.add_program("es-train")

@@ -125,15 +125,17 @@ def test_equal_states_are_not_worth_mentioning(three):
     assert three.do(act) == [3, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sleeper", [0, 2])
 def test_a_rank_that_hangs_is_named(sleeper):
     def act(ranks):
         ranks.together(lambda: None, len)
-        ranks.together(lambda: time.sleep(3.5 if ranks.rank == sleeper else 0), len)
+        ranks.together(lambda: time.sleep(9 if ranks.rank == sleeper else 0), len)
 
-    found = on_ranks(3, act, timeout=1)
-    found.pop(sleeper)  # has lost the others
-    assert found == [f"rank {sleeper} did not answer within 1 seconds (rank_timeout)"] * 2
+    found = on_ranks(3, act, timeout=3)
+    # Rank 0 hears all; who waits for its answer may notice first that it has given up.
+    speaks = 0 if sleeper else 1
+    assert found[speaks] == f"rank {sleeper} did not answer within 3 seconds (rank_timeout)"
 
 
 def test_ranks_notice_at_once_that_another_has_died():

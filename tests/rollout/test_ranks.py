@@ -147,6 +147,7 @@ def test_a_rank_that_cannot_play_ends_the_play_of_all(three):
     assert three.do(play) == ["rank 1: this machine has no such thing"] * 3
 
 
+@pytest.mark.slow
 def test_if_a_rank_is_asked_to_stop_no_rank_has_a_table():
     def play(ranks):
         env, population = setting("InvertedPendulum-v5", 3)

@@ -147,7 +147,8 @@ def test_a_run_is_trained_by_one_process_at_a_time():
 
 
 def test_a_directory_without_a_configuration_is_not_called_a_run(tmp_path):
-    (tmp_path / "checkpoints").mkdir()  # as a process leaves it that was killed in its first moments
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "other.pt").touch()
     with pytest.raises(RunError, match=r"not empty; choose another --out$"):
         RunDirectory.create(Config(out=str(tmp_path)))
 
