@@ -21,7 +21,7 @@ from benchmarks.scaling.costs import (
 )
 from benchmarks.scaling.events import RankPlays, Store, play
 from benchmarks.scaling.lengths import Ints
-from es_flipout.run.build import EPISODES_PER_ENV
+from es_flipout.run.make_player import EPISODES_PER_ENV
 
 PARTS = ("stepping", "claiming", "waiting", "messaging", "sending", "merging", "updating")
 """What the time of a generation is divided into; see `Generation`."""

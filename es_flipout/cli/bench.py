@@ -152,12 +152,11 @@ def _bench(arguments: Sequence[str]) -> int:
     with closing(group):
         if max(parsed.ranks or [1]) > group.size:
             raise UsageError(f"--ranks {max(parsed.ranks)}: torchrun has started {group.size}")
-        config = _config(parsed, parsed.device)
-        use_own_gpu(config, group)
         try:
+            use_own_gpu(_config(parsed, parsed.device), group)
             group.start(None, timeout=START_SECONDS, device=parsed.device)
             return _measure_on(group, parsed, arguments)
-        except PlayError as error:
+        except (PlayError, ValueError) as error:
             raise UsageError(str(error)) from error
 
 

@@ -32,15 +32,14 @@ class Claims:
 
         Args:
             episodes: the table.
-            add: adds to a counter that all players of the table share, and returns the sum; None if this
-                player is alone.
+            add: adds blocks to a counter that all players of the table share, and returns the sum; None if
+                this player is alone.
             num_players: how many there are.
         """
         self._add = self._add_here if add is None else add
         self._claimed_here = 0
         self._num_players = num_players
         self._size, self._block_size = len(episodes), episodes.block_size
-        self._num_blocks = math.ceil(self._size / self._block_size)
         self.num_waiting = self._size
 
     def _add_here(self, number: int) -> int:

@@ -1,10 +1,8 @@
-"""From a configuration to what it describes: policy, optimizer, noise, environments, player."""
+"""From a configuration to what it describes: policy, strategy, noise, environments, scorers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -19,26 +17,24 @@ from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.mujoco import TASKS
 from es_flipout.envs.native import is_exact, native_maker, official_id, runs_natively
-from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
-from es_flipout.processes import available_cores, prepare_processes
+from es_flipout.perturbations import (
+    ComputeTiles,
+    Flipout,
+    Independent,
+    LowRank,
+    Perturbation,
+    compute_here,
+)
+from es_flipout.processes import available_cores
 from es_flipout.rollout import (
     BackgroundScorer,
-    BaselinePlayer,
-    DevicePlayer,
-    GymnasiumRollout,
-    HostPlayer,
-    Player,
-    PlayError,
     QuickScorer,
-    RankPlayer,
     Ranks,
     Scorer,
-    WorkerPlayer,
 )
-from es_flipout.rollout.mlp_rows import rows_are_independent
-from es_flipout.rollout.player import COMPANIES
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, OptimizerConfig, PolicyConfig
+from es_flipout.strategy import FlipoutES
 
 
 def make_policy(
@@ -52,6 +48,27 @@ def make_policy(
     kind, kwargs = settings.pop("kind"), settings.pop("kwargs")
     return policies.make_policy(
         kind, observation_space, action_space, settings=settings, kwargs=kwargs, generator=generator
+    )
+
+
+def make_strategy(config: Config, policy: nn.Module, compute_tiles: ComputeTiles = compute_here) -> FlipoutES:
+    """Builds the configured strategy over a policy; see `FlipoutES`.
+
+    Raises:
+        ValueError: if the optimizer cannot be made as configured, or the policy cannot be trained.
+    """
+    es = config.es
+    return FlipoutES(
+        policy,
+        population_size=es.population_size,
+        sigma=es.sigma,
+        optimizer=make_optimizer(config.optimizer, policy),
+        perturbation=make_perturbation(es),
+        fitness_shaping=es.fitness_shaping,
+        antithetic=es.antithetic,
+        weight_decay=es.weight_decay,
+        seed=config.seed,
+        compute_tiles=compute_tiles,
     )
 
 
@@ -69,34 +86,9 @@ def make_perturbation(config: ESConfig) -> Perturbation:
     return Flipout(config.num_bases, config.base)
 
 
-MIN_ENVS = 2
-"""Fewest envs that are worth a process, or a vector environment, of their own."""
-
-
-EPISODES_PER_ENV = 4
-"""Fewest episodes that an env should play in a generation of several ranks, so that a rank can take more."""
-
-
 def num_threads(config: Config, ranks: Ranks = ALONE) -> int:
     """Returns how many threads or processes do the work of this rank."""
     return config.threads or max(available_cores() // ranks.local_size, 1)
-
-
-def num_envs_of(config: Config, policy: nn.Module, ranks: Ranks) -> int:
-    """Returns how many envs are stepped together on this rank.
-
-    If episodes are dealt out to several ranks, none has more envs than episodes. If they are claimed, ranks
-    have few enough that all have something to claim while the last episodes are played. But if it matters who
-    plays beside whom, a company has the same envs however many there are to play it.
-    """
-    most = config.es.population_size * config.rollout.episodes
-    if config.device != "cpu" or config.env.engine == "warp":
-        most = math.ceil(most / ranks.size)
-    elif not rows_are_independent(policy):
-        return math.ceil(min(config.env.num_envs, most) / COMPANIES)
-    elif ranks.size > 1:
-        most = max(most // (EPISODES_PER_ENV * ranks.size), 1)
-    return min(config.env.num_envs, most)
 
 
 def make_probe(config: Config) -> TorchVectorEnv:
@@ -185,93 +177,3 @@ def make_background_scorer(config: Config) -> BackgroundScorer:
     is_native = not config.evaluation.official and has_exact_envs(env)
     make_native = partial(native_scorer, env, episodes) if is_native else None
     return BackgroundScorer(partial(QuickScorer, make_official, make_native), here=processes > 0)
-
-
-def make_player(
-    config: Config,
-    policy: nn.Module,
-    announce: Callable[[str], None] = lambda line: None,
-    ranks: Ranks = ALONE,
-) -> Player:
-    """Makes what plays the episodes of populations, together with other ranks if there are any."""
-    player = _make_player(config, policy, announce, ranks)
-    return player if ranks.size == 1 else RankPlayer(player, ranks)
-
-
-def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], None], ranks: Ranks) -> Player:
-    """Makes what plays the episodes of this rank.
-
-    Native tasks are shared out over processes, one per core, with `MIN_ENVS` envs or more in each. On engine
-    "warp" everything is on the device. If only the policy is on a GPU, all envs are in this process, in two
-    vector environments, so that the policy runs for one while the other is in its physics. Other environments
-    would gain nothing from either.
-
-    Args:
-        config: with its devices decided.
-        policy: the policy whose populations are to be played.
-        announce: is told what makes it slower than it could be.
-        ranks: of the run.
-
-    Raises:
-        ValueError: if environments cannot be made, or workers cannot start.
-    """
-    env, threads = config.env, num_threads(config, ranks)
-    try:
-        is_native = runs_natively(env.id, env.engine, env.wrappers)
-        if config.backend == "process_pool" and not is_native:
-            make = official_maker(env)
-            return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
-        num_envs = num_envs_of(config, policy, ranks)
-        plays_in_companies = config.device == "cpu" and not rows_are_independent(policy)
-        if not is_native:
-            envs = make_vec(
-                env.id,
-                num_envs,
-                device=config.device,
-                engine=env.engine,
-                engine_kwargs=env.engine_kwargs,
-                threads=threads,
-                wrappers=env.wrappers,
-                **env.kwargs,
-            )
-            return HostPlayer(envs, in_companies=plays_in_companies)
-        make_native = partial(
-            native_maker(env.id, **env.kwargs),
-            engine=env.engine,
-            engine_kwargs=env.engine_kwargs,
-            info=False,
-            fused=env.fused == "auto",
-        )
-        size = 1 if config.backend == "process_pool" else min(num_envs, MIN_ENVS)
-        if env.fused == "auto" and env.engine != "warp":
-            if threads > 1:
-                prepare_processes()  # which takes as long as what follows
-            # Compiles the hooks for all processes; those of one env have arrays of another layout.
-            with closing(make_native(size, threads=1)) as some:
-                if some.not_fused:
-                    announce(f"{env.id} is not compiled, so that it runs more slowly: {some.not_fused}")
-        if config.backend == "process_pool":
-            return WorkerPlayer.of_envs(policy, partial(make_native, 1, threads=1), threads)
-        if env.engine == "warp":
-            num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
-            num_envs = max(num_envs // num_bases, 1) * num_bases  # as many for each base
-            return DevicePlayer(make_native(num_envs, device=config.device))
-        parts = max(min(threads, num_envs // MIN_ENVS), 1)
-        if config.device != "cpu":
-            parts = min(parts, 2)
-            sizes = [(num_envs + index) // parts for index in range(parts)]
-            return HostPlayer(
-                *(make_native(size, device=config.device, threads=threads // parts) for size in sizes)
-            )
-        size = math.ceil(num_envs / parts)
-        if plays_in_companies:  # each by one worker
-            parts, size = min(threads, COMPANIES), num_envs
-        if parts > 1:
-            make_envs = partial(make_native, size, threads=threads // parts)
-            try:
-                return WorkerPlayer.of_envs(policy, make_envs, parts)
-            except (ValueError, PlayError) as error:
-                announce(f"all envs are in this process, which is slower: {error}")
-        return HostPlayer(make_native(num_envs, threads=threads), in_companies=plays_in_companies)
-    except PlayError as error:
-        raise ValueError(f"{env.id}: {error}") from error

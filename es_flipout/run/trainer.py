@@ -19,29 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from es_flipout.rollout import (
-    BackgroundScorer,
-    Episodes,
-    PlayError,
-    PlayStoppedError,
-    Ranks,
-)
+from es_flipout.rollout import BackgroundScorer, Episodes, PlayError, PlayStoppedError, Ranks
 from es_flipout.rollout.player import never
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run import checkpoint
 from es_flipout.run.agreement import Agreement
 from es_flipout.run.bookkeeping import Bookkeeping
-from es_flipout.run.build import (
-    make_optimizer,
-    make_perturbation,
-    make_player,
-    make_policy,
-    make_probe,
-)
+from es_flipout.run.build import make_policy, make_probe, make_strategy
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError
 from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.journal import Journal
+from es_flipout.run.make_player import make_player
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing
 from es_flipout.run.placement import place
 from es_flipout.run.play_generation import play_generation
@@ -49,7 +38,6 @@ from es_flipout.run.reports import Report, Unscored
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trial import check_device, try_out
 from es_flipout.seeding import torch_generator
-from es_flipout.strategy import FlipoutES
 
 
 class Trainer:
@@ -100,18 +88,7 @@ class Trainer:
         ).to(config.device)
         if config.init_from is not None and not continues:
             checkpoint.begin_with(self.policy, Path(config.init_from).expanduser())
-        self.es = FlipoutES(
-            self.policy,
-            population_size=config.es.population_size,
-            sigma=config.es.sigma,
-            optimizer=make_optimizer(config.optimizer, self.policy),
-            perturbation=make_perturbation(config.es),
-            fitness_shaping=config.es.fitness_shaping,
-            antithetic=config.es.antithetic,
-            weight_decay=config.es.weight_decay,
-            seed=config.seed,
-            compute_tiles=ranks.compute_tiles,
-        )
+        self.es = make_strategy(config, self.policy, ranks.compute_tiles)
         try:
             try_out(self.es, env, config.env.id)
         except PlayError as error:
@@ -246,7 +223,7 @@ class Trainer:
         self.seconds += time.perf_counter() - started
         timing = Timing(episodes.env_steps / elapsed, self.seconds, episodes.live_share)
         metrics = GenerationMetrics.of(self.es, episodes, fitness, update, self.env_steps, limit, timing)
-        report = Report(metrics, self._histograms(episodes, fitness))
+        report = Report(metrics, self._histograms(episodes, fitness) if self._agreement.leads else {})
         is_saved = self._is_now_due(self.config.logging.checkpoint_interval)
         is_kept = is_scored or self._is_now_due(self.config.logging.keep_interval)
         # A copy: the schedules change sigma and learning rate before the next generation.
@@ -263,16 +240,16 @@ class Trainer:
         )
 
     def _report_scored(self, journal: Journal, should_stop: Callable[[], bool], *, wait: bool) -> None:
+        """Reports generations whose score is there; if that may take long, all ranks wait for rank 0."""
         report = partial(self._books.report_scored, journal, wait=wait)
-        may_take_long = wait or self._was_scored
-        if self._agreement.is_needed and may_take_long:
+        if self._agreement.is_needed and (wait or self._was_scored):
             self._agreement.stop_together(report, should_stop)
         else:
             report(should_stop)
 
     def _histograms(self, episodes: Episodes, fitness: Tensor) -> dict[str, Tensor]:
         """Returns copies of the values of which this generation shows the distribution, by name."""
-        if not self._agreement.leads or not self._is_now_due(self.config.logging.histogram_interval):
+        if not self._is_now_due(self.config.logging.histogram_interval):
             return {}
         parameters = self.policy.named_parameters()
         return {
@@ -344,9 +321,10 @@ class Trainer:
         Raises:
             RunBrokenError: if rank 0 has died.
         """
-        state = self._agreement.share(self.state_dict())
-        if not self._agreement.leads:
-            self._load_state_dict(state)
+        if self._agreement.is_needed:
+            state = self._agreement.share(self.state_dict())
+            if not self._agreement.leads:
+                self._load_state_dict(state)
         self._was_scored = True  # a run that continues may wait for a score
 
     def wait_for_ranks(self) -> None:

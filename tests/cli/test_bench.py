@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torchrun
 
 from es_flipout.cli import bench
 from es_flipout.cli.results import Results
-from es_flipout.cli.throughput import ENV_STEPS, MEMBERS, MEMORY, PER_GENERATION, PHYSICS
+from es_flipout.cli.throughput import (
+    ENV_STEPS,
+    GATHERING,
+    MEMBERS,
+    MEMORY,
+    PER_GENERATION,
+    PHYSICS,
+    UPDATING,
+    WAITING,
+)
 
 TINY = [
     *("--env", "InvertedPendulum-v5", "--env-kwargs", "{max_episode_steps: 20}", "--num-envs", "8"),
@@ -129,3 +141,34 @@ def test_quick_changes_defaults_and_no_more():
 def test_pools_have_powers_of_two_and_every_core(cores, workers, monkeypatch):
     monkeypatch.setattr(bench, "available_cores", lambda: cores)
     assert set(bench._parse(["throughput"]).workers) == workers
+
+
+@pytest.mark.slow
+def test_throughput_of_ranks():
+    words = [
+        str(Path(sys.executable).with_name("es-bench")),
+        "throughput",
+        *TINY,
+        "--ranks",
+        "2",
+        "--out",
+        "out",
+    ]
+    launch = [*torchrun.LAUNCHER, "--standalone", "--nproc-per-node", "2", "--no-python"]
+    done = subprocess.run([*launch, *words], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    results = Results.read(Path("out/throughput_InvertedPendulum-v5.json"))
+    assert list(results.settings["contestants"]) == results.column("contestant") == ["1 rank", "2 ranks"]
+    steps = {name: results.by_round(name, PER_GENERATION)[0] for name in ("1 rank", "2 ranks")}
+    assert steps["1 rank"] == steps["2 ranks"] > 16  # the same episodes
+    for index in (0, 1):
+        assert results.by_round("1 rank", GATHERING)[index] == 0
+        assert results.by_round("2 ranks", GATHERING)[index] > 0
+        assert results.by_round("2 ranks", UPDATING)[index] > 0
+        assert results.by_round("2 ranks", WAITING)[index] >= 0
+    assert done.stdout.count("gathering, ms") == 1  # rank 0 alone prints
+
+
+def test_ranks_need_torchrun(capsys):
+    assert bench.main(["throughput", *TINY, "--ranks", "2"]) == 2
+    assert "--ranks needs torchrun" in capsys.readouterr().err

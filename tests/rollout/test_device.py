@@ -26,8 +26,8 @@ from es_flipout.rollout import DevicePlayer, Episodes, HostPlayer, PlayError, Pl
 from es_flipout.rollout import device as device_player
 from es_flipout.rollout.device_loop import NOT_FINITE_BIT, DeviceLoop, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE
-from es_flipout.run.build import make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig
+from es_flipout.run.make_player import make_player
 
 MEMBERS, ENVS = 16, 6
 TASKS_AT_WORK = ["InvertedPendulum-v5", "Hopper-v5", "Humanoid-v5"]

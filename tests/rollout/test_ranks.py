@@ -207,6 +207,23 @@ def test_on_engine_warp_each_rank_plays_its_share_of_every_base(three):
     assert members[1] == {4, 5, 6, 7, 16, 17, 18, 19}
 
 
+def test_a_policy_on_a_gpu_has_its_share_in_two_vector_environments(three):
+    """With the CPU device in place of the GPU."""
+
+    def play(ranks):
+        _, population = setting("InvertedPendulum-v5", 1)
+        player = HostPlayer(*(make_vec("InvertedPendulum-v5", 2, **LIMIT) for _ in range(2)))
+        player.needs_fixed_share = lambda population: True
+        episodes = (player if ranks is None else RankPlayer(player, ranks)).play(population, table())
+        player.close()
+        return episodes.returns.tobytes(), episodes.lengths.tolist(), episodes.observations().mean.numpy()
+
+    *expected, mean = play(None)
+    for *found, own_mean in three.do(play):
+        assert found == expected
+        np.testing.assert_allclose(own_mean, mean, rtol=1e-12)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 40])
 def test_shares_of_ranks_are_all_episodes(size):
     env, population = setting("InvertedPendulum-v5", 1, family=Flipout(num_bases=3))

@@ -28,8 +28,8 @@ from es_flipout.rollout import (
     reset_seeds,
 )
 from es_flipout.rollout.claims import Claims
-from es_flipout.run.build import make_player
 from es_flipout.run.config import Config, EnvConfig, ESConfig, EvaluationConfig
+from es_flipout.run.make_player import make_player
 
 LIMIT = {"max_episode_steps": 40}
 MEMBERS = 12

@@ -7,8 +7,9 @@ from torch import nn
 
 from es_flipout.policies import MLPPolicy
 from es_flipout.rollout import Ranks
-from es_flipout.run.build import make_policy, make_probe, num_envs_of
+from es_flipout.run.build import make_policy, make_probe
 from es_flipout.run.config import Config, EnvConfig, ESConfig, RolloutConfig
+from es_flipout.run.make_player import num_envs_of
 
 
 def ranks_of(size):
