@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
 
@@ -224,6 +224,10 @@ class FlipoutRows(ParameterNoise):
     @override
     def transposed(self) -> FlipoutRows:
         return FlipoutRows(self.bases.mT, self.signs_1, self.signs_0, self.groups)
+
+    @override
+    def detached(self) -> FlipoutRows:
+        return replace(self, bases=self.bases.detach())
 
     @override
     def narrowed(self, dim: int, start: int, length: int) -> FlipoutRows:

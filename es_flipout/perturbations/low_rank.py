@@ -186,6 +186,10 @@ class LowRankRows(ParameterNoise):
         return LowRankRows(self.right, self.left)
 
     @override
+    def detached(self) -> LowRankRows:
+        return LowRankRows(self.left.detach(), self.right.detach())
+
+    @override
     def narrowed(self, dim: int, start: int, length: int) -> LowRankRows:
         if dim == 0:
             return LowRankRows(self.left.narrow(2, start, length), self.right)

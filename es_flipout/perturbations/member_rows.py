@@ -8,17 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map
 
 from es_flipout.perturbations.base import PopulationNoise
+from es_flipout.perturbations.each_row import check_outputs, each_row, written_out
 from es_flipout.perturbations.member_context import MemberContext
 from es_flipout.perturbations.module_copy import copy_module
 from es_flipout.perturbations.perturbed_parameter import PerturbedParameter
-from es_flipout.perturbations.registry import UnsupportedOperationError
 from es_flipout.perturbations.torch_modes import eagerly, untracked
-
-OUTPUTS = (Tensor, Number, str, bytes, type(None), torch.Size, torch.dtype, torch.device)
-"""What a policy may return, inside containers or alone: tensors, and constants that cannot hide one."""
 
 
 class MemberRows:
@@ -54,7 +51,7 @@ class MemberRows:
         """
         self._center, self._population_noise, self._sigma = policy, noise, sigma
         self._parameters = {
-            name: PerturbedParameter.of(name, policy.get_parameter(name)) for name in perturbed
+            name: PerturbedParameter.of(name, policy.get_parameter(name).detach()) for name in perturbed
         }
         # A copy in which every reference to a perturbed parameter, tied or not, is replaced.
         memo: dict[int, Tensor] = {id(tensor): tensor for tensor in [*policy.parameters(), *policy.buffers()]}
@@ -146,62 +143,26 @@ class MemberRows:
         if as_batches:
             inputs = tree_map(lambda x: x.unsqueeze(1), inputs)
         if self._row_wise:
-            self._enter(MemberContext(self.num_rows, level=None))
-            outputs = _written_out(self._policy(*inputs))
+            context = MemberContext(self.num_rows, level=None)
+            for parameter in self._parameters.values():
+                parameter.context = context
+            outputs = written_out(self._policy(*inputs))
             if type(outputs) is not Tensor or outputs.shape[:1] != (self.num_rows,):
                 self._check_rows(outputs)
             return outputs
-        structure: TreeSpec | None = None
-        constants: list[Any] = []
-
-        def run_one(*inputs: Any) -> tuple[Tensor, ...]:
-            nonlocal structure, constants
-            self._enter(MemberContext.inside_vmap(self.num_rows))
-            constants, structure = tree_flatten(_written_out(self._policy(*inputs)))
-            return tuple(leaf for leaf in constants if isinstance(leaf, Tensor))
-
-        try:
-            tensors = iter(torch.vmap(run_one, randomness="different")(*inputs))
-        except Exception as error:
-            if not isinstance(error, UnsupportedOperationError):
-                _explain(error, inputs, as_batches)
-            raise
-        assert structure is not None
-        _check_outputs(constants)
-        leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in constants]
-        return tree_unflatten(leaves, structure)
+        parameters = self._parameters.values()
+        return each_row(self._policy, inputs, 0, parameters, self.num_rows, as_batches=as_batches)
 
     def _check_rows(self, outputs: Any) -> None:
         """Raises an error unless the outputs of a row-wise policy have one row per member."""
         leaves = tree_leaves(outputs)
-        _check_outputs(leaves)
+        check_outputs(leaves)
         for leaf in leaves:
             if isinstance(leaf, Tensor) and leaf.shape[:1] != (self.num_rows,):
                 raise ValueError(
                     f"a row_wise policy must return tensors of {self.num_rows} rows, one per member: got "
                     f"shape {list(leaf.shape)}"
                 )
-
-    def _enter(self, context: MemberContext) -> None:
-        for parameter in self._parameters.values():
-            parameter.context = context
-
-
-def _written_out(outputs: Any) -> Any:
-    """Returns a policy's outputs with parameters among them (a log standard deviation, say) written out."""
-    if type(outputs) is Tensor:
-        return outputs
-    return tree_map(lambda x: x.written_out() if isinstance(x, PerturbedParameter) else x, outputs)
-
-
-def _check_outputs(leaves: Iterable[Any]) -> None:
-    """Raises an error if a policy returned something that may hide tensors of a single member."""
-    for leaf in leaves:
-        if not isinstance(leaf, OUTPUTS):
-            raise TypeError(
-                f"the policy returned an object of type {type(leaf).__qualname__}: return tensors, or "
-                "tuples, lists and dicts of them (or a dataclass, after torch.export.register_dataclass)"
-            )
 
 
 def _without_batch(output: Any) -> Any:
@@ -214,27 +175,3 @@ def _without_batch(output: Any) -> Any:
             "dimension must be the batch"
         )
     return output.squeeze(1)
-
-
-def _explain(error: Exception, inputs: Any, as_batches: bool) -> None:
-    """Adds to an error that a policy raised under torch.vmap how the policy was run."""
-    text = str(error)
-    if "inplace" in text or "fallback path" in text:
-        hint = (
-            "a forward must not change a tensor that members share, such as a buffer, in place: "
-            f"policy.eval() makes torch's own layers keep theirs ({text})"
-        )
-    elif text.startswith("vmap:"):
-        hint = f"members run all at once, so a forward must not read values: branch by torch.where ({text})"
-    elif as_batches:
-        return
-    else:
-        rows = ", ".join(f"{leaf.dtype} {list(leaf.shape[1:])}" for leaf in tree_leaves(inputs))
-        hint = (
-            f"{text} (each member was given its own row, {rows}, without a batch dimension: a module written "
-            "for batches needs x.unsqueeze(1))"
-        )
-    if error.args and isinstance(error.args[0], str):
-        error.args = (hint, *error.args[1:])
-    else:
-        error.add_note(hint)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from es_flipout.perturbations.torch_modes import tracked
+
 MIN_OUTPUTS = 16
 """Smallest number of outputs of a product."""
 MULTIPLE = 4
@@ -35,7 +37,7 @@ def padded_sizes(
 
 
 def padded_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Returns F.linear, each row's result independent of the other rows to the last bit.
+    """Returns F.linear; without autograd, each row's result is independent of the other rows to the last bit.
 
     Args:
         inputs: [N, ..., I].
@@ -43,7 +45,8 @@ def padded_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         bias: [J].
     """
     (num_outputs, num_inputs), num_rows = weight.shape, inputs.shape[:-1].numel()
-    if inputs.device.type != "cpu" or not num_rows:  # without rows, F.pad raises before torch 2.7
+    # Under autograd, rows need not be independent. Without rows, F.pad raises before torch 2.7.
+    if inputs.device.type != "cpu" or not num_rows or tracked(inputs, weight):
         return F.linear(inputs, weight, bias)
     rows, ins, outs = padded_sizes(num_rows, num_inputs, num_outputs, inputs.dtype)
     more_rows, more_inputs, more_outputs = rows - num_rows, ins - num_inputs, outs - num_outputs

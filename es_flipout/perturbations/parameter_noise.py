@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from es_flipout.perturbations.torch_modes import tracked
+
 CACHED_VALUES = 2**20
 """About how many numbers stay in a core's cache between two operations on them."""
 
@@ -71,7 +73,7 @@ class ParameterNoise(ABC):
         """
         noise, shape = self.dense(), outputs.shape
         outputs, inputs = _as_batches(outputs), _as_batches(inputs)
-        if outputs.shape[1] > 1:
+        if outputs.shape[1] > 1 or tracked(inputs, noise):
             return (outputs + inputs @ noise.mT).view(shape)
         # Not a batched matrix product: its rounding depends on the number of rows (see padded_linear.py), and
         # it is slower if the products of a few rows at a time fit into the cache.
@@ -119,6 +121,10 @@ class ParameterNoise(ABC):
     def transposed(self) -> ParameterNoise:
         """Returns the noise of the transposed matrix."""
         return DenseRows(self.dense().mT)
+
+    def detached(self) -> ParameterNoise:
+        """Returns the noise as a constant of autograd."""
+        return DenseRows(self.dense().detach())
 
     def narrowed(self, dim: int, start: int, length: int) -> ParameterNoise:
         """Returns the noise of `parameter.narrow(dim, start, length)`, for a dim >= 0."""

@@ -46,7 +46,7 @@ class PerturbedParameter(Tensor):
     def of(name: str, value: Tensor) -> PerturbedParameter:
         """Returns parameter `name` of value `value`, perturbed; noise and context are to be set."""
         parameter = value.detach().as_subclass(PerturbedParameter)
-        parameter.plain = value.detach()
+        parameter.plain = value
         parameter.parameter_name = name
         return parameter
 
@@ -176,7 +176,7 @@ def require_vmap(operation: Operation, *arguments: Any) -> None:
         UnsupportedOperationError: if the policy runs row-wise.
     """
     found = list(perturbed(arguments))
-    if found[0].context.level is None:
+    if found and found[0].context.level is None:
         raise unsupported(operation, found, row_wise=True)
 
 

@@ -266,7 +266,7 @@ class TestMessages:
 
     @pytest.mark.parametrize("function", [lambda y: y.sum().item(), lambda y: y if y.sum() > 0 else -y])
     def test_reading_values_is_explained(self, function: Callable[[Tensor], Any]) -> None:
-        with pytest.raises(RuntimeError, match=r"^members run all at once, .* torch\.where"):
+        with pytest.raises(RuntimeError, match=r"^rows run all at once, .* torch\.where"):
             populate(Function(function))(randn(P, WIDTH))
 
     @pytest.mark.parametrize("spectral_norm", [parametrizations.spectral_norm, nn.utils.spectral_norm])

@@ -36,7 +36,7 @@ for _names, _operations in ((_ELEMENTWISE, ELEMENTWISE), (_SHAPING, SHAPING)):
     )
 
 
-@rule(Tensor.detach, Tensor.contiguous, Tensor.clone, torch.clone, torch.detach)
+@rule(Tensor.contiguous, Tensor.clone, torch.clone)
 def same(input: PerturbedParameter, **_: Any) -> Tensor:
     """Runs an operation that leaves a value as it is."""
     return input
@@ -48,10 +48,16 @@ def deepcopied(input: PerturbedParameter, memo: Any) -> Tensor:
     return input
 
 
-@rule(Tensor.data.__get__)  # type: ignore[attr-defined]
-def data(input: PerturbedParameter) -> Tensor:
-    """Runs `parameter.data`."""
-    return input
+@rule(Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+def detached(input: PerturbedParameter) -> Tensor:
+    """Runs `parameter.detach()` and `parameter.data`: the same value, through which no gradient flows."""
+    return input.derived(input.plain.detach(), input.noise.detached())
+
+
+@rule(Tensor.data_ptr)
+def data_ptr(input: PerturbedParameter) -> int:
+    """Returns 0: no memory holds the values of all rows, so cuDNN has no weights to put side by side."""
+    return 0
 
 
 @rule(Tensor.to, Tensor.type)
@@ -128,7 +134,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     return run_written_out(Tensor.__getitem__, input, index)
 
 
-def _affine(
+def affine(
     operation: Any, outputs: Tensor, weight: Tensor | None, bias: Tensor | None, *, by_channel: bool
 ) -> Tensor:
     """Returns outputs * weight + bias, along the last dimension or the channels (dimension 1)."""
@@ -153,7 +159,7 @@ def layer_norm(
 ) -> Tensor:
     """Runs layer normalization with a perturbed gain or offset."""
     outputs = F.layer_norm(input, normalized_shape, eps=eps)
-    return _affine(F.layer_norm, outputs, weight, bias, by_channel=False)
+    return affine(F.layer_norm, outputs, weight, bias, by_channel=False)
 
 
 @rule(F.rms_norm)
@@ -162,7 +168,7 @@ def rms_norm(
 ) -> Tensor:
     """Runs RMS normalization with a perturbed gain."""
     outputs = F.rms_norm(input, normalized_shape, eps=eps)
-    return _affine(F.rms_norm, outputs, weight, None, by_channel=False)
+    return affine(F.rms_norm, outputs, weight, None, by_channel=False)
 
 
 @rule(F.group_norm)
@@ -175,7 +181,7 @@ def group_norm(
 ) -> Tensor:
     """Runs group normalization with a perturbed gain or offset."""
     outputs = F.group_norm(input, num_groups, eps=eps)
-    return _affine(F.group_norm, outputs, weight, bias, by_channel=True)
+    return affine(F.group_norm, outputs, weight, bias, by_channel=True)
 
 
 @rule(F.instance_norm)
@@ -193,7 +199,7 @@ def instance_norm(
     outputs = F.instance_norm(
         input, running_mean, running_var, use_input_stats=use_input_stats, momentum=momentum, eps=eps
     )
-    return _affine(F.instance_norm, outputs, weight, bias, by_channel=True)
+    return affine(F.instance_norm, outputs, weight, bias, by_channel=True)
 
 
 @rule(F.batch_norm)
@@ -213,7 +219,7 @@ def batch_norm(
             "batch_norm in training mode updates running statistics that members share: call policy.eval()"
         )
     outputs = F.batch_norm(input, running_mean, running_var, training=training, eps=eps)
-    return _affine(F.batch_norm, outputs, weight, bias, by_channel=True)
+    return affine(F.batch_norm, outputs, weight, bias, by_channel=True)
 
 
 @rule(torch.prelu)

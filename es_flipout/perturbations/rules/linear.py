@@ -19,6 +19,7 @@ from es_flipout.perturbations.perturbed_parameter import (
     run_written_out,
 )
 from es_flipout.perturbations.registry import UnsupportedOperationError, rule
+from es_flipout.perturbations.torch_modes import tracked
 
 
 def context_of(*arguments: Any) -> MemberContext:
@@ -104,8 +105,14 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """Looks up entries of a perturbed table; arguments that only concern its gradient are ignored."""
+    """Looks up entries of a perturbed table, whose entry `padding_idx` gets no gradient."""
     assert isinstance(weight, PerturbedParameter)
+    if tracked(weight.plain) and (scale_grad_by_freq or sparse):
+        option = "sparse" if sparse else "scale_grad_by_freq"
+        raise UnsupportedOperationError(
+            f"'embedding' with {option}=True has no rule for the gradient of {described([weight])}: "
+            f"set {option}=False, or leave the parameter without noise"
+        )
     if max_norm is not None:
         raise UnsupportedOperationError(
             f"'embedding' with max_norm would rescale {described([weight])} in place, which members share: "
@@ -113,7 +120,8 @@ def embedding(
         )
     context = weight.context
     indices = context.physical(input)
-    return context.logical(weight.noise.add_embedding(F.embedding(indices, weight.plain), indices))
+    entries = F.embedding(indices, weight.plain, padding_idx)
+    return context.logical(weight.noise.add_embedding(entries, indices))
 
 
 def transpose(parameter: PerturbedParameter) -> PerturbedParameter:

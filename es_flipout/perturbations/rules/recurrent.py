@@ -18,29 +18,38 @@ from es_flipout.perturbations.perturbed_parameter import (
 )
 from es_flipout.perturbations.registry import Operation, rule
 from es_flipout.perturbations.rules.linear import context_of, linear_rows
+from es_flipout.perturbations.torch_modes import tracked
 
 State = tuple[Tensor, ...]
-Cell = Callable[[Tensor, State, Sequence[Tensor | None]], State]
-"""From inputs [N, ..., I], state and weights (w_ih, w_hh, b_ih, b_hh[, w_hr]) to the new state, h first."""
+Weights = Sequence[Tensor | None]
+"""Of a cell: w_ih, w_hh, b_ih, b_hh and, if its output is projected, w_hr."""
+Cell = Callable[[Tensor, State, Weights], State]
+"""From the inputs' part of the gates [N, ..., gates], state and weights to the new state, h first."""
 
 
 def _sigmoid(x: Tensor) -> Tensor:
+    if tracked(x):
+        return torch.sigmoid(x)
     # The rounding of torch.sigmoid depends on an element's place in memory; see policies.ELU.
     return torch.tanh(x * 0.5).mul_(0.5).add_(0.5)
 
 
-def _gates(inputs: Tensor, hidden: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    w_ih, w_hh, b_ih, b_hh = weights[:4]
-    assert w_ih is not None
-    assert w_hh is not None
-    return linear_rows(inputs, w_ih, b_ih), linear_rows(hidden, w_hh, b_hh)
+def _from_inputs(inputs: Tensor, weights: Weights) -> Tensor:
+    """Returns the inputs' part of the gates of one step or more, [N, ..., gates] for inputs [N, ..., I]."""
+    assert weights[0] is not None
+    return linear_rows(inputs, weights[0], weights[2])
 
 
-def lstm_step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+def _from_hidden(hidden: Tensor, weights: Weights) -> Tensor:
+    """Returns the hidden state's part of the gates, [N, ..., gates] for hidden [N, ..., H]."""
+    assert weights[1] is not None
+    return linear_rows(hidden, weights[1], weights[3])
+
+
+def lstm_step(from_inputs: Tensor, state: State, weights: Weights) -> State:
     """Returns (h', c') of an LSTM cell, projected if there is a fifth weight."""
     hidden, cell = state
-    from_inputs, from_hidden = _gates(inputs, hidden, weights)
-    i, f, g, o = from_inputs.add_(from_hidden).chunk(4, dim=-1)
+    i, f, g, o = _from_hidden(hidden, weights).add_(from_inputs).chunk(4, dim=-1)
     cell = (_sigmoid(f) * cell).addcmul_(_sigmoid(i), torch.tanh(g))
     hidden = _sigmoid(o) * torch.tanh(cell)
     if len(weights) == 5 and weights[4] is not None:
@@ -48,10 +57,10 @@ def lstm_step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) ->
     return hidden, cell
 
 
-def gru_step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
+def gru_step(from_inputs: Tensor, state: State, weights: Weights) -> State:
     """Returns (h',) of a gated recurrent unit."""
     (hidden,) = state
-    from_inputs, from_hidden = _gates(inputs, hidden, weights)
+    from_hidden = _from_hidden(hidden, weights)
     size = hidden.shape[-1]
     gates = _sigmoid(from_inputs[..., : 2 * size] + from_hidden[..., : 2 * size])
     reset, update = torch.split(gates, size, dim=-1)
@@ -62,14 +71,13 @@ def gru_step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> 
 def rnn_step(nonlinearity: Callable[[Tensor], Tensor]) -> Cell:
     """Returns the cell of a plain recurrent network."""
 
-    def step(inputs: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
-        from_inputs, from_hidden = _gates(inputs, state[0], weights)
-        return (nonlinearity(from_inputs.add_(from_hidden)),)
+    def step(from_inputs: Tensor, state: State, weights: Weights) -> State:
+        return (nonlinearity(_from_hidden(state[0], weights).add_(from_inputs)),)
 
     return step
 
 
-def _context(function: Operation, weights: Sequence[Tensor | None]) -> MemberContext:
+def _context(function: Operation, weights: Weights) -> MemberContext:
     """Returns the context of a cell's weights; those that are no parameters must be the same in all rows."""
     context = context_of(weights)
     plain = (w for w in weights if w is not None and not isinstance(w, PerturbedParameter))
@@ -91,7 +99,8 @@ def _register_cell(function: Operation, step: Cell, has_cell_state: bool) -> Non
         weights = (w_ih, w_hh, b_ih, b_hh)
         context = _context(function, weights)
         state = tuple(context.physical(each) for each in (hx if has_cell_state else (hx,)))
-        new = tuple(context.logical(each) for each in step(context.physical(input), state, weights))
+        from_inputs = _from_inputs(context.physical(input), weights)
+        new = tuple(context.logical(each) for each in step(from_inputs, state, weights))
         return new if has_cell_state else new[0]
 
 
@@ -105,17 +114,16 @@ def _register_layer(function: Operation, step: Cell, has_cell_state: bool) -> No
         require_vmap(function, params)
         state = tuple(context.physical(each) for each in (hx if has_cell_state else (hx,)))
 
-        def drop(x: Tensor) -> Tensor:  # rows are the second dimension here
-            dropped = F.dropout(context.logical(x.transpose(0, 1)), dropout, training=train)
-            return context.physical(dropped).transpose(0, 1)
+        def drop(x: Tensor) -> Tensor:
+            return context.physical(F.dropout(context.logical(x), dropout, training=train))
 
         stack = _Stack(step, params, has_biases, num_layers, bidirectional, drop)
-        # Time first; the order of the other dimensions does not matter.
+        # Time second; the order of the other dimensions does not matter.
         inputs = context.physical(input)
         time_dim = 2 if batch_first else 1
-        outputs, finals = stack.run(inputs.movedim(time_dim, 0), state)
+        outputs, finals = stack.run(inputs.movedim(time_dim, 1), state)
         return (
-            context.logical(outputs.movedim(0, time_dim)),
+            context.logical(outputs.movedim(1, time_dim)),
             *(context.logical(each) for each in finals),
         )
 
@@ -137,17 +145,15 @@ class _Stack:
         self._num_directions = 2 if bidirectional else 1
         self._drop = drop
         size = len(params) // (num_layers * self._num_directions)
-        cells: list[list[Tensor | None]] = [
-            list(params[start : start + size]) for start in range(0, len(params), size)
-        ]
+        cells: list[Weights] = [list(params[start : start + size]) for start in range(0, len(params), size)]
         # Biases may be missing while there is a projection: (w_ih, w_hh, b_ih, b_hh, w_hr).
         self._cells = [cell if has_biases else [*cell[:2], None, None, *cell[2:]] for cell in cells]
 
     def run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """Returns outputs [T, N, ..., J] and final states [N, layers * directions, ...].
+        """Returns outputs [N, T, ..., J] and final states [N, layers * directions, ...].
 
         Args:
-            inputs: [T, N, ..., I].
+            inputs: [N, T, ..., I].
             state: initial states [N, layers * directions, ...].
         """
         finals: list[State] = []
@@ -157,21 +163,19 @@ class _Stack:
             outputs = []
             for direction in range(self._num_directions):
                 index = layer * self._num_directions + direction
-                steps = inputs.flip(0) if direction else inputs
+                steps = inputs.flip(1) if direction else inputs
                 out, final = self._run_cell(steps, tuple(s[:, index] for s in state), self._cells[index])
-                outputs.append(out.flip(0) if direction else out)
+                outputs.append(out.flip(1) if direction else out)
                 finals.append(final)
             inputs = torch.cat(outputs, dim=-1)
         return inputs, tuple(torch.stack(each, dim=1) for each in zip(*finals, strict=True))
 
-    def _run_cell(
-        self, inputs: Tensor, state: State, weights: Sequence[Tensor | None]
-    ) -> tuple[Tensor, State]:
+    def _run_cell(self, inputs: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
         outputs = []
-        for step in inputs.unbind(0):
-            state = self._step(step, state, weights)
+        for from_inputs in _from_inputs(inputs, weights).unbind(1):
+            state = self._step(from_inputs, state, weights)
             outputs.append(state[0])
-        return torch.stack(outputs), state
+        return torch.stack(outputs, dim=1), state
 
 
 for _name, _step, _has_cell_state in (

@@ -1,0 +1,316 @@
+"""A module whose weights are random, with weights of its own for each example of a mini-batch.
+
+    y_n = module(x_n; W + Δ_n)
+
+The module sees one example at a time, as a batch of one, and torch.vmap runs all of them in one call; where
+it uses a perturbed weight, the rule of the operation adds the noise (`es_flipout.perturbations`). One call of
+the module is one draw: each example keeps its weights at all time steps, positions and uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.func import functional_call
+from typing_extensions import override
+
+from es_flipout.parameters import padding_entries
+from es_flipout.perturbations import PerturbedParameter
+from es_flipout.perturbations.each_row import each_row
+from es_flipout.perturbations.torch_modes import eagerly
+from es_flipout.seeding import torch_generator
+from es_flipout.stochastic.batch_dims import Batch, without_batch
+from es_flipout.stochastic.batch_norm import WholeBatchNorm
+from es_flipout.stochastic.distributions import WeightDistribution
+from es_flipout.stochastic.estimators import Estimator, check_estimator, draw_noise, draw_shared
+
+_MODULE, _RHO = "module.", "rho."
+
+
+class PerturbedModule(nn.Module):
+    """A module with random weights; made by `perturbed`.
+
+    In training mode, each call draws weights for each example. In evaluation mode, the weights are their
+    means. Inside `frozen`, each call has the same draw, in both modes. Noise comes from torch's default
+    generator of the parameter's device (`torch.manual_seed`).
+
+    Its state dict has the keys of the module's, and `NAME_rho` for each parameter with a rho.
+
+    Attributes:
+        module: the module itself, not a copy.
+        distribution: of the weights.
+        estimator: how examples get their weights.
+        names: names of the perturbed parameters; a shared one has its first name only.
+        rho: parameters of the distribution, by parameter name with / for each dot.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        distribution: WeightDistribution,
+        names: Sequence[str],
+        estimator: Estimator,
+        in_dims: Any,
+        out_dims: Any,
+    ) -> None:
+        super().__init__()
+        check_estimator(estimator, distribution)
+        self.module = module
+        self.distribution = distribution
+        self.estimator = estimator
+        self.names = list(names)
+        self.rho = nn.ParameterDict()
+        for name in names:
+            rho = distribution.initial_rho(module.get_parameter(name).detach())
+            if rho is not None:
+                self.rho[_rho_key(name)] = nn.Parameter(rho)
+        self._in_dims, self._out_dims = in_dims, out_dims
+        self._seed: int | None = None
+        self.train(module.training)
+        self.register_state_dict_post_hook(_to_module_keys)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_module_keys)  # type: ignore[no-untyped-call]
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.distribution}, estimator={self.estimator!r}, names={self.names}"
+
+    @override
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module: the arguments and outputs of its forward, with a batch dimension.
+
+        Raises:
+            ValueError: if the inputs do not have batches of one size.
+            UnsupportedOperationError: if a perturbed parameter is used in an operation that has no rule.
+        """
+        if self.training or self._seed is not None:
+            return eagerly(self._run, args, kwargs)
+        means = {name: self.distribution.mean(self.module.get_parameter(name)) for name in self.names}
+        if all(mean is self.module.get_parameter(name) for name, mean in means.items()):
+            return self.module(*args, **kwargs)
+        return functional_call(self.module, means, args, kwargs)
+
+    @contextmanager
+    def frozen(self, seed: int | None = None) -> Iterator[None]:
+        """Makes all calls inside use one draw, in training and in evaluation mode.
+
+        A draw is a function of the seed, the parameter's name and the number of examples: example n has the
+        same weights in each batch of the same size. What "flipout" and "shared" use for all examples does not
+        depend on their number.
+
+        Args:
+            seed: of the draw, >= 0; None takes one from torch's default generator.
+        """
+        before = self._seed
+        self._seed = int(torch.randint(2**62, ())) if seed is None else _checked_seed(seed)
+        try:
+            yield
+        finally:
+            self._seed = before
+
+    def kl(self, prior: float | Normal = 1.0) -> Tensor:
+        """Returns the Kullback-Leibler divergence of the learned weights from a prior, summed over weights.
+
+        KL(N(mu, sigma²) || N(m, s²)) = log(s / sigma) + (sigma² + (mu - m)²) / (2 s²) - 1/2. For the evidence
+        lower bound, divide it by the size of the data set where the loss is a mean over examples.
+
+        Args:
+            prior: standard deviation of a Gaussian about 0, or a torch.distributions.Normal.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            TypeError: if the distribution is not learned.
+        """
+        if not self.rho:
+            raise TypeError(f"kl is for LearnedGaussian, whose std is learned: got {self.distribution}")
+        total = torch.zeros(())
+        for name in self.names:
+            mu, rho = self.module.get_parameter(name), self._rho_of(name)
+            against = prior if isinstance(prior, Normal) else Normal(torch.zeros_like(mu), prior)
+            posterior = Normal(mu, self.distribution.scale(mu, rho))
+            total = total.to(mu) + kl_divergence(posterior, against).sum()
+        return total
+
+    def weights(self, num_examples: int, seed: int) -> dict[str, Tensor]:
+        """Returns each example's weights inside `frozen(seed)`, [N, *shape] by parameter name.
+
+        Gradients flow through them to the parameters.
+
+        Args:
+            num_examples: N.
+            seed: of the draw.
+
+        Raises:
+            ValueError: if the estimator is "local", which draws no weights.
+        """
+        if self.estimator == "local":
+            raise ValueError("estimator 'local' draws outputs of layers, not weights")
+        if self.estimator == "shared":
+            drawn = self._draw_shared(_checked_seed(seed))
+            return {name: value.expand(num_examples, *value.shape) for name, value in drawn.items()}
+        drawn_rows = self._draw_rows(num_examples, _checked_seed(seed))
+        return {name: parameter.rows() for name, parameter in drawn_rows.items()}
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs the module with a draw of its weights."""
+        if self.estimator == "shared":
+            return functional_call(self.module, self._draw_shared(self._seed), args, kwargs)
+        batch = Batch.of(args, kwargs, self._in_dims)
+        parameters: dict[str, Any] = self._draw_rows(batch.size, self._seed)
+
+        def run_one(*tensors: Tensor) -> Any:
+            one_args, one_kwargs = batch.arguments(tensors)
+            with WholeBatchNorm(batch.size):
+                return functional_call(self.module, parameters, one_args, one_kwargs)
+
+        outputs = each_row(
+            run_one, batch.tensors, batch.dims, parameters.values(), batch.size, as_batches=True
+        )
+        return without_batch(outputs, self._out_dims)
+
+    def _draw_shared(self, seed: int | None) -> dict[str, Tensor]:
+        return {
+            name: self.distribution.mean(self.module.get_parameter(name))
+            + draw_shared(self.distribution, scale, _generator(name, scale.device, seed))
+            for name, scale in self._scales().items()
+        }
+
+    def _draw_rows(self, num_examples: int, seed: int | None) -> dict[str, PerturbedParameter]:
+        drawn = {}
+        for name, scale in self._scales().items():
+            mean = self.distribution.mean(self.module.get_parameter(name))
+            parameter = drawn[name] = PerturbedParameter.of(name, mean)
+            generator = _generator(name, scale.device, seed)
+            parameter.noise = draw_noise(
+                self.estimator, self.distribution, name, scale, num_examples, generator
+            )
+        return drawn
+
+    def _scales(self) -> dict[str, Tensor]:
+        """Returns the scale of each parameter's noise; an embedding's padding entry has none."""
+        scales = {}
+        for name in self.names:
+            scales[name] = self.distribution.scale(self.module.get_parameter(name), self._rho_of(name))
+        for name, entry in padding_entries(self.module).items():
+            if name in scales:
+                index = torch.tensor([entry], device=scales[name].device)
+                scales[name] = scales[name].index_fill(0, index, 0)
+        return scales
+
+    def _rho_of(self, name: str) -> Tensor | None:
+        return self.rho[_rho_key(name)] if self.rho else None
+
+
+def perturbed(
+    module: nn.Module,
+    distribution: WeightDistribution,
+    *,
+    include: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
+    estimator: Estimator = "flipout",
+    in_dims: Any = 0,
+    out_dims: Any = 0,
+) -> PerturbedModule:
+    """Makes the weights of a module random, with weights of its own for each example of a mini-batch.
+
+    Parameters that require no gradient are left alone. One that is used under several names is perturbed if
+    any of them is meant, with the same noise wherever it is used.
+
+    Args:
+        module: any module, which is not copied; its operations on perturbed parameters must have rules,
+            unless the estimator is "shared".
+        distribution: of the weights.
+        include: patterns of parameter names (`fnmatch`), of which one must match.
+        exclude: patterns of parameter names that are left alone.
+        estimator: how examples get their weights: "flipout", pseudo-independent for the price of a second
+            product; "shared", one draw for a batch; "independent", written out; "local", by drawing the
+            outputs of fully connected layers.
+        in_dims: the batch dimension of each argument, as torch.vmap takes it: an int for all tensors, or a
+            tuple nested as the positional arguments are; None for what all examples share.
+        out_dims: the batch dimension of each output, an int for all or nested as the outputs are.
+
+    Raises:
+        TypeError: if the module cannot be perturbed.
+        ValueError: if no parameter is meant, or the estimator is not exact for the distribution.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {module!r:.80}")
+    if any(isinstance(part, PerturbedModule) for part in module.modules()):
+        raise TypeError("the module, or a part of it, is perturbed already: one call perturbs all")
+    if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in module.modules()):
+        raise TypeError("a compiled module hides its operations: pass the module that was compiled")
+    names = _matching(module, _patterns(include), _patterns(exclude))
+    if not names:
+        known = ", ".join(name for name, value in module.named_parameters() if value.requires_grad)
+        raise ValueError(
+            f"no parameter to perturb: include={include!r}, exclude={exclude!r}, trainable parameters: "
+            f"{known or 'none'}"
+        )
+    return PerturbedModule(module, distribution, names, estimator, in_dims, out_dims)
+
+
+def _matching(module: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Returns the first name of each trainable parameter that is meant by any of its names."""
+    first: dict[int, str] = {}
+    meant: dict[int, list[str]] = {}
+    for name, value in module.named_parameters(remove_duplicate=False):
+        if value.requires_grad:
+            first.setdefault(id(value), name)
+            meant.setdefault(id(value), []).append(name)
+
+    def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    return [
+        first[key] for key, names in meant.items() if matches(names, include) and not matches(names, exclude)
+    ]
+
+
+def _patterns(patterns: str | Sequence[str]) -> Sequence[str]:
+    return [patterns] if isinstance(patterns, str) else patterns
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise ValueError(f"seed must be >= 0, got {seed}")
+    return seed
+
+
+def _generator(name: str, device: torch.device, seed: int | None) -> torch.Generator:
+    """Returns a generator on a device: of a frozen draw of a parameter, or torch's own."""
+    if seed is not None:
+        return torch_generator(seed, 0, name, device=device)
+    if device.type == "cpu":
+        return torch.default_generator
+    if device.type == "cuda":  # the one that a CUDA graph knows
+        return torch.cuda.default_generators[device.index]
+    return torch_generator(int(torch.randint(2**62, ())), 0, name, device=device)
+
+
+def _rho_key(name: str) -> str:
+    return name.replace(".", "/")  # a parameter's name has no dots
+
+
+def _to_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Renames module.NAME to NAME, and rho.KEY to NAME_rho, in a state dict that was just made."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        rest = key.removeprefix(prefix)
+        if rest.startswith(_MODULE):
+            state[prefix + rest.removeprefix(_MODULE)] = state.pop(key)
+        elif rest.startswith(_RHO):
+            state[f"{prefix}{rest.removeprefix(_RHO).replace('/', '.')}_rho"] = state.pop(key)
+
+
+def _from_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Undoes `_to_module_keys` in a state dict that is about to be loaded."""
+    assert isinstance(module, PerturbedModule)
+    rho = {f"{prefix}{key.replace('/', '.')}_rho": f"{prefix}{_RHO}{key}" for key in module.rho}
+    for key in [key for key in state if key.startswith(prefix)]:
+        state[rho.get(key, f"{prefix}{_MODULE}{key.removeprefix(prefix)}")] = state.pop(key)
