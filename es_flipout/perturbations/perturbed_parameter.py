@@ -154,9 +154,10 @@ def unsupported(
     if row_wise:
         advice = "or let torch.vmap run the members one by one (row_wise = False on the policy)"
     else:
-        advice = "or leave the parameter out of the search (requires_grad_(False))"
+        advice = "or leave the parameter without noise (requires_grad_(False), or exclude of a PerturbedModule)"
         if not all(isinstance(each.noise, DenseRows) for each in parameters):
-            advice = f"use perturbation Independent, which needs no rules, {advice}"
+            needs_none = "perturbation Independent or estimator 'independent', which need no rules"
+            advice = f"use {needs_none}, {advice}"
     return UnsupportedOperationError(
         f"no rule for the operation {operation_name(operation)!r} on {described(parameters)}; "
         f"register one with es_flipout.perturbations.rule, {advice}"
