@@ -25,6 +25,7 @@ import warp as wp
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs.engines.warp import NCONMAX, NJMAX, _for_warp
+from es_flipout.envs.engines.warp_order import FixedOrder
 from es_flipout.envs.engines.warp_setup import import_warp
 from es_flipout.envs.mujoco import TASKS
 
@@ -84,6 +85,8 @@ def launch_all(model: mujoco.MjModel, *, njmax: int = NJMAX, deterministic: bool
     on_device.opt.warn_overflow = 0
     on_device.opt.deterministic = deterministic
     data = mjw.make_data(model, nworld=NUM_ENVS, nconmax=NCONMAX, njmax=njmax)
+    if deterministic:
+        FixedOrder(on_device, data)
     mjw.reset_data(on_device, data)
     mjw.step(on_device, data)
     mjw.forward(on_device, data)

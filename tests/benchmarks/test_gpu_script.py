@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import throughput
+from benchmarks.gpu import determinism, throughput
 from es_flipout.cli.results import Results
 from scripts.summarize_run import milestones, without_folder
 
@@ -22,6 +22,10 @@ FIRST = {"quick_forwards.json", "quick_update.json", "logs_first.tgz"}
 SECOND = {
     *(f"quick_{name}.json" for name in ("throughput", "profile", "train", "engines")),
     "logs_second.tgz",
+}
+THIRD = {
+    *(f"quick_{name}.json" for name in ("determinism", "native_InvertedPendulum", "small_lr")),
+    "logs_third.tgz",
 }
 
 
@@ -59,6 +63,25 @@ def test_both_calls_leave_eight_files(tmp_path):
         assert {"log/parity.txt", "log/run/checkpoints/last.pt", "log/stages.txt"} <= set(logs.getnames())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_third_call_leaves_few_files(tmp_path):
+    result = run("third", tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == THIRD
+    found = json.loads((tmp_path / "quick_determinism.json").read_text())
+    for engine in determinism.ENGINES:
+        assert found[engine]["steps"] == {"0": None}
+        assert found[engine]["generations"] == {"without": [], "with CUDA graphs": []}
+        assert found[engine]["forwards repeat"]
+    assert "vectorized" in load(tmp_path, "native_InvertedPendulum").column("contestant")
+    train = json.loads((tmp_path / "quick_small_lr.json").read_text())
+    assert train["milestones"][-1]["generation"] == 2
+    assert train["config"]["optimizer"]["lr"] == 2e-4
+    with tarfile.open(tmp_path / "logs_third.tgz") as logs:
+        assert {"log/memory.txt", "log/run/checkpoints/last.pt"} <= set(logs.getnames())
+
+
 def limits(call):
     """The stages of a call and their limits in seconds, with those that a stage has to end in."""
     script = SCRIPT.read_text()
@@ -81,7 +104,16 @@ def test_the_limits_add_up_to_less_than_a_call_may_last():
     assert least_training >= 120
 
 
-@pytest.mark.parametrize(("call", "stages"), [("first", 3), ("second", 7)])
+def test_the_third_call_leaves_time_to_train():
+    stages = limits("third")
+    assert list(stages) == ["determinism", "repeating", "resume", "memory", "summary"]
+    native = 2 * 35
+    total = int(re.search(r"TOTAL:-(285)", SCRIPT.read_text())[1])
+    assert total + 15 <= 300
+    assert total - sum(stages.values()) - native - 15 >= 20
+
+
+@pytest.mark.parametrize(("call", "stages"), [("first", 3), ("second", 7), ("third", 7)])
 def test_a_stage_that_fails_does_not_end_the_others(tmp_path, call, stages):
     result = run(call, tmp_path, PYTHON="false")
     assert result.returncode == stages
@@ -93,8 +125,8 @@ def test_a_stage_that_fails_does_not_end_the_others(tmp_path, call, stages):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "usage: benchmarks/gpu.sh first|second [OUT]"),
-        (["third"], "usage: benchmarks/gpu.sh first|second [OUT]"),
+        ([], "usage: benchmarks/gpu.sh first|second|third [OUT]"),
+        (["fourth"], "usage: benchmarks/gpu.sh first|second|third [OUT]"),
         (["first"], "a rehearsal needs a folder of its own"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ import torch
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 
 from es_flipout.envs import make_vec
+from es_flipout.envs.engines import warp_order
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.engines.warp_faults import fault_text
 from es_flipout.envs.mujoco import TASKS
@@ -159,6 +161,89 @@ def test_the_same_calls_give_the_same_numbers(model, device, deterministic):
 
 def test_deterministic_envs_are_the_official_ones(device):
     assert_parity(device, "Humanoid-v5", 20, engine_kwargs={"deterministic": True})
+
+
+def lying(model, device):
+    """A deterministic engine whose humanoids lie on the ground, in order, and what sorts them."""
+    engine = make_engine(model, device, deterministic=True)
+    qpos, qvel = random_state(model, NUM_ENVS, seed=1)
+    qpos[:, 2], qpos[:, 3:7] = 0.2, [0.7, 0, 0.7, 0]
+    engine.reset(EVERY_ID, qpos, qvel)
+    for ctrl in random_controls(model, 5, seed=2, device=device):
+        engine.step(ctrl, SUBSTEPS)
+    engine.forward()
+    return engine, engine._data, engine._model.callback.control.__self__
+
+
+def contact_arrays(data, count):
+    """Copies of what contacts consist of, by name, as numpy arrays [count, ...]."""
+    return {name: values.numpy()[:count].copy() for name, values in vars(data.contact).items()}
+
+
+def row_arrays(data):
+    """Copies of the constraint rows of all envs, by name, as numpy arrays [rows, ...]."""
+    rows = {name: getattr(data.efc, name).numpy() for name in warp_order.ROW_FIELDS}
+    counts = data.nefc.numpy()
+    cut = {name: [each[:count] for each, count in zip(rows[name], counts, strict=True)] for name in rows}
+    return {name: np.concatenate(each) for name, each in cut.items()}
+
+
+def test_contacts_are_sorted_however_they_were_found(model, device):
+    engine, data, order = lying(model, device)
+    count = int(data.nacon.numpy()[0])
+    assert count > 4 * NUM_ENVS
+    expected = contact_arrays(data, count)
+    keys = list(zip(expected["worldid"], *expected["geom"].T, expected["geomcollisionid"], strict=True))
+    assert keys == sorted(set(keys))
+    found = np.random.default_rng(0).permutation(count)
+    for name in set(expected) - warp_order.UNSORTED:
+        values = getattr(data.contact, name)
+        shuffled = values.numpy().copy()
+        shuffled[:count] = shuffled[found]
+        values.assign(shuffled)
+    assert not np.array_equal(contact_arrays(data, count)["pos"], expected["pos"])
+    order.sort_contacts(engine._model, data)
+    for name, values in contact_arrays(data, count).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_rows_are_sorted_however_they_were_found_and_contacts_follow(model, device):
+    engine, data, order = lying(model, device)
+    expected, addresses = row_arrays(data), data.contact.efc_address.numpy().copy()
+    rng, moved = np.random.default_rng(0), {}
+    kinds, ids = data.efc.type.numpy().copy(), data.efc.id.numpy().copy()
+    for env, count in enumerate(data.nefc.numpy()):
+        # Limits and contacts keep their places among each other, and so do the rows of a contact.
+        blocks = list(dict.fromkeys(zip(kinds[env, :count].tolist(), ids[env, :count].tolist(), strict=True)))
+        lots = {block: rng.random() for block in blocks}
+        keys = [(kind, lots[kind, i]) for kind, i in zip(kinds[env, :count], ids[env, :count], strict=True)]
+        moved[env] = np.array(sorted(range(count), key=keys.__getitem__))
+    for name in warp_order.ROW_FIELDS:
+        values = getattr(data.efc, name)
+        shuffled = values.numpy().copy()
+        for env, rows in moved.items():
+            shuffled[env, : len(rows)] = shuffled[env, rows]
+        values.assign(shuffled)
+    shuffled = addresses.copy()
+    for contact, env in enumerate(data.contact.worldid.numpy()[: int(data.nacon.numpy()[0])]):
+        for dim in np.flatnonzero(addresses[contact] >= 0):
+            shuffled[contact, dim] = np.flatnonzero(moved[env] == addresses[contact, dim])[0]
+    data.contact.efc_address.assign(shuffled)
+    assert not np.array_equal(shuffled, addresses)
+    assert not np.array_equal(row_arrays(data)["J"], expected["J"])
+    order.sort_rows(engine._model, data)
+    for name, values in row_arrays(data).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    np.testing.assert_array_equal(data.contact.efc_address.numpy(), addresses)
+
+
+@pytest.mark.parametrize(
+    "attribute", ['<option jacobian="sparse"/>', "<equality><weld body1='torso'/></equality>"]
+)
+def test_what_cannot_be_sorted_is_told(attribute):
+    text = Path(expand_model_path("humanoid.xml")).read_text().replace("</mujoco>", f"{attribute}</mujoco>")
+    with pytest.raises(ValueError, match="deterministic needs a model without equality constraints"):
+        make_engine(mujoco.MjModel.from_xml_string(text), "cpu", deterministic=True)
 
 
 def test_a_reset_shows_and_changes_its_own_envs_alone(model, device):

@@ -475,7 +475,6 @@ def test_a_policy_that_cannot_be_recorded_is_told_and_breaks_nothing():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.xfail(strict=False, reason="on an H200 the returns differ in their last bits; cause unknown")
 def test_a_deterministic_engine_repeats_a_generation_to_the_last_bit():
     env = make_env("Humanoid-v5", "cuda", engine_kwargs={"deterministic": True})
     population, seeds = make_population(env), make_seeds()

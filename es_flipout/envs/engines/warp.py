@@ -70,9 +70,8 @@ class WarpEngine(PhysicsEngine):
             nconmax: room for contacts; all envs together have N times this.
             njmax: room for constraint rows in each env.
             nccdmax: room for contacts between convex shapes, counted like `nconmax`; the same if None.
-            deterministic: whether mujoco_warp sorts contacts and constraints and sums in a fixed order, which
-                is slower. On an H200 the engine's own steps then repeated to the last bit; a generation of
-                Humanoid did not.
+            deterministic: whether contacts and constraints are sorted (`warp_order`), and mujoco_warp sums in
+                a fixed order, so that a GPU repeats its own steps to the last bit; this is slower.
 
         Raises:
             ValueError: if mujoco_warp is not installed, cannot run the model, or lacks a field.
@@ -97,6 +96,10 @@ class WarpEngine(PhysicsEngine):
                 self._data = self._mjw.make_data(
                     model, nworld=num_envs, nconmax=nconmax, njmax=njmax, nccdmax=nccdmax
                 )
+                if deterministic:
+                    from es_flipout.envs.engines.warp_order import FixedOrder  # it needs Warp
+
+                    FixedOrder(self._model, self._data)
                 self._mjw.reset_data(self._model, self._data)
         except (NotImplementedError, ValueError, RuntimeError) as error:
             raise ValueError(f"engine 'warp' cannot run the model with {num_envs} envs: {error}") from error
