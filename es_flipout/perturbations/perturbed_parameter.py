@@ -154,7 +154,7 @@ def unsupported(
     if row_wise:
         advice = "or let torch.vmap run the members one by one (row_wise = False on the policy)"
     else:
-        advice = "or leave the parameter without noise (requires_grad_(False), or exclude of a PerturbedModule)"
+        advice = "or leave the parameter without noise (requires_grad_(False), or exclude)"
         if not all(isinstance(each.noise, DenseRows) for each in parameters):
             needs_none = "perturbation Independent or estimator 'independent', which need no rules"
             advice = f"use {needs_none}, {advice}"

@@ -200,8 +200,8 @@ class PerturbedModule(nn.Module):
             scales[name] = self.distribution.scale(self.module.get_parameter(name), self._rho_of(name))
         for name, entry in padding_entries(self.module).items():
             if name in scales:
-                index = torch.tensor([entry], device=scales[name].device)
-                scales[name] = scales[name].index_fill(0, index, 0)
+                rows = torch.arange(len(scales[name]), device=scales[name].device)
+                scales[name] = scales[name] * (rows != entry).unsqueeze(1)
         return scales
 
     def _rho_of(self, name: str) -> Tensor | None:

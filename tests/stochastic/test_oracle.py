@@ -1,7 +1,7 @@
 """Flipout under back-propagation against the weights of each example, written out, for every operation.
 
-The oracle runs the module example by example with `noisy.weights(N, seed)`, and autograd differentiates through
-those weights. The operations are those that populations are tested with.
+The oracle runs the module example by example with `noisy.weights(N, seed)`, and autograd differentiates
+through those weights. The operations are those that populations are tested with.
 """
 
 from __future__ import annotations
