@@ -35,6 +35,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
@@ -198,12 +199,14 @@ class FlipoutRows(ParameterNoise):
     @override
     def add_linear(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         flipped = inputs * aligned(self.signs_1, inputs.ndim)
-        return outputs.addcmul_(self._run(padded_linear, flipped), aligned(self.signs_0, inputs.ndim))
+        return _add_product(outputs, self._run(padded_linear, flipped), aligned(self.signs_0, inputs.ndim))
 
     @override
     def add_bilinear(self, outputs: Tensor, first: Tensor, second: Tensor) -> Tensor:
         flipped = first * aligned(self.signs_1, first.ndim)
-        return outputs.addcmul_(self._run(F.bilinear, flipped, second), aligned(self.signs_0, outputs.ndim))
+        return _add_product(
+            outputs, self._run(F.bilinear, flipped, second), aligned(self.signs_0, outputs.ndim)
+        )
 
     @override
     def add_convolution(self, outputs: Tensor, inputs: Tensor, convolution: Convolution) -> Tensor:
@@ -214,12 +217,12 @@ class FlipoutRows(ParameterNoise):
         signs_0 = channel_aligned(self.signs_0, 1, inputs.ndim)
         signs_1 = channel_aligned(self.signs_1, convolution.groups, inputs.ndim)
         ins, outs = (signs_0, signs_1) if convolution.transposed else (signs_1, signs_0)
-        return outputs.addcmul_(self._run(convolve, inputs * ins), outs)
+        return _add_product(outputs, self._run(convolve, inputs * ins), outs)
 
     @override
     def add_embedding(self, outputs: Tensor, indices: Tensor) -> Tensor:
         entries = self._run(F.embedding, indices) * lookup(self.signs_0, indices).unsqueeze(-1)
-        return outputs.addcmul_(entries, aligned(self.signs_1, outputs.ndim))
+        return _add_product(outputs, entries, aligned(self.signs_1, outputs.ndim))
 
     @override
     def transposed(self) -> FlipoutRows:
@@ -240,6 +243,13 @@ class FlipoutRows(ParameterNoise):
         signs = self.signs_0.unsqueeze(2) * self.signs_1.unsqueeze(1)
         bases = self.bases[0] if self.groups is None else self.bases[self.groups.base_of_row]
         return bases * signs.view(*signs.shape, *(1,) * (self.bases.ndim - 3))
+
+
+def _add_product(outputs: Tensor, values: Tensor, signs: Tensor) -> Tensor:
+    """Returns outputs + values * signs; in place, but under a torch.func transform of the caller's."""
+    if is_functorch_wrapped_tensor(outputs):  # torch.vmap has no rule for addcmul_
+        return torch.addcmul(outputs, values, signs)
+    return outputs.addcmul_(values, signs)
 
 
 def draw_signs(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 from torch.func import functional_call
 from typing_extensions import override
 
@@ -90,8 +91,8 @@ class PerturbedModule(nn.Module):
         """
         if self.training or self._seed is not None:
             return eagerly(self._run, args, kwargs)
-        means = {name: self.distribution.mean(self.module.get_parameter(name)) for name in self.names}
-        if all(mean is self.module.get_parameter(name) for name, mean in means.items()):
+        means = {name: self.distribution.mean(self._parameter(name)) for name in self.names}
+        if all(mean is self._parameter(name) for name, mean in means.items()):
             return self.module(*args, **kwargs)
         return functional_call(self.module, means, args, kwargs)
 
@@ -130,12 +131,15 @@ class PerturbedModule(nn.Module):
         """
         if not self.rho:
             raise TypeError(f"kl is for LearnedGaussian, whose std is learned: got {self.distribution}")
-        total = torch.zeros(())
+        # Not by torch.distributions: it checks values, which a CUDA graph cannot.
+        m, s = (prior.mean, prior.stddev) if isinstance(prior, Normal) else (0.0, prior)
+        total: Tensor | None = None
         for name in self.names:
-            mu, rho = self.module.get_parameter(name), self._rho_of(name)
-            against = prior if isinstance(prior, Normal) else Normal(torch.zeros_like(mu), prior)
-            posterior = Normal(mu, self.distribution.scale(mu, rho))
-            total = total.to(mu) + kl_divergence(posterior, against).sum()
+            mu = self._parameter(name)
+            sigma = self.distribution.scale(mu, self._rho_of(name))
+            terms = (s / sigma).log() + (sigma.square() + (mu - m).square()) / (2 * s**2) - 0.5
+            total = terms.sum() if total is None else total.to(mu) + terms.sum()
+        assert total is not None
         return total
 
     def weights(self, num_examples: int, seed: int) -> dict[str, Tensor]:
@@ -177,7 +181,7 @@ class PerturbedModule(nn.Module):
 
     def _draw_shared(self, seed: int | None) -> dict[str, Tensor]:
         return {
-            name: self.distribution.mean(self.module.get_parameter(name))
+            name: self.distribution.mean(self._parameter(name))
             + draw_shared(self.distribution, scale, _generator(name, scale.device, seed))
             for name, scale in self._scales().items()
         }
@@ -185,7 +189,7 @@ class PerturbedModule(nn.Module):
     def _draw_rows(self, num_examples: int, seed: int | None) -> dict[str, PerturbedParameter]:
         drawn = {}
         for name, scale in self._scales().items():
-            mean = self.distribution.mean(self.module.get_parameter(name))
+            mean = self.distribution.mean(self._parameter(name))
             parameter = drawn[name] = PerturbedParameter.of(name, mean)
             generator = _generator(name, scale.device, seed)
             parameter.noise = draw_noise(
@@ -197,12 +201,17 @@ class PerturbedModule(nn.Module):
         """Returns the scale of each parameter's noise; an embedding's padding entry has none."""
         scales = {}
         for name in self.names:
-            scales[name] = self.distribution.scale(self.module.get_parameter(name), self._rho_of(name))
+            scales[name] = self.distribution.scale(self._parameter(name), self._rho_of(name))
         for name, entry in padding_entries(self.module).items():
             if name in scales:
                 rows = torch.arange(len(scales[name]), device=scales[name].device)
                 scales[name] = scales[name] * (rows != entry).unsqueeze(1)
         return scales
+
+    def _parameter(self, name: str) -> Tensor:
+        """Returns a parameter of the module, or what `torch.func.functional_call` has put in its place."""
+        found: Tensor = attrgetter(name)(self.module)
+        return found
 
     def _rho_of(self, name: str) -> Tensor | None:
         return self.rho[_rho_key(name)] if self.rho else None
