@@ -66,8 +66,11 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def load_mnist(folder: Path) -> Images:
-    """Loads MNIST, or any data set in its format, from its four files, plain or gzipped.
+def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Reads MNIST, or any data set in its format, from its four files, plain or gzipped.
+
+    Returns:
+        Training images [N, H, W] and labels [N], held-out images [M, H, W] and labels [M], all uint8.
 
     Raises:
         ValueError: if a file is missing or malformed.
@@ -87,7 +90,16 @@ def load_mnist(folder: Path) -> Images:
     for images, labels in parts:
         if len(images) != len(labels) or not len(images):
             raise ValueError(f"{folder} has {len(labels)} labels for {len(images)} images")
-    return _images("MNIST", *parts[0], *parts[1])
+    return *parts[0], *parts[1]
+
+
+def load_mnist(folder: Path) -> Images:
+    """Loads MNIST, or any data set in its format, from its four files, plain or gzipped.
+
+    Raises:
+        ValueError: if a file is missing or malformed.
+    """
+    return _images("MNIST", *read_mnist(folder))
 
 
 def load_digits() -> Images:
