@@ -128,8 +128,8 @@ class DropConnect(WeightDistribution):
 
     @override
     def unit(self, shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-        kept = torch.empty(tuple(shape), dtype=dtype, device=generator.device)
-        return kept.bernoulli_(1 - self.p, generator=generator).sub_(1 - self.p)
+        kept = torch.full(tuple(shape), 1 - self.p, dtype=dtype, device=generator.device)
+        return torch.bernoulli(kept, generator=generator) - kept  # in place, torch.vmap could not draw
 
 
 @dataclass(frozen=True)
