@@ -202,7 +202,16 @@ _ATTRIBUTES: frozenset[Operation] = frozenset(
         ),
         *(
             getattr(Tensor, name)
-            for name in ("size", "dim", "numel", "is_floating_point", "__len__", "element_size", "stride")
+            for name in (
+                "size",
+                "dim",
+                "numel",
+                "is_floating_point",
+                "__len__",
+                "element_size",
+                "stride",
+                "data_ptr",
+            )
         ),
         *(getattr(Tensor, name) for name in ("new_zeros", "new_ones", "new_empty", "new_full", "is_complex")),
         *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like),

@@ -73,7 +73,7 @@ class PerturbedModule(nn.Module):
                 self.rho[_rho_key(name)] = nn.Parameter(rho)
         self._in_dims, self._out_dims = in_dims, out_dims
         self._seed: int | None = None
-        self.train(module.training)
+        self.training = module.training  # parts may be in other modes
         self.register_state_dict_post_hook(_to_module_keys)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_module_keys)  # type: ignore[no-untyped-call]
 

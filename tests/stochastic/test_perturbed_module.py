@@ -450,10 +450,13 @@ class TestRefusals:
         noisy = perturbed(network(), MultiplicativeGaussian())
         with pytest.raises(TypeError, match="perturbed already"):
             perturbed(nn.Sequential(noisy), MultiplicativeGaussian())
-        with pytest.raises(TypeError, match="pass the module that was compiled"):
-            perturbed(torch.compile(network()), MultiplicativeGaussian())
         with pytest.raises(ValueError, match="seed must be >= 0, got -1"), noisy.frozen(-1):
             pass
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's, on compiling
+    def test_a_compiled_module_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="pass the module that was compiled"):
+            perturbed(torch.compile(network()), MultiplicativeGaussian())  # type: ignore[arg-type]
 
     def test_the_module_is_as_before_after_an_error(self) -> None:
         model = network()

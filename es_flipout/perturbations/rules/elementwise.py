@@ -54,12 +54,6 @@ def detached(input: PerturbedParameter) -> Tensor:
     return input.derived(input.plain.detach(), input.noise.detached())
 
 
-@rule(Tensor.data_ptr)
-def data_ptr(input: PerturbedParameter) -> int:
-    """Returns 0: no memory holds the values of all rows, so cuDNN has no weights to put side by side."""
-    return 0
-
-
 @rule(Tensor.to, Tensor.type)
 def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Runs a conversion; one that changes nothing keeps the parameter's structure."""

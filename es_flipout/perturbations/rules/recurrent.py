@@ -178,6 +178,11 @@ class _Stack:
         return torch.stack(outputs, dim=1), state
 
 
+@rule(torch._cudnn_rnn_flatten_weight)
+def flatten_weight(*_: Any) -> None:
+    """Does nothing: nn.RNNBase puts its weights side by side in memory for cuDNN, which is not used here."""
+
+
 for _name, _step, _has_cell_state in (
     ("lstm", lstm_step, True),
     ("gru", gru_step, False),
