@@ -62,8 +62,10 @@ def draw(
     height = -(-len(panels) // columns)
     figure = Figure(figsize=(max(5.5 * columns, 7.5), max(3 * height, 4.5)), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    grid = figure.subplots(height, columns, squeeze=False, sharey="row").flat
-    for axes, panel in zip(grid, panels, strict=True):
+    grid = figure.subplots(height, columns, squeeze=False, sharey="row").flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid, panels, strict=False):
         own = [row for row in rows if row["panel"] == panel]
         for key in dict.fromkeys((row["line"], row.get("run"), row.get("style")) for row in own):
             line = [row for row in own if (row["line"], row.get("run"), row.get("style")) == key]

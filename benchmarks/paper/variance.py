@@ -17,10 +17,11 @@ independent, so that the covariance of E[G_1 | x] and E[G_2 | x'] is zero; then 
     shared:       Var(G) = α / N + (N - 1) / N (β + γ)    one draw is a base with the same signs for all
 
 α, β and γ are the paper's. Both β = Var(E[G_1 | ΔŴ]) and γ are variances, hence not negative. In β the
-signs are averaged over, which leaves terms that are even in ΔW: none if the gradient is linear in ΔW; to
-second order those in ΔŴ ∘ ΔŴ, which vary with a Gaussian base, but not with one of constant size
-(DropConnect: --noise dropconnect). So flipout's line bends, too, where N approaches α / β. Local
-reparametrization draws each example's outputs: α / N, with an α of its own.
+signs are averaged over, which leaves terms that are even in ΔW: none if the gradient is linear in ΔW. To
+second order they are ΔŴ ∘ ΔŴ in a fully connected layer, which varies with a Gaussian base, but not with one
+of constant size (DropConnect: --noise dropconnect); in a convolution, where all taps of a kernel have the
+same sign, they are products of taps, and vary with either. So flipout's line bends, too, where N approaches
+α / β. Local reparametrization draws each example's outputs: α / N, with an α of its own.
 
 The variance of a layer is that of each weight over repeats (fresh mini-batch, fresh noise), averaged over all
 weights. `benchmarks.paper.decomposition` makes slopes, α, β and γ of it.

@@ -43,10 +43,18 @@ class Operation:
         return recorded(self.run, device) if self.is_forward and device.type == "cuda" else self.run
 
 
-def recorded(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+def recorded(
+    run: Callable[[], object], device: torch.device, pool: tuple[int, int] | None = None
+) -> Callable[[], object]:
     """Returns what replays an operation as a CUDA graph.
 
     Called one by one, the kernels of a small network would time Python.
+
+    Args:
+        run: the operation.
+        device: a GPU.
+        pool: memory, from `torch.cuda.graph_pool_handle()`, that it shares with other graphs. Nothing in it
+            may be needed after a replay.
     """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -55,7 +63,7 @@ def recorded(run: Callable[[], object], device: torch.device) -> Callable[[], ob
             run()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         run()
     return graph.replay
 
