@@ -5,7 +5,7 @@ A step of Adam minimizes, over a mini-batch of B examples drawn with replacement
     L = 1/B sum_n cross entropy(y_n, f(x_n; W_n)) + KL(q || prior) / N,
 
 where the W_n have distribution q: different ones (flipout, independent) or a single one (shared). The
-second term is there for Bayes by Backprop only. On a GPU, a step is recorded as a CUDA graph.
+second term is there for Bayes by Backprop only. On a GPU, a step can be recorded as a CUDA graph.
 
 All estimators are judged by the same Monte Carlo estimate of E[L]: the same training images and seeds,
 with weights by flipout. With shared weights, the loss of a mini-batch would depend on a single draw.
@@ -44,6 +44,7 @@ class Task:
         interval: steps from one estimate of the expected loss to the next.
         judged: number of training images that estimate the expected loss.
         draws: weights drawn for each of them.
+        is_recorded: whether steps are replayed as a CUDA graph.
     """
 
     make: Callable[[], nn.Module]
@@ -54,6 +55,7 @@ class Task:
     interval: int
     judged: int
     draws: int
+    is_recorded: bool
 
 
 @dataclass
@@ -88,9 +90,8 @@ class Training:
         self._noisy = perturbed(model, task.noise, include=WEIGHTS, estimator=estimator).train()
         self._judge = perturbed(deepcopy(model), task.noise, include=WEIGHTS, estimator="flipout").train()
         self._parameters = [each for each in self._noisy.parameters() if each.requires_grad]
-        on_gpu = self._device.type == "cuda"
-        self._optimizer = torch.optim.Adam(self._parameters, lr=lr, capturable=on_gpu)
-        self.step: Callable[[], object] = self._record() if on_gpu else self._step
+        self._optimizer = torch.optim.Adam(self._parameters, lr=lr, capturable=task.is_recorded)
+        self.step: Callable[[], object] = self._record() if task.is_recorded else self._step
 
     def _step(self) -> None:
         task, images = self._task, self._task.images

@@ -110,6 +110,7 @@ def _task(model: str, noise: str, own: images.Images, options: argparse.Namespac
         interval=options.interval,
         judged=options.judged,
         draws=options.draws,
+        is_recorded=options.device == "cuda" and not options.eager,
     )
 
 
@@ -201,6 +202,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     option("--prior-std", type=AMOUNT, default=1.0, help="in Bayes by Backprop")
     option("--seeds", nargs="+", type=SEED, default=[0, 1, 2])
     option("--device", choices=["cpu", "cuda"], default="cpu")
+    option("--eager", action="store_true", help="no CUDA graphs")
     option("--threads", type=COUNT, default=available_cores(), help="of torch")
     option("--seconds", type=AMOUNT, default=1e9, help="limit of the whole program, shared out over cases")
     option("--json", type=Path, metavar="FILE", help="file for the results, after every run")

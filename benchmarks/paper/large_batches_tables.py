@@ -8,6 +8,7 @@ estimator's; the factor in time is that, divided by the ratio of their seconds p
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ def lead(shared: Run, other: Run, loss: str, fraction: float) -> Lead:
     """Returns how a run compares with shared weights at the threshold of a fraction of their iterations."""
     last = fraction * shared["iteration"][-1]
     steps = zip(shared["iteration"], shared[loss], strict=True)
-    threshold = min(value for iteration, value in steps if 0 < iteration <= last)
+    threshold = min(value for iteration, value in steps if 0 < iteration <= last and math.isfinite(value))
     iterations = first_at(shared, loss, threshold)
     assert iterations is not None
     return Lead(threshold, iterations, first_at(other, loss, threshold), _pace(other) / _pace(shared))

@@ -25,9 +25,9 @@ def fully_connected(pixels: int, hidden: Sequence[int] = (512, 512), classes: in
 def convnet(
     side: int, channels: Sequence[int] = (32, 64), hidden: int = 512, classes: int = 10
 ) -> nn.Sequential:
-    """Returns 5x5 convolutions, each with ReLU and 2x2 max-pooling, and a hidden layer of fully connected units.
+    """Returns 5x5 convolutions, each with ReLU and 2x2 max-pooling, and a fully connected hidden layer.
 
-    Convolutions are padded, so that 8x8 pixels are enough for two of them. The paper's has 32, 64 and 512.
+    The paper's has sizes 32, 64 and 512. Convolutions are padded, so that two of them work on 8x8 pixels.
 
     Args:
         side: height and width of the images [B, 1, side, side].
