@@ -11,42 +11,44 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import multiprocessing
-import queue
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from benchmarks.paper.lstm_model import METHODS, Regularization, Shape
-from benchmarks.paper.lstm_run import EAGER_ITERATIONS, Clock, Epoch, Run, Training
+from benchmarks.paper.lstm_model import METHODS
+from benchmarks.paper.lstm_run import EAGER_ITERATIONS, Clock
 from benchmarks.paper.lstm_tables import (
-    BEST,
     ITERATION,
     LAST,
     TEST,
-    TRAINING,
-    VALIDATION,
     best_setting,
+    caption,
     difference_table,
     estimate_table,
     search_table,
     table,
 )
-from benchmarks.paper.text import SPLITS, Text, load_characters, load_words
+from benchmarks.paper.lstm_turns import (
+    Report,
+    Setting,
+    load_text,
+    make_run,
+    part_of,
+    train,
+    train_side_by_side,
+)
+from benchmarks.paper.text import SPLITS, Text
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command
 from es_flipout.cli.results import Results, describe_machine
 
-COST = {"none": 1.0, "shared": 1.2, "variational": 1.5, "flipout": 3.0}
-"""About what an iteration costs, to share runs out among processes."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "characters": {
         "units": 1000,
@@ -88,26 +90,6 @@ QUICK = {"units": 8, "batch": 4, "length": 10, "epochs": 2}
 """Sizes for tests; `embedding` is as large as `units`."""
 WRITE_EVERY = 10.0
 """Seconds between two writings of the results."""
-GRACE = 5.0
-"""Seconds after the limit, after which processes that still work are ended."""
-
-
-class Setting(NamedTuple):
-    """What tells a run from the others of a command."""
-
-    method: str
-    seed: int
-    rate: float
-    strength: float
-
-
-class Report(NamedTuple):
-    """What a run tells: the figures of an epoch, of its end (epoch None), or why it failed."""
-
-    setting: Setting
-    epoch: float | None
-    figures: dict[str, float]
-    error: str | None = None
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -160,125 +142,21 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _text(options: argparse.Namespace) -> Text:
-    load = load_characters if options.task == "characters" else load_words
-    try:
-        return load(data=options.data)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def _part(text: Text, options: argparse.Namespace) -> Text:
-    return replace(
-        text,
-        train=text.train[: options.train_tokens],
-        valid=text.valid[: options.valid_tokens],
-        test=text.test[: options.test_tokens],
-    )
-
-
 def settings_of(options: argparse.Namespace) -> list[Setting]:
     """Returns every run that the options ask for; with `--tuned` one for each method and seed."""
     found = []
-    tuned = Results.read(options.tuned) if options.tuned else None
+    try:
+        tuned = {
+            method: best_setting(Results.read(options.tuned), method)
+            for method in (options.methods if options.tuned else ())
+        }
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{options.tuned}: {error}") from None
     for method in options.methods:
         strengths = {"none": [0.0], "variational": options.dropouts}.get(method, options.strengths)
-        pairs = list(itertools.product(options.rates, strengths))
-        if tuned is not None:
-            pairs = [best_setting(tuned, method)]
+        pairs = [tuned[method]] if tuned else list(itertools.product(options.rates, strengths))
         found += [Setting(method, seed, *pair) for seed in options.seeds for pair in pairs]
     return found
-
-
-def shares(settings: Sequence[Setting], processes: int) -> list[list[Setting]]:
-    """Deals the runs out, the costly ones first, each to the process with the least to do."""
-    dealt: list[list[Setting]] = [[] for _ in range(processes)]
-    for setting in sorted(settings, key=lambda each: -COST[each.method]):
-        min(dealt, key=lambda own: sum(COST[each.method] for each in own)).append(setting)
-    return [own for own in dealt if own]
-
-
-def _make(options: argparse.Namespace, setting: Setting, text: Text) -> Run:
-    shape = Shape(options.units, options.layers, options.embedding, options.tied)
-    regularization = Regularization(
-        setting.method, options.noise, setting.strength, options.dropout, options.embedding_dropout
-    )
-    training = Training(options.optimizer, setting.rate, options.batch, options.length, options.clip)
-    device = torch.device("cpu") if options.device == "cpu" else torch.device("cuda", 0)
-    return Run(text, shape, regularization, training, setting.seed, device)
-
-
-def train(
-    options: argparse.Namespace,
-    settings: Sequence[Setting],
-    text: Text,
-    clock: Clock,
-    report: Callable[[Report], None],
-    after_turn: Callable[[], None] = lambda: None,
-) -> None:
-    """Trains the runs in turns until all are done or the time is up; a failure ends only its own run."""
-    runs: dict[Setting, Run] = {}
-
-    def attempt(setting: Setting, action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except Exception as error:  # of any kind: it is reported, and the others go on
-            runs.pop(setting, None)
-            report(Report(setting, None, {}, f"{type(error).__name__}: {error}"))
-            return None
-
-    def tell(setting: Setting, ended: Epoch | None) -> None:
-        if ended is not None:
-            report(Report(setting, ended.index, _figures(ended, options.task)))
-
-    for setting in settings:
-        if run := attempt(setting, lambda setting=setting: _make(options, setting, text)):
-            runs[setting] = run
-    start, going = time.monotonic(), list(runs)
-    while going:
-        reserve = 1.2 * sum(run.evaluation_seconds for run in runs.values())
-        for setting in list(going):
-            if clock.left < reserve:
-                going.clear()
-                break
-            run = runs[setting]
-            if run.is_slow and run.host_seconds > (time.monotonic() - start) / len(going) and len(going) > 1:
-                continue
-            tell(setting, attempt(setting, lambda run=run: run.advance(clock)))
-            if setting not in runs or run.epoch >= options.epochs:
-                going.remove(setting)
-        after_turn()
-    for setting, run in list(runs.items()):
-        if run.is_within_epoch:
-            tell(setting, attempt(setting, lambda run=run: run.end_epoch(clock)))
-    for setting, run in list(runs.items()):
-        loss = attempt(setting, lambda run=run: run.finish(clock))
-        if loss is not None and run.best is not None:
-            unit = _unit(options.task)
-            figures = {BEST: run.best.index, VALIDATION: unit(run.best.validation), TEST: unit(loss)}
-            report(Report(setting, None, {name: x for name, x in figures.items() if not math.isnan(x)}))
-            after_turn()
-
-
-def _unit(task: str) -> Callable[[float], float]:
-    return (
-        (lambda nats: nats / math.log(2))
-        if task == "characters"
-        else (lambda nats: math.exp(min(nats, 50.0)))
-    )
-
-
-def _figures(epoch: Epoch, task: str) -> dict[str, float]:
-    unit = _unit(task)
-    figures = {TRAINING: unit(epoch.training), LAST: unit(epoch.validation), ITERATION: epoch.seconds}
-    return {name: value for name, value in figures.items() if not math.isnan(value)}
-
-
-def _work(
-    options: argparse.Namespace, settings: list[Setting], clock: Clock, reports: multiprocessing.Queue[Any]
-) -> None:
-    torch.set_num_threads(1)
-    train(options, settings, _part(_text(options), options), clock, reports.put)
 
 
 def estimate(options: argparse.Namespace, text: Text, clock: Clock) -> dict[str, dict[str, float]]:
@@ -289,16 +167,20 @@ def estimate(options: argparse.Namespace, text: Text, clock: Clock) -> dict[str,
     found: dict[str, dict[str, float]] = {}
     for method in options.methods:
         strength = {"none": 0.0, "variational": own.dropouts[0]}.get(method, own.strengths[0])
-        run = _make(own, Setting(method, 0, own.rates[0], strength), text)
         seconds = []
-        for _ in range(warm_up + options.estimate):
-            if clock.left < 0:
-                return found
-            start = time.perf_counter()
-            run.advance(clock)
-            if options.device == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
+        try:
+            run = make_run(own, Setting(method, 0, own.rates[0], strength), text)
+            for _ in range(warm_up + options.estimate):
+                if clock.left < 0:
+                    return found
+                start = time.perf_counter()
+                run.advance(clock)
+                if options.device == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
+        except RuntimeError as error:  # too little memory, say: the training is worth more
+            print(f"no estimate for {method}: {error}", flush=True)
+            continue
         median = statistics.median(seconds[warm_up:])
         found[method] = {
             ITERATION: median,
@@ -316,8 +198,8 @@ def _train(words: Sequence[str]) -> int:
     settings = settings_of(options)
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # as all other products
-    whole = _text(options)
-    text = _part(whole, options)
+    whole = load_text(options)
+    text = part_of(whole, options)
     command = shlex.join(["python", "-m", "benchmarks.paper.lstm", *words])
     results = Results(
         {
@@ -340,7 +222,7 @@ def _train(words: Sequence[str]) -> int:
     if options.processes == 1:
         train(options, settings, text, clock, collector.add, collector.write_if_due)
     else:
-        _side_by_side(options, settings, clock, collector)
+        train_side_by_side(options, settings, clock, collector.add, collector.write_if_due)
     done = len(results.where(metric=LAST, epoch=options.epochs).rows)
     results.settings["complete"] = done == len(settings) == len(results.where(metric=TEST).rows)
     results.settings["seconds"] = round(time.monotonic() - start, 1)
@@ -352,7 +234,7 @@ def _train(words: Sequence[str]) -> int:
     if _is_search(results):
         print(search_table(results))
     else:
-        print(table(results), difference_table(results), sep="\n\n")
+        print(caption(results), table(results), difference_table(results), sep="\n\n")
     return 0
 
 
@@ -387,33 +269,6 @@ def _is_search(results: Results) -> bool:
         len({(row["rate"], row["strength"]) for row in results.where(contestant=method).rows}) > 1
         for method in results.column("contestant")
     )
-
-
-def _side_by_side(
-    options: argparse.Namespace, settings: Sequence[Setting], clock: Clock, collector: _Collector
-) -> None:
-    """Has processes train a share of the runs each."""
-    context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
-    workers = [
-        context.Process(target=_work, args=(options, own, clock, reports), daemon=True)
-        for own in shares(settings, options.processes)
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        while clock.left > -GRACE:
-            alive = any(worker.is_alive() for worker in workers)
-            collector.write_if_due()
-            try:
-                collector.add(reports.get(timeout=0.5))
-            except queue.Empty:
-                if not alive:
-                    break
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
 
 
 if __name__ == "__main__":

@@ -235,7 +235,9 @@ class Run:
             self.loss_sum.zero_()
             for each in self.state:
                 each.zero_()
+        start = time.perf_counter()
         validation = self.loss("valid", clock)
+        self.seconds_per_token = (time.perf_counter() - start) / self.valid.numel()
         if not math.isfinite(training + validation) and clock.left > 0:
             raise ArithmeticError(f"training loss {training:g}, validation loss {validation:g}")
         seconds = math.nan if self._stream else self._busy / self._since

@@ -19,6 +19,8 @@ PUBLISHED: dict[str, dict[str, float]] = {
 }
 """Test losses of the paper's models: 1,000 units, and two layers of 650."""
 UNITS = {"characters": "bits per character", "words": "perplexity"}
+PURPOSES = {"train": "training", "valid": "validation", "test": "test"}
+"""Of the parts of the text."""
 DIGITS = {"characters": 3, "words": 2}
 
 
@@ -56,6 +58,23 @@ def losses(results: Results, values: list[float], sign: str = "") -> str:
 
 def _methods(results: Results) -> list[str]:
     return [method for method in METHODS if method in results.column("contestant")]
+
+
+def caption(results: Results) -> str:
+    """Returns what was trained, on what text, and how to read the table."""
+    options, text = results.settings["options"], results.settings["text"]
+    parts = [f"{text[split]:,} for {what}" for split, what in PURPOSES.items()]
+    layers = f"{options['layers']} x {options['units']}" if options["layers"] > 1 else str(options["units"])
+    noise = {"gaussian": "multiplicative Gaussian noise", "dropconnect": "DropConnect"}[options["noise"]]
+    seeds = ", ".join(map(str, results.column("round")))
+    ended = "" if results.settings["complete"] else ", stopped by the limit of time"
+    return (
+        f"{layers} units, {noise}; {options['task']}: {', '.join(parts)}; "
+        f"batches of {options['batch']} sequences of {options['length']}; seeds {seeds}{ended}. "
+        f"Losses are {UNITS[options['task']]}, with the mean weights but for training; "
+        "test is that of the epoch with the best validation. "
+        "Medians over seeds, lowest to highest in parentheses."
+    )
 
 
 def table(results: Results) -> str:
