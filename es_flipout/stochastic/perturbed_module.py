@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
-from torch.func import functional_call
 from typing_extensions import override
 
 from es_flipout.parameters import padding_entries
@@ -30,6 +29,7 @@ from es_flipout.stochastic.batch_dims import Batch, without_batch
 from es_flipout.stochastic.batch_norm import WholeBatchNorm
 from es_flipout.stochastic.distributions import WeightDistribution
 from es_flipout.stochastic.estimators import Estimator, check_estimator, draw_noise, draw_shared
+from es_flipout.stochastic.replaced_weights import call_with
 
 _MODULE, _RHO = "module.", "rho."
 
@@ -94,7 +94,7 @@ class PerturbedModule(nn.Module):
         means = {name: self.distribution.mean(self._parameter(name)) for name in self.names}
         if all(mean is self._parameter(name) for name, mean in means.items()):
             return self.module(*args, **kwargs)
-        return functional_call(self.module, means, args, kwargs)
+        return call_with(self.module, means, args, kwargs)
 
     @contextmanager
     def frozen(self, seed: int | None = None) -> Iterator[None]:
@@ -165,14 +165,14 @@ class PerturbedModule(nn.Module):
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs the module with a draw of its weights."""
         if self.estimator == "shared":
-            return functional_call(self.module, self._draw_shared(self._seed), args, kwargs)
+            return call_with(self.module, self._draw_shared(self._seed), args, kwargs)
         batch = Batch.of(args, kwargs, self._in_dims)
-        parameters: dict[str, Any] = self._draw_rows(batch.size, self._seed)
+        parameters = self._draw_rows(batch.size, self._seed)
 
         def run_one(*tensors: Tensor) -> Any:
             one_args, one_kwargs = batch.arguments(tensors)
             with WholeBatchNorm(batch.size):
-                return functional_call(self.module, parameters, one_args, one_kwargs)
+                return call_with(self.module, parameters, one_args, one_kwargs)
 
         outputs = each_row(
             run_one, batch.tensors, batch.dims, parameters.values(), batch.size, as_batches=True

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from es_flipout.stochastic import LearnedGaussian, MultiplicativeGaussian, perturbed
+from es_flipout.stochastic import DropConnect, LearnedGaussian, MultiplicativeGaussian, perturbed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,11 +52,17 @@ def test_outputs_and_gradients_are_those_of_each_examples_weights(estimator):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_the_module_uses_cudnn_as_before_afterwards():
+@pytest.mark.parametrize("include", ["*", "*weight_hh*"])
+@pytest.mark.parametrize("estimator", ["flipout", "shared"])
+def test_parameters_stay_where_they_are_in_memory(estimator, include):
     reader, x = make(torch.float32)
     before = reader(x)
-    perturbed(reader, MultiplicativeGaussian())(x).sum().backward()
+    places = [parameter.data_ptr() for parameter in reader.parameters()]
+    noisy = perturbed(reader, DropConnect(), estimator=estimator, include=include)
+    noisy(x).sum().backward()
+    noisy.eval()(x)
     torch.testing.assert_close(reader(x), before)
+    assert [parameter.data_ptr() for parameter in reader.parameters()] == places
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -73,8 +79,44 @@ def test_mixed_precision(dtype):
     assert all(bool(each.grad.isfinite().all()) for each in reader.parameters())
 
 
+def captured(step):
+    """Returns a CUDA graph of a step, and what the step returns."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+    return graph, result
+
+
 @pytest.mark.parametrize("estimator", ["flipout", "shared"])
-@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
+def test_a_captured_training_step_trains_the_module_that_is_evaluated(estimator):
+    reader, x = make(torch.float32)
+    noisy = perturbed(reader, MultiplicativeGaussian(0.1), include="*weight_hh*", estimator=estimator)
+    optimizer = torch.optim.SGD(noisy.parameters(), 0.05)
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        loss = (noisy(x) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    graph, loss = captured(step)
+    for _ in range(200):
+        graph.replay()
+        with torch.no_grad():
+            evaluated = (noisy.eval()(x) - 1).square().mean()
+        noisy.train()
+    assert float(evaluated) == pytest.approx(float(loss.detach()), rel=0.5)
+    assert float(evaluated) < 0.1
+
+
+@pytest.mark.parametrize("estimator", ["flipout", "shared"])
 def test_a_training_step_in_a_cuda_graph_draws_anew_at_each_replay(estimator):
     reader, x = make(torch.float32)
     noisy = perturbed(reader, MultiplicativeGaussian(), estimator=estimator)
@@ -86,19 +128,11 @@ def test_a_training_step_in_a_cuda_graph_draws_anew_at_each_replay(estimator):
         loss.backward()
         return loss
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step()
+    graph, loss = captured(step)
     losses = []
     for _ in range(4):
         graph.replay()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert len(set(losses)) == 4
     torch.manual_seed(7)
     graph.replay()

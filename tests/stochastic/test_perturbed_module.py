@@ -255,6 +255,18 @@ class TestOneDrawPerCall:
             second.sum().backward()
         torch.testing.assert_close(torch.cat([first, second], dim=1), whole, rtol=1e-12, atol=1e-12)
 
+    @pytest.mark.parametrize("estimator", ["flipout", "shared"])
+    def test_a_recurrent_layer_keeps_the_list_of_its_weights(self, estimator: Estimator) -> None:
+        layer, x = nn.LSTM(3, 4, batch_first=True).double(), inputs_of(N, 6, 3)
+        noisy = perturbed(
+            layer, DropConnect(), include="*weight_hh*", estimator=estimator, out_dims=(0, (1, 1))
+        )
+        for mode in (True, False):
+            noisy.train(mode)(x)
+            assert not layer._weights_have_changed()
+            kept = zip(layer._flat_weights, layer.parameters(), strict=True)
+            assert all(flat is parameter for flat, parameter in kept)
+
     def test_a_convolution_has_one_kernel_per_example(self) -> None:
         torch.manual_seed(0)
         layer = nn.Conv2d(2, 3, 2, bias=False).double()

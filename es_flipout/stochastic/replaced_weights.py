@@ -1,0 +1,46 @@
+"""Calls of a module with other weights, which leave it exactly as it was.
+
+nn.RNNBase lays its weights side by side in memory for cuDNN, again whenever one is replaced. That moves
+the module's own parameters, whose old memory a CUDA graph may hold. Here nothing is moved.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+
+def call_with(
+    module: nn.Module, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Returns module(*args, **kwargs) with other weights, by name, in the place of some parameters."""
+    layers = [part for part in module.modules() if isinstance(part, nn.RNNBase)]
+    if not layers:
+        return functional_call(module, dict(weights), args, kwargs)
+    before = [(layer._flat_weights, layer._flat_weight_refs) for layer in layers]
+    try:
+        with _NoFlattening(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+            return functional_call(module, dict(weights), args, kwargs)
+    finally:
+        for layer, (flat, refs) in zip(layers, before, strict=True):
+            layer._flat_weights, layer._flat_weight_refs = flat, refs
+
+
+class _NoFlattening(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch._cudnn_rnn_flatten_weight:
+            return None
+        return func(*args, **(kwargs or {}))
