@@ -66,7 +66,7 @@ def caption(results: Results) -> str:
     parts = [f"{text[split]:,} for {what}" for split, what in PURPOSES.items()]
     layers = f"{options['layers']} x {options['units']}" if options["layers"] > 1 else str(options["units"])
     noise = {"gaussian": "multiplicative Gaussian noise", "dropconnect": "DropConnect"}[options["noise"]]
-    seeds = ", ".join(map(str, results.column("round")))
+    seeds = ", ".join(map(str, sorted(results.column("round"))))
     ended = "" if results.settings["complete"] else ", stopped by the limit of time"
     return (
         f"{layers} units, {noise}; {options['task']}: {', '.join(parts)}; "
