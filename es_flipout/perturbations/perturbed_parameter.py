@@ -213,6 +213,7 @@ _ATTRIBUTES: frozenset[Operation] = frozenset(
                 "data_ptr",
             )
         ),
+        *(getattr(Tensor, name) for name in ("data_ptr", "get_device")),
         *(getattr(Tensor, name) for name in ("new_zeros", "new_ones", "new_empty", "new_full", "is_complex")),
         *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like),
         *(torch.randn_like, torch.is_floating_point, torch.is_complex, torch.numel),

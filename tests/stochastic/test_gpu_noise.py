@@ -112,8 +112,8 @@ def test_a_captured_training_step_trains_the_module_that_is_evaluated(estimator)
         with torch.no_grad():
             evaluated = (noisy.eval()(x) - 1).square().mean()
         noisy.train()
-    assert float(evaluated) == pytest.approx(float(loss.detach()), rel=0.5)
-    assert float(evaluated) < 0.1
+    assert float(loss.detach()) < 0.01
+    assert float(evaluated) < 0.01
 
 
 @pytest.mark.parametrize("estimator", ["flipout", "shared"])
