@@ -47,7 +47,7 @@ def padded_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     (num_outputs, num_inputs), num_rows = weight.shape, inputs.shape[:-1].numel()
     # Under autograd, rows need not be independent. Without rows, F.pad raises before torch 2.7.
     if inputs.device.type != "cpu" or not num_rows or tracked(inputs, weight):
-        return F.linear(inputs, weight, bias)
+        return F.linear(inputs.contiguous(), weight, bias)  # autocast casts all three, or the inputs alone
     rows, ins, outs = padded_sizes(num_rows, num_inputs, num_outputs, inputs.dtype)
     more_rows, more_inputs, more_outputs = rows - num_rows, ins - num_inputs, outs - num_outputs
     if more_outputs or more_inputs:

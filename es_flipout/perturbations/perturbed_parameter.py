@@ -202,16 +202,7 @@ _ATTRIBUTES: frozenset[Operation] = frozenset(
         ),
         *(
             getattr(Tensor, name)
-            for name in (
-                "size",
-                "dim",
-                "numel",
-                "is_floating_point",
-                "__len__",
-                "element_size",
-                "stride",
-                "data_ptr",
-            )
+            for name in ("size", "dim", "numel", "is_floating_point", "__len__", "element_size", "stride")
         ),
         *(getattr(Tensor, name) for name in ("data_ptr", "get_device")),
         *(getattr(Tensor, name) for name in ("new_zeros", "new_ones", "new_empty", "new_full", "is_complex")),

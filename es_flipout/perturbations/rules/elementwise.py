@@ -42,6 +42,12 @@ def same(input: PerturbedParameter, **_: Any) -> Tensor:
     return input
 
 
+@rule(Tensor.__repr__)
+def shown(input: PerturbedParameter, **_: Any) -> str:
+    """Runs `repr(parameter)`: its name and shape, in a debugger or an error of somebody's own."""
+    return f"PerturbedParameter({input.parameter_name!r}, shape={list(input.plain.shape)})"
+
+
 @rule(Tensor.__deepcopy__)
 def deepcopied(input: PerturbedParameter, memo: Any) -> Tensor:
     """Runs `copy.deepcopy(parameter)`, in a forward that copies a part of its module."""

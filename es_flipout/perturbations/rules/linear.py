@@ -55,7 +55,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return run_written_out(F.linear, input, weight, bias)
     context = weight.context
     if bias is not None and not isinstance(bias, PerturbedParameter):
-        return context.logical(linear_rows(context.physical(input), weight, None)).add(bias)
+        outputs = context.logical(linear_rows(context.physical(input), weight, None))
+        return outputs.add(bias.to(outputs.dtype))  # which autocast may have chosen
     return context.logical(linear_rows(context.physical(input), weight, bias))
 
 
