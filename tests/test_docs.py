@@ -43,6 +43,17 @@ def test_code_without_a_prompt_runs(page: Path) -> None:
         exec(compile(fewer, page.name, "exec"), {})
 
 
+def test_the_recipes_of_noise_on_weights_run() -> None:
+    names: dict[str, object] = {}
+    for block in code(ROOT / "docs" / "stochastic.md"):
+        exec(compile(block, "stochastic.md", "exec"), names)
+    mean, spread = names["mean"], names["spread"]
+    assert isinstance(mean, Tensor)
+    torch.testing.assert_close(mean.sum(dim=1), torch.ones(256))
+    assert isinstance(spread, Tensor)
+    assert bool((spread > 0).all())
+
+
 def test_the_rule_in_contributing_makes_an_operation_usable() -> None:
     class Policy(nn.Module):
         def __init__(self) -> None:
