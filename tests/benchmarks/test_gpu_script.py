@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.gpu import throughput
 from es_flipout.cli.results import Results
+from scripts import summarize_run
 from scripts.summarize_run import milestones, without_folder
 
 ROOT = Path(__file__).parents[2]
@@ -186,6 +187,26 @@ def test_a_run_is_summarized_by_periods():
     assert [each["last_score"] for each in found] == [7.0, 8.0, 8.0]
     assert [each["median_env_steps_per_second"] for each in found] == [150, 300, 400]
     assert [each["minutes"] for each in found] == [9, 14, 31]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "it is not a run directory: it has no config.yaml"),
+        (["config.yaml"], "it has no complete generation to summarize"),
+        (["config.yaml", "metrics.jsonl"], "it has no complete generation to summarize"),
+    ],
+    ids=["no run", "no metrics", "empty metrics"],
+)
+def test_a_run_without_a_generation_is_told_in_one_line(files, message, monkeypatch, capsys):
+    assert milestones([], minutes=10) == []
+    Path("it").mkdir()
+    for name in files:
+        (Path("it") / name).touch()
+    monkeypatch.setattr(sys, "argv", ["summarize_run", "it", "--json", "it.json"])
+    assert summarize_run.main() == 2
+    assert capsys.readouterr().err == f"summarize_run: {message}\n"
+    assert not Path("it.json").exists()
 
 
 def test_a_summary_names_no_folder_of_the_machine():
