@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
 # All that only a GPU can show, in three calls; the first two take less than 15 minutes together.
 #
-#   benchmarks/gpu.sh first [OUT]     what needs no Warp: populations, forwards, figure 5          (at most 200 s)
-#   benchmarks/gpu.sh second [OUT]    parity, generations, throughput, profile, training, scores   (at most 590 s)
-#   benchmarks/gpu.sh third [OUT]     determinism, resuming, native tasks, memory, a smaller lr    (at most 300 s)
+#   benchmarks/gpu.sh first [OUT]     what needs no Warp: populations, forwards, figure 5             (at most 200 s)
+#   benchmarks/gpu.sh second [OUT]    parity, generations, throughput, profile, training, scores      (at most 590 s)
+#   benchmarks/gpu.sh third [OUT]     repeating, resuming, noise, native tasks, memory, a smaller lr  (at most 590 s)
 #
 # Each stage has a limit of its own (seconds, below); one that fails or is cut off does not end the others. The exit
-# status is the number of stages that failed. OUT (benchmarks/results/gpu) gets at most eight files from the first two calls: a
-# JSON for each measurement, and the logs, with the run that was trained, as logs_CALL.tgz; and at most six from the third.
-# `python -m benchmarks.gpu.tables OUT` makes the tables of docs/benchmarks.md from them.
+# status is the number of stages that failed. OUT (benchmarks/results/gpu) gets at most eight files from the first two
+# calls: a JSON for each measurement, and the logs, with the run that was trained, as logs_CALL.tgz; and at most four
+# from the third. `python -m benchmarks.gpu.tables OUT` makes the tables of docs/benchmarks.md from them.
 #
 # From the environment: PYTHON (python3), ENV_ID (Humanoid-v5), NUM_ENVS (8192 2048 16384: the most important first),
 # INIT_FROM (benchmarks/results/humanoid_long_run: training begins with its last policy if that fits), TRAIN_ARGS (more
-# options of es-train), TOTAL (560 for `second`, 285 for `third`: seconds to
-# plan with; unpacking and starting come on top).
+# options of es-train), TOTAL (560: seconds that `second` and `third` plan with; unpacking and starting come on top).
 # DEVICE=cpu QUICK=1 rehearses all of it without a GPU, on a small task and with limits four times as long; what it
 # leaves is called quick_*.
 #
 # Without `pip install -e '.[gpu]'` it needs on PYTHONPATH: mujoco, mujoco-core, mujoco-warp, warp-lang, gymnasium,
 # jsonargparse, docstring-parser, rich, tensorboard, pytest, pytest-timeout, hypothesis. Kernels that
 # benchmarks/gpu/precompile_kernels.py has compiled into WARP_CACHE_PATH save minutes.
+# shellcheck disable=SC2329 # the argument names the function that is called
 set -uo pipefail
 call=${1:-}
 if [ "$call" != first ] && [ "$call" != second ] && [ "$call" != third ]; then
@@ -138,11 +138,9 @@ second() {
 }
 
 third() {
-  local diagnosis=(--num-envs 256 --members 512 --steps 40 --seeds 3)
   local native=(--workers 1 --num-envs 256 --population-size 512 --rounds 2 --seconds 1)
   local tasks=(HalfCheetah-v5 Humanoid-v5)
   if [ -n "$QUICK" ]; then
-    diagnosis=(--num-envs 4 --members 6 --steps 3 --seeds 1)
     native=(--workers 1 --num-envs 4 --population-size 4 --hidden-sizes 8 --rounds 2 --seconds 0.1)
     tasks=(InvertedPendulum-v5)
     train_args+=(--env.id InvertedPendulum-v5 --env.kwargs '{max_episode_steps: 20}' --es.population_size 16
@@ -150,28 +148,28 @@ third() {
   elif fits "$init_from"; then
     train_args=(--init_from "$init_from" "${train_args[@]}")
   fi
-  stage determinism 35 "$python" -m benchmarks.gpu.determinism "${diagnosis[@]}" --device "$device" \
-    --json "$work/determinism.json"
-  keep "$work/determinism.json" determinism
-  stage repeating 25 "${tests[@]}" \
+  # On the H200 a Python process takes 9 to 15 s to start, and `resume` starts seven.
+  stage repeating 40 "${tests[@]}" \
     tests/rollout/test_device.py::test_a_deterministic_engine_repeats_a_generation_to_the_last_bit \
     tests/envs/test_warp.py::test_contacts_are_sorted_however_they_were_found \
     tests/envs/test_warp.py::test_rows_are_sorted_however_they_were_found_and_contacts_follow
-  stage resume 65 "${tests[@]}" tests/cli/test_gpu_runs.py -k "not memory"
+  stage resume 165 "${tests[@]}" tests/cli/test_gpu_runs.py -k "not memory"
+  stage noise 55 "${tests[@]}" tests/stochastic/test_gpu_noise.py tests/benchmarks/test_paper_lstm.py \
+    tests/benchmarks/test_large_batches.py
   for task in "${tasks[@]}"; do
     es bench throughput --env "$task" --env-kwargs '{max_episode_steps: 100}' "${native[@]}" --out "$work"
-    stage "native_${task%-v5}" 30 "${command[@]}"
+    stage "native_${task%-v5}" 55 "${command[@]}"
     keep "$work/throughput_$task.json" "native_${task%-v5}"
   done
-  stage memory 20 "${tests[@]}" tests/cli/test_gpu_runs.py -k memory
+  stage memory 50 "${tests[@]}" tests/cli/test_gpu_runs.py -k memory
   # The time that is left, minus what ending, summarizing and packing may take. With lr 9e-4 nothing was learned.
-  local left=$((${TOTAL:-285} - (SECONDS - start) - 30))
-  [ "$left" -ge 20 ] || left=20
+  local left=$((${TOTAL:-560} - (SECONDS - start) - 30))
+  [ "$left" -ge 60 ] || left=60
   es train "${train[@]}" --device "$device" --engine warp --out "$work/log/run" --evaluation.interval 5 \
     --logging.tensorboard false --optimizer.lr 2.0e-4 "${train_args[@]}"
   stage train "$left" "${command[@]}"
   pack
-  stage summary 10 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.25 --device "$device" \
+  stage summary 15 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.25 --device "$device" \
     --json "$work/train.json"
   keep "$work/train.json" small_lr
 }

@@ -17,6 +17,7 @@ from typing import Any
 
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.results import describe_machine
+from es_flipout.run.errors import RunError
 from es_flipout.run.run_directory import RunDirectory
 
 
@@ -30,7 +31,7 @@ def milestones(lines: Sequence[dict[str, Any]], minutes: float) -> list[dict[str
     found = []
     period: list[dict[str, Any]] = []
     score = None
-    for line, following in zip(lines, [*lines[1:], None], strict=True):
+    for line, following in zip(lines, [*lines, None][1:], strict=True):
         period.append(line)
         score = line["score"] if line["score"] is not None else score
         number = line["timing"]["seconds"] // (60 * minutes)
@@ -62,15 +63,22 @@ def without_folder(value: Any, folder: Path) -> Any:
     return value
 
 
-def main() -> None:
+def main() -> int:
+    """Prints and writes the summary; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0, help="length of a period")
     parser.add_argument("--device", default="cpu", help="name of the device that it ran on")
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
-    run = RunDirectory.open(arguments.run)
-    found = milestones(run.read_metrics(), arguments.minutes)
+    try:
+        run = RunDirectory.open(arguments.run)
+        found = milestones(run.read_metrics(), arguments.minutes)
+        if not found:
+            raise RunError(f"{arguments.run} has no complete generation to summarize")
+    except RunError as error:
+        print(f"summarize_run: {error}", file=sys.stderr)
+        return error.exit_status
     for each in found:
         score = each["last_score"]
         print(
@@ -90,7 +98,8 @@ def main() -> None:
             "milestones": found,
         }
         arguments.json.write_text(json.dumps(without_folder(document, here), indent=2) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -57,8 +57,8 @@ class EnvConfig:
     auto picks warp if `device` is a GPU and another native engine if not; for any other task, gymnasium."""
     engine_kwargs: dict[str, Any] = field(default_factory=dict)
     """For warp: capacity for contacts and constraints per env, for example {nconmax: 48, njmax: 128};
-    {deterministic: true} sorts contacts and constraints and sums in a fixed order, so that a GPU repeats what
-    it does to the last bit, which is slower."""
+    {deterministic: true} sorts contacts and constraints and sums in a fixed order, so that a GPU repeats a
+    generation to the last bit (seen on an NVIDIA H200), which is slower."""
     fused: Literal["auto", False] = "auto"
     """Whether what lies between two steps of a native task's physics on the CPU is compiled: its hooks, and
     MLP and linear policies of up to 32,768 weights. auto: if they can be; false: never. Both give the same

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import determinism, throughput
+from benchmarks.gpu import throughput
 from es_flipout.cli.results import Results
+from scripts import summarize_run
 from scripts.summarize_run import milestones, without_folder
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ SECOND = {
     "logs_second.tgz",
 }
 THIRD = {
-    *(f"quick_{name}.json" for name in ("determinism", "native_InvertedPendulum", "small_lr")),
+    *(f"quick_{name}.json" for name in ("native_InvertedPendulum", "small_lr")),
     "logs_third.tgz",
 }
 
@@ -69,25 +70,33 @@ def test_the_third_call_leaves_few_files(tmp_path):
     result = run("third", tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert {path.name for path in tmp_path.iterdir()} == THIRD
-    found = json.loads((tmp_path / "quick_determinism.json").read_text())
-    for engine in determinism.ENGINES:
-        assert found[engine]["steps"] == {"0": None}
-        assert found[engine]["generations"] == {"without": [], "with CUDA graphs": []}
-        assert found[engine]["forwards repeat"]
     assert "vectorized" in load(tmp_path, "native_InvertedPendulum").column("contestant")
     train = json.loads((tmp_path / "quick_small_lr.json").read_text())
     assert train["milestones"][-1]["generation"] == 2
     assert train["config"]["optimizer"]["lr"] == 2e-4
     with tarfile.open(tmp_path / "logs_third.tgz") as logs:
-        assert {"log/memory.txt", "log/run/checkpoints/last.pt"} <= set(logs.getnames())
+        assert {"log/memory.txt", "log/noise.txt", "log/run/checkpoints/last.pt"} <= set(logs.getnames())
+
+
+SCRIPT_TEXT = SCRIPT.read_text()
+PATIENCE = int(re.search(r"--kill-after=(\d+)", SCRIPT_TEXT)[1])
+"""Seconds that a stage has to end in once it is cut off."""
+
+
+def body(call):
+    return SCRIPT_TEXT[SCRIPT_TEXT.index(f"{call}() {{") :].split("\n}\n")[0]
 
 
 def limits(call):
-    """The stages of a call and their limits in seconds, with those that a stage has to end in."""
-    script = SCRIPT.read_text()
-    patience = int(re.search(r"--kill-after=(\d+)", script)[1])
-    body = script[script.index(f"{call}() {{") :].split("\n}\n")[0]
-    return {name: int(limit) + patience for name, limit in re.findall(r"^  stage (\w+) (\d+) ", body, re.M)}
+    """The stages of a call and their limits in seconds, with the time to end in; one for all native tasks."""
+    found = re.findall(r'^ +stage "?(\w+)\S* (\d+) ', body(call), re.M)
+    return {name.removesuffix("_"): int(limit) + PATIENCE for name, limit in found}
+
+
+def plan(call):
+    """The seconds that a call plans with, and what it keeps for the stages after training."""
+    found = re.search(r"TOTAL:-(\d+)} - \(SECONDS - start\) - (\d+)\)\)", body(call))
+    return int(found[1]), int(found[2])
 
 
 def test_the_limits_add_up_to_less_than_a_call_may_last():
@@ -95,22 +104,23 @@ def test_the_limits_add_up_to_less_than_a_call_may_last():
     assert sum(limits("first").values()) + to_start_and_pack <= 200
     stages = limits("second")
     assert list(stages) == ["smoke", "parity", "throughput", "profile", "summary", "scores"]
-    script = SCRIPT.read_text()
-    total = int(re.search(r"TOTAL:-(\d+)", script)[1])
-    after_training = int(re.search(r"\(SECONDS - start\) - (\d+)\)\)", script)[1])
+    total, after_training = plan("second")
     assert total + to_start_and_pack <= 590
-    assert 5 + stages["summary"] + stages["scores"] <= after_training
+    assert PATIENCE + stages["summary"] + stages["scores"] <= after_training
     least_training = total - sum(stages.values()) + stages["summary"] + stages["scores"] - after_training
     assert least_training >= 120
 
 
-def test_the_third_call_leaves_time_to_train():
+def test_the_third_call_leaves_a_minute_to_train():
     stages = limits("third")
-    assert list(stages) == ["determinism", "repeating", "resume", "memory", "summary"]
-    native = 2 * 35
-    total = int(re.search(r"TOTAL:-(285)", SCRIPT.read_text())[1])
-    assert total + 15 <= 300
-    assert total - sum(stages.values()) - native - 15 >= 20
+    assert list(stages) == ["repeating", "resume", "noise", "native", "memory", "summary"]
+    total, after_training = plan("third")
+    assert total + 20 <= 590
+    assert PATIENCE + stages["summary"] <= after_training
+    to_begin = 20  # whether the policy fits is tried without a limit, and took 17 s
+    before_training = to_begin + sum(stages.values()) + stages["native"] - stages["summary"]
+    least_training = int(re.search(r"\|\| left=(\d+)", body("third"))[1])
+    assert total - before_training - after_training >= least_training >= 60
 
 
 @pytest.mark.parametrize(("call", "stages"), [("first", 3), ("second", 7), ("third", 7)])
@@ -177,6 +187,26 @@ def test_a_run_is_summarized_by_periods():
     assert [each["last_score"] for each in found] == [7.0, 8.0, 8.0]
     assert [each["median_env_steps_per_second"] for each in found] == [150, 300, 400]
     assert [each["minutes"] for each in found] == [9, 14, 31]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "it is not a run directory: it has no config.yaml"),
+        (["config.yaml"], "it has no complete generation to summarize"),
+        (["config.yaml", "metrics.jsonl"], "it has no complete generation to summarize"),
+    ],
+    ids=["no run", "no metrics", "empty metrics"],
+)
+def test_a_run_without_a_generation_is_told_in_one_line(files, message, monkeypatch, capsys):
+    assert milestones([], minutes=10) == []
+    Path("it").mkdir()
+    for name in files:
+        (Path("it") / name).touch()
+    monkeypatch.setattr(sys, "argv", ["summarize_run", "it", "--json", "it.json"])
+    assert summarize_run.main() == 2
+    assert capsys.readouterr().err == f"summarize_run: {message}\n"
+    assert not Path("it.json").exists()
 
 
 def test_a_summary_names_no_folder_of_the_machine():

@@ -120,6 +120,7 @@ def test_training_lowers_the_expected_loss(noise, estimator):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("is_recorded", [True, False])
 @pytest.mark.parametrize("noise", [LearnedGaussian(0.1), MultiplicativeGaussian(0.5)], ids=type)
 def test_a_step_on_a_gpu_begins_with_the_same_weights_and_trains(noise, is_recorded):

@@ -71,7 +71,8 @@ class WarpEngine(PhysicsEngine):
             njmax: room for constraint rows in each env.
             nccdmax: room for contacts between convex shapes, counted like `nconmax`; the same if None.
             deterministic: whether contacts and constraints are sorted (`warp_order`), and mujoco_warp sums in
-                a fixed order, so that a GPU repeats its own steps to the last bit; this is slower.
+                a fixed order, so that a GPU repeats a generation to the last bit, as seen on an NVIDIA H200;
+                it is slower.
 
         Raises:
             ValueError: if mujoco_warp is not installed, cannot run the model, or lacks a field.
