@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -21,12 +22,13 @@ class RowGroups:
         Args:
             base_of_row: index of each row's base, int64 [N]; `assign` overwrites it.
             num_bases: bases K.
-            grouped: whether the indices are known to be in order, each of them N / K times. They are then not
-                read, so that a GPU need not be waited for.
+            grouped: whether they are known to be n * K // N for row n. They are then not read, so that a GPU
+                need not be waited for.
         """
         self.base_of_row = base_of_row
         self._num_bases = num_bases
-        self._counts = [len(base_of_row) // num_bases] * num_bases
+        starts = [-(-k * len(base_of_row) // num_bases) for k in range(num_bases + 1)]  # rounded up
+        self._counts = [stop - start for start, stop in itertools.pairwise(starts)]
         self._order: Tensor | None = None
         if not grouped:
             self._sort()

@@ -4,7 +4,8 @@ All have the same expected gradient. They differ in how the noise of two example
 fast the variance of a mini-batch's gradient falls with its size N:
 
 - "flipout": Δ_n = Δ ∘ (r_n s_nᵀ), one draw Δ for the batch and random signs for each example (the paper's
-  equation 3): pseudo-independent, two matrix products in place of one.
+  equation 3): pseudo-independent, two matrix products in place of one. What examples still have in common,
+  the magnitudes in Δ, limits large batches; K draws, for N / K examples each, divide that by K.
 - "shared": one draw Δ for all examples.
 - "independent": a draw for each example, written out: N times the memory.
 - "local": draws what a fully connected layer computes instead of its weights (local reparametrization,
@@ -23,19 +24,22 @@ from typing_extensions import override
 from es_flipout.perturbations import FlipoutRows, ParameterNoise, UnsupportedOperationError
 from es_flipout.perturbations.flipout import draw_signs
 from es_flipout.perturbations.parameter_noise import DenseRows, aligned
+from es_flipout.perturbations.row_groups import RowGroups
 from es_flipout.stochastic.distributions import WeightDistribution
 
 Estimator = Literal["flipout", "shared", "independent", "local"]
 
 
-def check_estimator(estimator: str, distribution: WeightDistribution) -> None:
-    """Checks that there is such an estimator, and that it is exact for a distribution.
+def check_estimator(estimator: str, distribution: WeightDistribution, num_bases: int) -> None:
+    """Checks that there is such an estimator, with so many bases, and that it is exact for a distribution.
 
     Raises:
         ValueError: if not.
     """
     if estimator not in get_args(Estimator):
         raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {estimator!r}")
+    if num_bases < 1 or (num_bases > 1 and estimator != "flipout"):
+        raise ValueError(f"num_bases must be >= 1, and 1 unless estimator is 'flipout', got {num_bases}")
     if estimator == "flipout" and not distribution.is_symmetric:
         raise ValueError(
             f"estimator 'flipout' requires noise that is symmetric about its mean, and {distribution} is not "
@@ -58,6 +62,7 @@ def draw_noise(
     name: str,
     scale: Tensor,
     num_examples: int,
+    num_bases: int,
     generator: torch.Generator,
 ) -> ParameterNoise:
     """Returns a draw of the noise of a parameter for N examples, each with its own.
@@ -70,6 +75,7 @@ def draw_noise(
         name: the parameter's.
         scale: `distribution.scale` of the parameter, [*shape].
         num_examples: N.
+        num_bases: K of "flipout"; row n uses base n * K // N.
         generator: on the parameter's device.
     """
     if estimator == "independent" or scale.ndim < 2:
@@ -78,10 +84,15 @@ def draw_noise(
     if estimator == "local":
         unit = distribution.unit((num_examples, scale.shape[0]), scale.dtype, generator)
         return LocalRows(name, scale, unit)
-    base = draw_shared(distribution, scale, generator).unsqueeze(0)
+    count = min(num_bases, num_examples)
+    bases = scale * distribution.unit((count, *scale.shape), scale.dtype, generator)
+    groups = None
+    if count > 1:
+        rows = torch.arange(num_examples, device=scale.device)
+        groups = RowGroups(rows * count // num_examples, count, grouped=True)
     signs_0 = draw_signs((num_examples, scale.shape[0]), scale.dtype, generator)
     signs_1 = draw_signs((num_examples, scale.shape[1]), scale.dtype, generator)
-    return FlipoutRows(base, signs_0, signs_1, None)
+    return FlipoutRows(bases, signs_0, signs_1, groups)
 
 
 class LocalRows(ParameterNoise):

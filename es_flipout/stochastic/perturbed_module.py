@@ -47,6 +47,7 @@ class PerturbedModule(nn.Module):
         module: the module itself, not a copy.
         distribution: of the weights.
         estimator: how examples get their weights.
+        num_bases: noise tensors per weight of estimator "flipout".
         names: names of the perturbed parameters; a shared one has its first name only.
         rho: parameters of the distribution, by parameter name with / for each dot.
     """
@@ -57,14 +58,16 @@ class PerturbedModule(nn.Module):
         distribution: WeightDistribution,
         names: Sequence[str],
         estimator: Estimator,
+        num_bases: int,
         in_dims: Any,
         out_dims: Any,
     ) -> None:
         super().__init__()
-        check_estimator(estimator, distribution)
+        check_estimator(estimator, distribution, num_bases)
         self.module = module
         self.distribution = distribution
         self.estimator = estimator
+        self.num_bases = num_bases
         self.names = list(names)
         self.rho = nn.ParameterDict()
         for name in names:
@@ -79,7 +82,8 @@ class PerturbedModule(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        return f"{self.distribution}, estimator={self.estimator!r}, names={self.names}"
+        bases = f", num_bases={self.num_bases}" if self.num_bases > 1 else ""
+        return f"{self.distribution}, estimator={self.estimator!r}{bases}, names={self.names}"
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,7 +197,7 @@ class PerturbedModule(nn.Module):
             parameter = drawn[name] = PerturbedParameter.of(name, mean)
             generator = _generator(name, scale.device, seed)
             parameter.noise = draw_noise(
-                self.estimator, self.distribution, name, scale, num_examples, generator
+                self.estimator, self.distribution, name, scale, num_examples, self.num_bases, generator
             )
         return drawn
 
@@ -224,6 +228,7 @@ def perturbed(
     include: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
     estimator: Estimator = "flipout",
+    num_bases: int = 1,
     in_dims: Any = 0,
     out_dims: Any = 0,
 ) -> PerturbedModule:
@@ -241,6 +246,8 @@ def perturbed(
         estimator: how examples get their weights: "flipout", pseudo-independent for the price of a second
             product; "shared", one draw for a batch; "independent", written out; "local", by drawing the
             outputs of fully connected layers.
+        num_bases: noise tensors per weight of estimator "flipout", each for N / K consecutive examples. More
+            lower the variance of large mini-batches, above all of convolutions, and need memory.
         in_dims: the batch dimension of each argument, as torch.vmap takes it: an int for all tensors, or a
             tuple nested as the positional arguments are; None for what all examples share.
         out_dims: the batch dimension of each output, an int for all or nested as the outputs are.
@@ -262,7 +269,7 @@ def perturbed(
             f"no parameter to perturb: include={include!r}, exclude={exclude!r}, trainable parameters: "
             f"{known or 'none'}"
         )
-    return PerturbedModule(module, distribution, names, estimator, in_dims, out_dims)
+    return PerturbedModule(module, distribution, names, estimator, num_bases, in_dims, out_dims)
 
 
 def _matching(module: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:

@@ -131,6 +131,10 @@ def test_the_first_standard_deviation_is_the_initial_one() -> None:
             lambda: perturbed(nn.Linear(2, 2), DropConnect(), estimator="fast"),
             "estimator must be one of flipout, shared, independent, local, got 'fast'",
         ),
+        (
+            lambda: perturbed(nn.Linear(2, 2), DropConnect(), estimator="shared", num_bases=2),
+            "num_bases must be >= 1, and 1 unless estimator is 'flipout', got 2",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, message: str) -> None:

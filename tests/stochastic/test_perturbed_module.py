@@ -103,6 +103,20 @@ class TestModes:
         few, many = (noisy.weights(n, 3)["0.weight"] - noisy.module[0].weight for n in (2, 7))
         torch.testing.assert_close(few[0].abs(), many[0].abs())
 
+    @pytest.mark.parametrize(("num_bases", "groups"), [(1, 1), (2, 2), (3, 3), (9, 5)])
+    def test_consecutive_examples_share_a_base(self, num_bases: int, groups: int) -> None:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 4).double()
+        noisy = perturbed(layer, AdditiveGaussian(1.0), include="weight", num_bases=num_bases)
+        noise = (noisy.weights(N, 3)["weight"] - layer.weight).detach().abs().round(decimals=9)
+        found, base_of_example = noise.unique(dim=0, return_inverse=True)
+        assert len(found) == groups
+        changes = base_of_example.diff() != 0
+        assert int(changes.sum()) == groups - 1  # consecutive
+        x = inputs_of(N, 3)
+        with noisy.frozen(3):
+            torch.testing.assert_close(noisy(x), by_example(noisy, x, 3), rtol=1e-12, atol=1e-12)
+
     def test_an_optimizer_step_under_a_frozen_draw_moves_the_mean_only(self) -> None:
         noisy, x = perturbed(network(), AdditiveGaussian(1.0)), inputs_of(N, 3)
         before = noisy.weights(N, 3)
