@@ -25,6 +25,8 @@ SOURCE = "Source"
 """Where a PNG file has the fingerprint, in its text."""
 PALE = "paler"
 """A row may have this style: its line is drawn without markers, and paler than others of its name."""
+MOST_TICKS = 10
+"""Of a logarithmic x axis: with more places, only every second or third has a label."""
 Row = Mapping[str, Any]
 """Columns panel, line, x, value; maybe `run`, to tell lines of one name apart, and `style`."""
 
@@ -53,7 +55,7 @@ def draw(
         ylabel: of all panels.
         title: above all of them.
         columns: panels side by side; None for all of them.
-        log: whether both axes are logarithmic, the x axis with its places as ticks.
+        log: whether both axes are logarithmic, the x axis with (some of) its places as ticks.
     """
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     names = list(dict.fromkeys(row["line"] for row in rows))
@@ -75,7 +77,8 @@ def draw(
         if log:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
-            axes.set_xticks(sorted({row["x"] for row in own if row["x"] is not None}))
+            places = sorted({row["x"] for row in own if row["x"] is not None})
+            axes.set_xticks(places[:: -(-len(places) // MOST_TICKS)] if places else [])
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     handles: dict[str, Any] = {}

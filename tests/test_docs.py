@@ -19,6 +19,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / "benchmarks" / name for name in ("GPU_DEBT.md", "peers/README.md")),
+    *(ROOT / "benchmarks" / "paper" / name for name in ("README.md", "peers/README.md")),
 ]
 WITH_CODE = [ROOT / "README.md", ROOT / "docs" / "embedding.md"]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

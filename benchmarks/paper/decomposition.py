@@ -76,26 +76,41 @@ def fitted(measured: dict[str, tuple[Floats, Floats]]) -> tuple[dict[str, Floats
     return dict(zip((ALPHA, BETA, GAMMA), terms, strict=True)), float(error)
 
 
-def table(results: Results) -> str:
-    """Returns the slopes, α, and β and γ in units of α, of every layer."""
-    with_interval = "{:.3f} ({:.3f} to {:.3f})".format
-    rows = []
+def slope_table(results: Results, up_to: int = 256) -> str:
+    """Returns the slopes of every layer: over all sizes, and flipout's over those up to a limit."""
     estimators = results.column("contestant")
+    rows = []
     for layer in results.column("layer"):
         names = results.where(layer=layer).column("contestant")
         measured = {name: variances(results, layer, name) for name in names}
-        terms, error = fitted({name: each for name, each in measured.items() if name in TERMS})
-        row = [layer]
-        row += [
-            with_interval(*interval(slopes(*measured[name]))) if name in names else "-" for name in estimators
-        ]
-        row.append(number(interval(terms[ALPHA])[0]))
-        for name in (BETA, GAMMA):
-            row.append("{:.1e} ({:.1e} to {:.1e})".format(*interval(terms[name] / terms[ALPHA])))
-        rows.append([*row, f"{error:.0%}"])
-    slope_heads = [f"{name}, slope" for name in estimators]
-    heads = ["", *slope_heads, ALPHA, f"{BETA} / {ALPHA}", f"{GAMMA} / {ALPHA}", "error of the fit"]
-    return markdown(heads, rows)
+        row = [layer, str(min(len(values) for _, values in measured.values()))]
+        for name in estimators:
+            row.append(_with_interval("{:.3f}", slopes(*measured[name])) if name in names else "-")
+        sizes, values = measured["flipout"]
+        few = sizes <= up_to
+        row.append(_with_interval("{:.3f}", slopes(sizes[few], values[:, few])))
+        rows.append(row)
+    return markdown(["slope", "runs", *estimators, f"flipout, N up to {up_to}"], rows)
+
+
+def term_table(results: Results) -> str:
+    """Returns α, and β and γ in units of α, of every layer."""
+    rows = []
+    for layer in results.column("layer"):
+        names = [name for name in results.where(layer=layer).column("contestant") if name in TERMS]
+        terms, error = fitted({name: variances(results, layer, name) for name in names})
+        ratios = [_with_interval("{:.1e}", terms[name] / terms[ALPHA]) for name in (BETA, GAMMA)]
+        beta = interval(terms[BETA] / terms[ALPHA])[0]
+        bend = number(1 / beta) if beta > 0 else "-"
+        rows.append([layer, number(interval(terms[ALPHA])[0]), *ratios, bend, f"{error:.0%}"])
+    heads = [ALPHA, f"{BETA} / {ALPHA}", f"{GAMMA} / {ALPHA}", f"{ALPHA} / {BETA}", "error of the fit"]
+    return markdown(["", *heads], rows)
+
+
+def _with_interval(form: str, values: Floats) -> str:
+    """Returns the median, and in parentheses the 90 % interval if there are several values."""
+    middle, low, high = map(form.format, interval(values))
+    return f"{middle} ({low} to {high})" if len(values) > 1 else middle
 
 
 def ratio_table(results: Results) -> str:

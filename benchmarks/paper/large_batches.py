@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ import torch
 
 from benchmarks.paper import images
 from benchmarks.paper.image_training import Task, train
-from benchmarks.paper.large_batches_tables import LOSSES, tables
+from benchmarks.paper.large_batches_tables import LOSSES, final_loss, tables
 from benchmarks.paper.models import convnet, fully_connected
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
@@ -167,12 +165,6 @@ class Case:
             flush=True,
         )
         return run
-
-
-def final_loss(run: dict[str, Any], loss: str) -> float:
-    """Returns the mean of a loss in the last quarter of a run; infinity if it diverged or is incomplete."""
-    last = run[loss][-math.ceil(len(run[loss]) / 4) :]
-    return statistics.mean(last) if run["complete"] and all(map(math.isfinite, last)) else math.inf
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

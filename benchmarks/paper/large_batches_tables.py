@@ -47,6 +47,12 @@ class Lead(NamedTuple):
         return self.shared / self.other if self.other else 0.0
 
 
+def final_loss(run: dict[str, Any], loss: str) -> float:
+    """Returns the mean of a loss in the last quarter of a run; infinity if it diverged or is incomplete."""
+    last = run[loss][-math.ceil(len(run[loss]) / 4) :]
+    return statistics.mean(last) if run["complete"] and all(map(math.isfinite, last)) else math.inf
+
+
 def first_at(run: Run, loss: str, threshold: float) -> int | None:
     """Returns the first iteration with a loss at or below the threshold, not counting the start."""
     steps = zip(run["iteration"], run[loss], strict=True)
@@ -91,6 +97,38 @@ def tables(*documents: Results) -> str:
                 )
     published = ["*published:* conv, bbb, 8,192", "flipout", "training loss", "-", "-", "-"]
     return markdown(heads, [*rows, [*published, f"about {PUBLISHED:g}", "-"]])
+
+
+def tuning_table(*documents: Results) -> str:
+    """Returns the factors in cross entropy of the runs that tuned the learning rates, each at its best one.
+
+    They have one seed, the one that chose the rates, and are shorter.
+    """
+    loss, rows = "cross_entropy", []
+    heads = ["network, noise, batch", "iterations", "shared: rate, lowest cross entropy"]
+    heads += ["after", "estimator: rate, cross entropy at the end", "as low as shared's after"]
+    for document in documents:
+        runs = [run for run in document.rows if not run["tuned_for"] and run["complete"]]
+        for model, noise in dict.fromkeys((run["model"], run["noise"]) for run in runs):
+            own = [run for run in runs if (run["model"], run["noise"]) == (model, noise)]
+            best = {
+                name: min(
+                    (run for run in own if run["estimator"] == name), key=lambda run: final_loss(run, loss)
+                )
+                for name in dict.fromkeys(run["estimator"] for run in own)
+            }
+            shared = best.pop(SHARED)
+            for name, run in best.items():
+                found = lead(shared, run, loss, 1.0)
+                label = f"{model}, {noise}, {document.settings['batch_size']:,}"
+                row = [
+                    label,
+                    f"{shared['iteration'][-1]:,}",
+                    f"{shared['lr']:.2g}: {number(found.threshold)}",
+                ]
+                row += [f"{found.shared:,}", f"{name} {run['lr']:.2g}: {number(run[loss][-1])}"]
+                rows.append([*row, f"{found.other:,}" if found.other else "-", number(found.factor)])
+    return markdown([*heads, "factor in iterations"], rows)
 
 
 def _rows(label: str, case: Results, noise: str, estimator: str) -> list[list[str]]:

@@ -239,7 +239,8 @@ def _run(words: Sequence[str]) -> int:
         results.write(options.json)
     if options.plot:
         decomposition.draw(options.plot, results)
-    print(decomposition.table(results), decomposition.ratio_table(results), sep="\n\n")
+    tables = [decomposition.slope_table, decomposition.term_table, decomposition.ratio_table]
+    print(*(table(results) for table in tables), sep="\n\n")
     return 0
 
 

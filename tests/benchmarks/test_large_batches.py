@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from benchmarks.paper import large_batches
 from benchmarks.paper.image_training import Task, Training
 from benchmarks.paper.images import Images
-from benchmarks.paper.large_batches import QUICK, Case, final_loss
-from benchmarks.paper.large_batches_tables import first_at, lead, leads, tables
+from benchmarks.paper.large_batches import QUICK, Case
+from benchmarks.paper.large_batches_tables import final_loss, first_at, lead, leads, tables, tuning_table
 from benchmarks.paper.models import fully_connected
 from es_flipout.cli.results import Results
 from es_flipout.stochastic import LearnedGaussian, MultiplicativeGaussian
@@ -179,6 +179,18 @@ def test_a_table_has_the_median_and_the_range_over_seeds_of_complete_runs():
     assert [each.factor for each in leads(results, "flipout", "cross_entropy", 1.0)] == [2, 4]
     rows[3]["cross_entropy"] = [3.0] * 5
     assert "not reached by 1 of 2" in tables(results)
+
+
+def test_runs_that_tuned_the_rate_are_compared_at_the_best_one():
+    rows = [
+        curve_of("shared", [3.0, 2.0, 1.5, 1.0, 1.1], 0.1, lr=0.1, tuned_for=[]),
+        curve_of("shared", [3.0, 2.0, 2.0, 2.0, 2.0], 0.1, lr=0.2, tuned_for=[]),
+        curve_of("flipout", [3.0, 1.0, 0.9, 0.8, 0.7], 0.1, lr=0.4, tuned_for=[]),
+        curve_of("flipout", [3.0, 0.1, 0.1, 0.1, 0.1], 0.1, lr=0.5, tuned_for=[], complete=False),
+        curve_of("flipout", [3.0, 0.1, 0.1, 0.1, 0.1], 0.1),
+    ]
+    *_, row = tuning_table(Results({"batch_size": 4096}, rows)).splitlines()
+    assert row == ("| fc, multiplicative, 4,096 | 40 | 0.1: 1.00 | 30 | flipout 0.4: 0.700 | 10 | 3.00 |")
 
 
 def test_the_grid_of_learning_rates_grows_at_its_edge(monkeypatch):

@@ -9,7 +9,18 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.paper import variance
-from benchmarks.paper.decomposition import ALPHA, BETA, GAMMA, VARIANCE, draw, fitted, interval, slopes
+from benchmarks.paper.decomposition import (
+    ALPHA,
+    BETA,
+    GAMMA,
+    VARIANCE,
+    draw,
+    fitted,
+    interval,
+    slope_table,
+    slopes,
+    term_table,
+)
 from benchmarks.paper.frozen import Network, loss_of
 from benchmarks.paper.lstm_loop import LSTMLoop
 from benchmarks.paper.variance import ESTIMATORS, Meter, batch_gradients, sizes_of
@@ -103,6 +114,25 @@ def test_a_slope_is_that_of_the_logarithms_and_an_interval_holds_90_percent():
     sizes = np.array([1.0, 2.0, 4.0])
     assert slopes(sizes, np.array([[8.0, 4.0, 2.0], [3.0, 3.0, 3.0]])) == pytest.approx([-1.0, 0.0])
     assert interval(np.arange(101)) == pytest.approx((50, 5, 95))
+
+
+def test_tables_have_intervals_where_there_are_several_runs():
+    results = Results({})
+    for index in range(2):
+        for size in (1, 2, 512):
+            case = {"layer": "a layer", "size": size}
+            results.add(index, "flipout", {VARIANCE: 4.0 / size + (size - 1) / size * 0.5}, **case)
+    *_, terms = term_table(results).splitlines()
+    assert terms.startswith("| a layer | 4.00 | 1.2e-01 (1.2e-01 to 1.2e-01) |")
+    assert terms.endswith("| 8.00 | 0% |")
+    whole, few = (
+        slopes(np.array(n), np.array([v]))[0]
+        for n, v in (([1.0, 2.0, 512.0], [4.0, 2.25, 4 / 512 + 511 / 1024]), ([1.0, 2.0], [4.0, 2.25]))
+    )
+    both = [f"{value:.3f} ({value:.3f} to {value:.3f})" for value in (whole, few)]
+    assert slope_table(results).splitlines()[-1] == f"| a layer | 2 | {both[0]} | {both[1]} |"
+    one = slope_table(results.where(round=0)).splitlines()[-1]
+    assert one == f"| a layer | 1 | {whole:.3f} | {few:.3f} |"
 
 
 def test_sizes_are_powers_of_two():

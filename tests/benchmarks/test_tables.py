@@ -1,4 +1,4 @@
-"""docs/benchmarks.md says what the results say, and its pictures show them."""
+"""docs/benchmarks.md and docs/paper.md say what the results say, and their pictures show them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import pytest
 from PIL import Image
 
+from benchmarks.paper import tables as paper
 from benchmarks.plots import SOURCE, fingerprint
 from benchmarks.speed import configs, physics
 from benchmarks.speed.tables import (
@@ -29,17 +30,23 @@ def rows_of(text: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
 
 
-def test_the_page_has_every_table_as_the_results_give_it():
-    text = PAGE.read_text()
-    assert re.findall(r"<!-- table: (\w+) -->", text) == list(TABLES)
-    assert with_tables(text) == text
-    assert re.findall(r"!\[[^]]*\]\(\.\./benchmarks/results/([^)]+)\.png\)", text) == list(PICTURES)
+@pytest.mark.parametrize(
+    ("page", "tables", "pictures"),
+    [(PAGE, TABLES, PICTURES), (paper.PAGE, paper.TABLES, paper.PICTURES)],
+    ids=["benchmarks", "paper"],
+)
+def test_the_page_has_every_table_as_the_results_give_it(page, tables, pictures):
+    text = page.read_text()
+    assert re.findall(r"<!-- table: (\w+) -->", text) == list(tables)
+    assert with_tables(text, tables) == text
+    assert re.findall(r"!\[[^]]*\]\(\.\./benchmarks/results/([^)]+)\.png\)", text) == list(pictures)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", [*PICTURES, *paper.PICTURES])
 def test_a_picture_shows_the_results_beside_it(name):
+    shown = paper.PICTURES[name]() if name in paper.PICTURES else load(name)
     with Image.open(RESULTS / f"{name}.png") as image:
-        assert image.text[SOURCE] == fingerprint(load(name).rows)
+        assert image.text[SOURCE] == fingerprint(shown.rows)
 
 
 def test_a_picture_is_drawn_from_its_results_alone(tmp_path):
@@ -108,6 +115,23 @@ def test_a_part_has_its_cost_per_env_step_and_its_share():
 
 def test_a_table_without_results_says_so():
     assert if_measured("nothing", env_table) == NOT_YET
+    assert paper.measured("nothing", make=env_table) == NOT_YET
+
+
+def test_a_table_of_the_paper_says_how_each_document_was_measured(tmp_path, monkeypatch):
+    machine = {"cores": 2, "processor": "Some CPU", "python": "3.11.7", "torch": "2.13.0"}
+    settings = {"machine": machine, "versions": {"ours": {"torch": "2.13.0"}, "theirs": {"jax": "0.4"}}}
+    for name in ("a", "b"):
+        command = f"python -m program {name} --json build/{name}.json --quick"
+        Results({**settings, "command": command}).write(tmp_path / f"{name}.json")
+    for module in ("benchmarks.tables", "benchmarks.paper.tables"):
+        monkeypatch.setattr(f"{module}.RESULTS", tmp_path)
+    assert paper.measured("a", "b", "c", make=lambda *documents: f"{len(documents)} of 3").split("\n\n") == [
+        "**2 cores of Some CPU**, no GPU; Python 3.11.7, torch 2.13.0, jax 0.4",
+        "`python -m program a --quick`",
+        "`python -m program b --quick`",
+        "2 of 3",
+    ]
 
 
 def test_a_loop_has_its_share_of_bare_physics_by_case():
