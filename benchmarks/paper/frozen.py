@@ -46,9 +46,10 @@ class Network:
     noise: Noise = NOISE["gaussian"]
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def perturbed(self, estimator: str) -> nn.Module:
+    def perturbed(self, estimator: str, num_bases: int = 1) -> nn.Module:
         """Returns the network with noise on the measured layers."""
-        return perturbed(self.module, self.noise, include=[*self.layers.values()], estimator=estimator)
+        include = [*self.layers.values()]
+        return perturbed(self.module, self.noise, include=include, estimator=estimator, num_bases=num_bases)
 
     def draw(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Draws examples independently of each other: x [*shape, ...] and y."""

@@ -106,7 +106,7 @@ class Meter:
             pool: the memory of CUDA graphs; None: no graphs.
         """
         self._network, self._size, self._repeats = network, size, options.repeats
-        self._noisy = network.perturbed(estimator)
+        self._noisy = network.perturbed(estimator, options.num_bases if estimator == "flipout" else 1)
         of_layer = {network.module.get_parameter(name): label for label, name in network.layers.items()}
         own = self._noisy.named_parameters()
         self._weights = {name: each for name, each in own if each in of_layer}
@@ -197,6 +197,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     option("--runs", type=COUNT, default=50, help="estimates of each variance, for the intervals")
     option("--repeats", type=COUNT, default=200, help="gradients of an estimate")
     option("--largest", type=COUNT, default=8192, help="mini-batch")
+    option("--num-bases", type=COUNT, default=1, help="noise tensors of a mini-batch, with flipout")
     option("--independent-up-to", type=COUNT, default=256, help="mini-batch with a draw for each example")
     option("--examples-at-once", type=COUNT, default=8192, help="bounds the memory")
     option("--batches-at-once", type=COUNT, default=50, help="the same, of gradients")
