@@ -15,6 +15,7 @@ from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
 
+@pytest.mark.slow
 def test_a_policy_trained_on_warp_scores_as_much_officially(tiny_config, tmp_path, monkeypatch):
     config = load_config(tiny_config)
     config = replace(config, env=replace(config.env, engine="warp"), device="cpu", out=str(tmp_path / "run"))

@@ -148,6 +148,7 @@ def test_a_mistake_is_told(arguments, message, rehearsal):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_throughput_is_written_round_by_round_and_ends_in_time(tmp_path, capsys):
     options = [
         *("--env", "InvertedPendulum-v5", "--env-kwargs", '{"max_episode_steps": 20}', "--device", "cpu"),

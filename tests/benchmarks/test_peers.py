@@ -85,6 +85,7 @@ def test_each_member_has_one_episode_and_only_live_steps_are_taken(num_envs):
     assert moments.count == lengths.sum() == sum(env.steps for env in envs)
 
 
+@pytest.mark.slow
 def test_the_pool_shares_a_population_out_and_gathers_its_moments():
     pool = EpisodePool(
         *(TASK, LIMIT, ConstantForces),
@@ -107,6 +108,7 @@ def fails(observations, actions, num_envs):
     raise ValueError("no such policy")
 
 
+@pytest.mark.slow
 def test_a_failing_worker_is_heard_of():
     with (
         EpisodePool(
