@@ -90,9 +90,9 @@ def draw_noise(
     if count > 1:
         rows = torch.arange(num_examples, device=scale.device)
         groups = RowGroups(rows * count // num_examples, count, grouped=True)
-    signs_0 = draw_signs((num_examples, scale.shape[0]), scale.dtype, generator)
-    signs_1 = draw_signs((num_examples, scale.shape[1]), scale.dtype, generator)
-    return FlipoutRows(bases, signs_0, signs_1, groups)
+    outputs, inputs = scale.shape[:2]
+    signs = draw_signs((num_examples, outputs + inputs), scale.dtype, generator)
+    return FlipoutRows(bases, signs[:, :outputs], signs[:, outputs:], groups)
 
 
 class LocalRows(ParameterNoise):
