@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -172,7 +172,11 @@ class _Stack:
 
     def _run_cell(self, inputs: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
         outputs = []
-        for from_inputs in _from_inputs(inputs, weights).unbind(1):
+        if torch.is_grad_enabled():
+            steps: Iterable[Tensor] = _from_inputs(inputs, weights).unbind(1)
+        else:  # the rounding of one product for all steps depends on the number of rows
+            steps = (_from_inputs(each, weights) for each in inputs.unbind(1))
+        for from_inputs in steps:
             state = self._step(from_inputs, state, weights)
             outputs.append(state[0])
         return torch.stack(outputs, dim=1), state
