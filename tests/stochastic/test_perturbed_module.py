@@ -298,6 +298,19 @@ class TestOneDrawPerCall:
         with noisy.frozen(1):
             torch.testing.assert_close(noisy(x), by_example(noisy, x, 1), rtol=1e-12, atol=1e-12)
 
+    @pytest.mark.parametrize("estimator", ["flipout", "shared", "independent"])
+    def test_a_part_that_the_module_contains_twice_keeps_its_parameters(self, estimator: Estimator) -> None:
+        layer, x = nn.Linear(3, 3).double(), inputs_of(N, 3)
+        weight, bias = layer.weight, layer.bias
+        noisy = perturbed(nn.Sequential(layer, nn.Tanh(), layer), DropConnect(), estimator=estimator)
+        again = perturbed(Twice(layer), DropConnect(), estimator=estimator)
+        assert noisy.names == ["0.weight", "0.bias"]
+        for mode in (True, False):
+            noisy.train(mode)(x)
+            assert layer.weight is weight
+            assert layer.bias is bias
+        torch.testing.assert_close(noisy.eval()(x), again.eval()(x))
+
 
 class Twice(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
