@@ -72,6 +72,7 @@ class PerturbedModule(nn.Module):
             if rho is not None:
                 self.rho[_rho_key(name)] = nn.Parameter(rho)
         self._in_dims, self._out_dims = in_dims, out_dims
+        self._padding_entries = padding_entries(module)
         self._seed: int | None = None
         self.training = module.training  # parts may be in other modes
         self.register_state_dict_post_hook(_to_module_keys)  # type: ignore[no-untyped-call]
@@ -202,7 +203,7 @@ class PerturbedModule(nn.Module):
         scales = {}
         for name in self.names:
             scales[name] = self.distribution.scale(self._parameter(name), self._rho_of(name))
-        for name, entry in padding_entries(self.module).items():
+        for name, entry in self._padding_entries.items():
             if name in scales:
                 rows = torch.arange(len(scales[name]), device=scales[name].device)
                 scales[name] = scales[name] * (rows != entry).unsqueeze(1)

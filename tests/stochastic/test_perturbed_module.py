@@ -204,6 +204,26 @@ class TestParameters:
         assert table.weight.grad is not None
         assert not table.weight.grad[1].any()
         assert table.weight.grad[0].any()
+        others = {"module.weight": torch.ones(4, 3)}
+        assert bool((functional_call(noisy, others, torch.tensor([1])) == 1).all())
+        noisy.requires_grad_(False)
+        assert not noisy(torch.tensor([1, 1])).any()
+
+    @pytest.mark.parametrize("estimator", ["flipout", "independent"])
+    def test_a_padding_entry_of_a_lookup_gets_no_gradient_through_its_noise(self, estimator: Estimator) -> None:
+        class Lookup(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.table = nn.Parameter(inputs_of(4, 3))
+
+            def forward(self, indices: Tensor) -> Tensor:
+                return F.embedding(indices, self.table, padding_idx=-3)
+
+        noisy = perturbed(Lookup(), LearnedGaussian(), estimator=estimator)
+        noisy(torch.tensor([0, 1, 1, 2])).sum().backward()
+        for parameter in noisy.parameters():
+            assert parameter.grad is not None
+            assert [bool(row.any()) for row in parameter.grad] == [True, False, True, False]
 
     def test_parts_that_change_after_the_call_are_seen(self) -> None:
         model, x = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), torch.ones(N, 3)
@@ -364,6 +384,17 @@ class TestLocal:
         assert bool(x.grad.isfinite().all())
         assert all(bool(each.grad.isfinite().all()) for each in noisy.parameters() if each.grad is not None)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_small_noise_is_not_lost_in_half_precision(self, dtype: torch.dtype) -> None:
+        layer = nn.Linear(64, 500, bias=False)
+        nn.init.zeros_(layer.weight)
+        noisy = perturbed(layer, AdditiveGaussian(1e-5), estimator="local")
+        with torch.autocast("cpu", dtype):
+            outputs = noisy(torch.ones(20, 64)).float().detach()
+            nothing = noisy(torch.zeros(20, 64)).float().detach()
+        assert float(outputs.std()) == pytest.approx(8e-5, rel=0.05)  # sqrt(64) * 1e-5
+        assert float(nothing.abs().max()) < 1e-15
+
     @pytest.mark.parametrize(
         ("module", "size"),
         [(nn.Linear(3, 3), (N, 2, 3)), (Twice(nn.Linear(3, 3)), (N, 3)), (nn.Conv1d(3, 2, 1), (N, 3, 2))],
@@ -404,6 +435,14 @@ class TestBatches:
             alone = functional_call(noisy.module, own, (x[:, n : n + 1], scale))
             torch.testing.assert_close(found["y"][:, n : n + 1], alone["y"], rtol=1e-12, atol=1e-12)
             torch.testing.assert_close(found["h"][:, n : n + 1], alone["h"], rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("estimator", ["flipout", "shared", "independent"])
+    def test_a_batch_may_be_empty(self, estimator: Estimator) -> None:
+        module = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 2))
+        noisy = perturbed(module, MultiplicativeGaussian(), estimator=estimator)
+        outputs = noisy(torch.ones(0, 2, 3, 3))
+        assert outputs.shape == (0, 2)
+        outputs.sum().backward()
 
     def test_keyword_arguments(self) -> None:
         noisy, x = perturbed(nn.Bilinear(3, 2, 4), MultiplicativeGaussian()), torch.ones(N, 3)
