@@ -152,7 +152,11 @@ def test_a_recurrent_layers_row_is_the_same_in_any_number_of_rows(
     reader, size = Reader().to(dtype), 64
     weights = {name: value.detach() for name, value in reader.named_parameters()}
     noise = perturbation.sample(weights, size, torch.Generator().manual_seed(0))
-    population, x, members = Population(reader, noise, 0.1), randn(size, 7, 8, dtype=dtype), torch.arange(size)
+    population, x, members = (
+        Population(reader, noise, 0.1),
+        randn(size, 7, 8, dtype=dtype),
+        torch.arange(size),
+    )
     whole = population(x, members=members)
     for part in (slice(0, 1), slice(7, 9), slice(30, 33), slice(5, 22), slice(30, 61)):
         assert torch.equal(population(x[part], members=members[part]), whole[part])

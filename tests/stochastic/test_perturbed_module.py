@@ -210,7 +210,9 @@ class TestParameters:
         assert not noisy(torch.tensor([1, 1])).any()
 
     @pytest.mark.parametrize("estimator", ["flipout", "independent"])
-    def test_a_padding_entry_of_a_lookup_gets_no_gradient_through_its_noise(self, estimator: Estimator) -> None:
+    def test_a_padding_entry_of_a_lookup_gets_no_gradient_through_its_noise(
+        self, estimator: Estimator
+    ) -> None:
         class Lookup(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -245,7 +247,7 @@ class TestOneDrawPerCall:
     def test_an_lstm_has_the_same_weights_at_every_time_step(self) -> None:
         torch.manual_seed(0)
         layer, x = nn.LSTM(3, 4, batch_first=True).double(), inputs_of(N, 6, 3)
-        noisy = perturbed(layer, MultiplicativeGaussian(), include="*weight_hh*")
+        noisy = perturbed(layer, MultiplicativeGaussian(), include="*weight_hh*", out_dims=(0, (1, 1)))
         assert noisy.names == ["weight_hh_l0"]
         with noisy.frozen(1):
             outputs, (h, c) = perturbed_states(noisy, x)
@@ -487,6 +489,30 @@ class TestBatches:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("layer", "dims", "message"),
+        [
+            (nn.LSTM(3, 4), {}, "LSTM with batch_first=False has its batch in dimension 1: pass in_dims=1"),
+            (nn.GRU(3, 4), {"in_dims": 1}, r"in dimension 1: pass out_dims=\(1, 1\)"),
+            (nn.LSTM(3, 4, batch_first=True), {}, r"in dimension 1: pass out_dims=\(0, \(1, 1\)\)"),
+            (nn.MultiheadAttention(4, 2), {}, "in dimension 1: pass in_dims=1"),
+            (nn.TransformerEncoderLayer(4, 2), {}, "pass in_dims=1"),
+        ],
+    )
+    def test_time_is_not_taken_for_the_batch(
+        self, layer: nn.Module, dims: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            perturbed(layer, MultiplicativeGaussian(), **dims)
+        perturbed(layer, MultiplicativeGaussian(), estimator="shared")
+
+    def test_what_is_no_distribution_or_prior_is_refused(self) -> None:
+        with pytest.raises(TypeError, match=r"expected a WeightDistribution .* got 0.5"):
+            perturbed(nn.Linear(2, 2), 0.5)  # type: ignore[arg-type]
+        for prior in (0.0, -1.0, float("nan"), "wide"):
+            with pytest.raises(ValueError, match="prior must be a positive standard deviation or a Normal"):
+                perturbed(nn.Linear(2, 2), LearnedGaussian()).kl(prior)  # type: ignore[arg-type]
+
     def test_an_operation_without_a_rule_is_named_with_its_remedies(self) -> None:
         class Sum(nn.Linear):
             def forward(self, x: Tensor) -> Tensor:
