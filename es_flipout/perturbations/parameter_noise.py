@@ -107,6 +107,8 @@ class ParameterNoise(ABC):
             inputs: [N, B, channels in, ...].
             convolution: the operation; its weight has the parameter's shape.
         """
+        if not len(inputs):  # torch has no convolution of 0 groups
+            return outputs
         return outputs + convolution.of_rows(inputs, self.dense())
 
     def add_embedding(self, outputs: Tensor, indices: Tensor) -> Tensor:
@@ -163,4 +165,4 @@ def lookup(table: Tensor, indices: Tensor) -> Tensor:
 def channel_aligned(values: Tensor, groups: int, ndim: int) -> Tensor:
     """Returns values per row and channel, [N, C], as [N, 1, groups * C, 1, ...] of `ndim` dimensions."""
     repeated = values.repeat(1, groups) if groups > 1 else values
-    return repeated.view(len(values), 1, -1, *(1,) * (ndim - 3))
+    return repeated.view(len(values), 1, repeated.shape[1], *(1,) * (ndim - 3))

@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, _broadcast_to_and_flatten, tree_flatten, tree_unflatten
+
+_SEQUENCE_LAYERS = (
+    *(nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
+    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,30 @@ def _dims_of(args: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Any, struct
     if dims is None:
         raise ValueError(f"in_dims={in_dims} is not nested as the arguments are")
     return dims
+
+
+def check_layer(module: nn.Module, in_dims: Any, out_dims: Any) -> None:
+    """Checks the batch dimensions of a recurrent layer or a transformer of torch's.
+
+    Raises:
+        ValueError: if `in_dims` is time, or `out_dims` is not the states' batch dimension.
+    """
+    if not isinstance(module, _SEQUENCE_LAYERS):
+        return
+    name = type(module).__name__
+    batch_first = next(part.batch_first for part in module.modules() if hasattr(part, "batch_first"))
+    dim = 0 if batch_first else 1
+    if isinstance(in_dims, int) and in_dims != dim:
+        raise ValueError(
+            f"{name} with batch_first={batch_first} has its batch in dimension {dim}: pass in_dims={dim}, or "
+            f"a tuple, one for each argument; got in_dims={in_dims}"
+        )
+    if isinstance(module, nn.RNNBase) and isinstance(out_dims, int) and out_dims != 1:
+        states = "(1, 1)" if isinstance(module, nn.LSTM) else "1"
+        raise ValueError(
+            f"{name} returns states with the batch in dimension 1: pass out_dims=({dim}, {states}), got "
+            f"out_dims={out_dims}"
+        )
 
 
 def without_batch(outputs: Any, out_dims: Any) -> Any:

@@ -112,10 +112,13 @@ class LocalRows(ParameterNoise):
         if self._is_used or inputs.shape[1:-1].numel() != 1:
             raise self._refusal()
         self._is_used = True
-        variance = F.linear(inputs.square(), self._scale.square())
+        # Squares of small numbers are 0 in half precision.
+        dtype = torch.promote_types(self._scale.dtype, torch.float32)
+        with torch.autocast(inputs.device.type, enabled=False):
+            variance = F.linear(inputs.to(dtype).square(), self._scale.to(dtype).square())
         # The root has no gradient at 0, where all inputs are.
-        std = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
-        return outputs + std * aligned(self._unit, std.ndim)
+        std = variance.clamp_min(torch.finfo(dtype).tiny).sqrt()
+        return outputs + (std * aligned(self._unit, std.ndim)).to(outputs.dtype)
 
     @override
     def dense(self) -> Tensor:

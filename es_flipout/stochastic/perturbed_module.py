@@ -25,7 +25,7 @@ from es_flipout.perturbations import PerturbedParameter
 from es_flipout.perturbations.each_row import each_row
 from es_flipout.perturbations.torch_modes import eagerly
 from es_flipout.seeding import torch_generator
-from es_flipout.stochastic.batch_dims import Batch, without_batch
+from es_flipout.stochastic.batch_dims import Batch, check_layer, without_batch
 from es_flipout.stochastic.batch_norm import WholeBatchNorm
 from es_flipout.stochastic.distributions import WeightDistribution
 from es_flipout.stochastic.estimators import Estimator, check_estimator, draw_noise, draw_shared
@@ -75,6 +75,7 @@ class PerturbedModule(nn.Module):
             if rho is not None:
                 self.rho[_rho_key(name)] = nn.Parameter(rho)
         self._in_dims, self._out_dims = in_dims, out_dims
+        self._padding_entries = padding_entries(module)
         self._seed: int | None = None
         self.training = module.training  # parts may be in other modes
         self.register_state_dict_post_hook(_to_module_keys)  # type: ignore[no-untyped-call]
@@ -132,10 +133,13 @@ class PerturbedModule(nn.Module):
 
         Raises:
             TypeError: if the distribution is not learned.
+            ValueError: if the prior is none of the two.
         """
         if not self.rho:
             raise TypeError(f"kl is for LearnedGaussian, whose std is learned: got {self.distribution}")
         # Not by torch.distributions: it checks values, which a CUDA graph cannot.
+        if not isinstance(prior, Normal) and not (isinstance(prior, float | int) and prior > 0):
+            raise ValueError(f"prior must be a positive standard deviation or a Normal, got {prior!r}")
         m, s = (prior.mean, prior.stddev) if isinstance(prior, Normal) else (0.0, prior)
         total: Tensor | None = None
         for name in self.names:
@@ -206,7 +210,7 @@ class PerturbedModule(nn.Module):
         scales = {}
         for name in self.names:
             scales[name] = self.distribution.scale(self._parameter(name), self._rho_of(name))
-        for name, entry in padding_entries(self.module).items():
+        for name, entry in self._padding_entries.items():
             if name in scales:
                 rows = torch.arange(len(scales[name]), device=scales[name].device)
                 scales[name] = scales[name] * (rows != entry).unsqueeze(1)
@@ -234,6 +238,9 @@ def perturbed(
 ) -> PerturbedModule:
     """Makes the weights of a module random, with weights of its own for each example of a mini-batch.
 
+    Unless the estimator is "shared", the module runs on one example at a time, a batch of one. F.batch_norm
+    sees the whole mini-batch; anything else that the module computes across the batch dimension does not.
+
     Parameters that require no gradient are left alone. One that is used under several names is perturbed if
     any of them is meant, with the same noise wherever it is used.
 
@@ -254,7 +261,8 @@ def perturbed(
 
     Raises:
         TypeError: if the module cannot be perturbed.
-        ValueError: if no parameter is meant, or the estimator is not exact for the distribution.
+        ValueError: if no parameter is meant, the estimator is not exact for the distribution, or the module
+            is a layer of torch's that has its batch in another dimension.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {module!r:.80}")
@@ -262,6 +270,12 @@ def perturbed(
         raise TypeError("the module, or a part of it, is perturbed already: one call perturbs all")
     if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in module.modules()):
         raise TypeError("a compiled module hides its operations: pass the module that was compiled")
+    if not isinstance(distribution, WeightDistribution):
+        raise TypeError(
+            f"expected a WeightDistribution such as MultiplicativeGaussian(1.0), got {distribution!r:.80}"
+        )
+    if estimator != "shared":
+        check_layer(module, in_dims, out_dims)
     names = _matching(module, _patterns(include), _patterns(exclude))
     if not names:
         known = ", ".join(name for name, value in module.named_parameters() if value.requires_grad)

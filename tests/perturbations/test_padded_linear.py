@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
@@ -132,3 +132,31 @@ def test_a_member_acts_the_same_beside_any_others(
         for part in slices(rng, 5):
             actions = population.select(members[part])(observations[part])
             assert torch.equal(actions, whole[part]), (num_inputs, hidden, num_outputs, part)
+
+
+@DTYPES
+@pytest.mark.parametrize("perturbation", [Flipout(), Independent(), LowRank()], ids=str)
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_recurrent_layers_row_is_the_same_in_any_number_of_rows(
+    kind: type[nn.RNNBase], perturbation: Perturbation, dtype: torch.dtype
+) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(8, 16, num_layers=2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)[0]
+
+    torch.manual_seed(0)
+    reader, size = Reader().to(dtype), 64
+    weights = {name: value.detach() for name, value in reader.named_parameters()}
+    noise = perturbation.sample(weights, size, torch.Generator().manual_seed(0))
+    population, x, members = (
+        Population(reader, noise, 0.1),
+        randn(size, 7, 8, dtype=dtype),
+        torch.arange(size),
+    )
+    whole = population(x, members=members)
+    for part in (slice(0, 1), slice(7, 9), slice(30, 33), slice(5, 22), slice(30, 61)):
+        assert torch.equal(population(x[part], members=members[part]), whole[part])

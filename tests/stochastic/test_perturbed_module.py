@@ -218,6 +218,28 @@ class TestParameters:
         assert table.weight.grad is not None
         assert not table.weight.grad[1].any()
         assert table.weight.grad[0].any()
+        others = {"module.weight": torch.ones(4, 3)}
+        assert bool((functional_call(noisy, others, torch.tensor([1])) == 1).all())
+        noisy.requires_grad_(False)
+        assert not noisy(torch.tensor([1, 1])).any()
+
+    @pytest.mark.parametrize("estimator", ["flipout", "independent"])
+    def test_a_padding_entry_of_a_lookup_gets_no_gradient_through_its_noise(
+        self, estimator: Estimator
+    ) -> None:
+        class Lookup(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.table = nn.Parameter(inputs_of(4, 3))
+
+            def forward(self, indices: Tensor) -> Tensor:
+                return F.embedding(indices, self.table, padding_idx=-3)
+
+        noisy = perturbed(Lookup(), LearnedGaussian(), estimator=estimator)
+        noisy(torch.tensor([0, 1, 1, 2])).sum().backward()
+        for parameter in noisy.parameters():
+            assert parameter.grad is not None
+            assert [bool(row.any()) for row in parameter.grad] == [True, False, True, False]
 
     def test_parts_that_change_after_the_call_are_seen(self) -> None:
         model, x = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), torch.ones(N, 3)
@@ -239,7 +261,7 @@ class TestOneDrawPerCall:
     def test_an_lstm_has_the_same_weights_at_every_time_step(self) -> None:
         torch.manual_seed(0)
         layer, x = nn.LSTM(3, 4, batch_first=True).double(), inputs_of(N, 6, 3)
-        noisy = perturbed(layer, MultiplicativeGaussian(), include="*weight_hh*")
+        noisy = perturbed(layer, MultiplicativeGaussian(), include="*weight_hh*", out_dims=(0, (1, 1)))
         assert noisy.names == ["weight_hh_l0"]
         with noisy.frozen(1):
             outputs, (h, c) = perturbed_states(noisy, x)
@@ -312,6 +334,19 @@ class TestOneDrawPerCall:
         with noisy.frozen(1):
             torch.testing.assert_close(noisy(x), by_example(noisy, x, 1), rtol=1e-12, atol=1e-12)
 
+    @pytest.mark.parametrize("estimator", ["flipout", "shared", "independent"])
+    def test_a_part_that_the_module_contains_twice_keeps_its_parameters(self, estimator: Estimator) -> None:
+        layer, x = nn.Linear(3, 3).double(), inputs_of(N, 3)
+        weight, bias = layer.weight, layer.bias
+        noisy = perturbed(nn.Sequential(layer, nn.Tanh(), layer), DropConnect(), estimator=estimator)
+        again = perturbed(Twice(layer), DropConnect(), estimator=estimator)
+        assert noisy.names == ["0.weight", "0.bias"]
+        for mode in (True, False):
+            noisy.train(mode)(x)
+            assert layer.weight is weight
+            assert layer.bias is bias
+        torch.testing.assert_close(noisy.eval()(x), again.eval()(x))
+
 
 class Twice(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
@@ -365,6 +400,17 @@ class TestLocal:
         assert bool(x.grad.isfinite().all())
         assert all(bool(each.grad.isfinite().all()) for each in noisy.parameters() if each.grad is not None)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_small_noise_is_not_lost_in_half_precision(self, dtype: torch.dtype) -> None:
+        layer = nn.Linear(64, 500, bias=False)
+        nn.init.zeros_(layer.weight)
+        noisy = perturbed(layer, AdditiveGaussian(1e-5), estimator="local")
+        with torch.autocast("cpu", dtype):
+            outputs = noisy(torch.ones(20, 64)).float().detach()
+            nothing = noisy(torch.zeros(20, 64)).float().detach()
+        assert float(outputs.std()) == pytest.approx(8e-5, rel=0.05)  # sqrt(64) * 1e-5
+        assert float(nothing.abs().max()) < 1e-15
+
     @pytest.mark.parametrize(
         ("module", "size"),
         [(nn.Linear(3, 3), (N, 2, 3)), (Twice(nn.Linear(3, 3)), (N, 3)), (nn.Conv1d(3, 2, 1), (N, 3, 2))],
@@ -405,6 +451,14 @@ class TestBatches:
             alone = functional_call(noisy.module, own, (x[:, n : n + 1], scale))
             torch.testing.assert_close(found["y"][:, n : n + 1], alone["y"], rtol=1e-12, atol=1e-12)
             torch.testing.assert_close(found["h"][:, n : n + 1], alone["h"], rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("estimator", ["flipout", "shared", "independent"])
+    def test_a_batch_may_be_empty(self, estimator: Estimator) -> None:
+        module = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 2))
+        noisy = perturbed(module, MultiplicativeGaussian(), estimator=estimator)
+        outputs = noisy(torch.ones(0, 2, 3, 3))
+        assert outputs.shape == (0, 2)
+        outputs.sum().backward()
 
     def test_keyword_arguments(self) -> None:
         noisy, x = perturbed(nn.Bilinear(3, 2, 4), MultiplicativeGaussian()), torch.ones(N, 3)
@@ -449,6 +503,30 @@ class TestBatches:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("layer", "dims", "message"),
+        [
+            (nn.LSTM(3, 4), {}, "LSTM with batch_first=False has its batch in dimension 1: pass in_dims=1"),
+            (nn.GRU(3, 4), {"in_dims": 1}, r"in dimension 1: pass out_dims=\(1, 1\)"),
+            (nn.LSTM(3, 4, batch_first=True), {}, r"in dimension 1: pass out_dims=\(0, \(1, 1\)\)"),
+            (nn.MultiheadAttention(4, 2), {}, "in dimension 1: pass in_dims=1"),
+            (nn.TransformerEncoderLayer(4, 2), {}, "pass in_dims=1"),
+        ],
+    )
+    def test_time_is_not_taken_for_the_batch(
+        self, layer: nn.Module, dims: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            perturbed(layer, MultiplicativeGaussian(), **dims)
+        perturbed(layer, MultiplicativeGaussian(), estimator="shared")
+
+    def test_what_is_no_distribution_or_prior_is_refused(self) -> None:
+        with pytest.raises(TypeError, match=r"expected a WeightDistribution .* got 0.5"):
+            perturbed(nn.Linear(2, 2), 0.5)  # type: ignore[arg-type]
+        for prior in (0.0, -1.0, float("nan"), "wide"):
+            with pytest.raises(ValueError, match="prior must be a positive standard deviation or a Normal"):
+                perturbed(nn.Linear(2, 2), LearnedGaussian()).kl(prior)  # type: ignore[arg-type]
+
     def test_an_operation_without_a_rule_is_named_with_its_remedies(self) -> None:
         class Sum(nn.Linear):
             def forward(self, x: Tensor) -> Tensor:

@@ -55,6 +55,22 @@ def test_mini_batches_side_by_side_have_the_gradients_of_one_after_the_other(est
                 torch.testing.assert_close(one[index], other)
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_mini_batches_side_by_side_run_through_recurrent_layers(kind):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = kind(3, 4, batch_first=True, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.layer(x)[0]
+
+    noisy, x = perturbed(Reader(), MultiplicativeGaussian()), torch.randn(4, 5, 6, 3, dtype=torch.float64)
+    with noisy.frozen(seed=1):
+        found = torch.vmap(noisy, randomness="same")(x)
+        torch.testing.assert_close(found, torch.stack([noisy(each) for each in x]))
+
+
 @pytest.mark.parametrize("estimator", ["flipout", "shared", "independent"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda each: type(each).__name__)
 def test_mini_batches_side_by_side_can_have_draws_of_their_own(distribution: WeightDistribution, estimator):

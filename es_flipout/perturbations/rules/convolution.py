@@ -30,6 +30,7 @@ def convolve(
     if bias is None:
         return outputs
     values = bias.written_out() if isinstance(bias, PerturbedParameter) else bias
+    values = values.to(outputs.dtype)  # which autocast may have chosen
     return outputs + values.view(*values.shape, *(1,) * dims)
 
 

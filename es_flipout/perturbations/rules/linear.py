@@ -121,8 +121,11 @@ def embedding(
         )
     context = weight.context
     indices = context.physical(input)
-    entries = F.embedding(indices, weight.plain, padding_idx)
-    return context.logical(weight.noise.add_embedding(entries, indices))
+    entries = weight.noise.add_embedding(F.embedding(indices, weight.plain), indices)
+    if padding_idx is not None and tracked(entries):
+        is_padding = (indices == padding_idx % len(weight)).unsqueeze(-1)
+        entries = torch.where(is_padding, entries.detach(), entries)
+    return context.logical(entries)
 
 
 def transpose(parameter: PerturbedParameter) -> PerturbedParameter:

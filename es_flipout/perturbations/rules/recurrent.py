@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,8 +49,9 @@ def _from_hidden(hidden: Tensor, weights: Weights) -> Tensor:
 def lstm_step(from_inputs: Tensor, state: State, weights: Weights) -> State:
     """Returns (h', c') of an LSTM cell, projected if there is a fifth weight."""
     hidden, cell = state
-    i, f, g, o = _from_hidden(hidden, weights).add_(from_inputs).chunk(4, dim=-1)
-    cell = (_sigmoid(f) * cell).addcmul_(_sigmoid(i), torch.tanh(g))
+    # Not in place: the hidden state of the first step may lack a dimension of the caller's torch.vmap.
+    i, f, g, o = (from_inputs + _from_hidden(hidden, weights)).chunk(4, dim=-1)
+    cell = torch.addcmul(_sigmoid(f) * cell, _sigmoid(i), torch.tanh(g))
     hidden = _sigmoid(o) * torch.tanh(cell)
     if len(weights) == 5 and weights[4] is not None:
         hidden = linear_rows(hidden, weights[4], None)
@@ -72,7 +73,7 @@ def rnn_step(nonlinearity: Callable[[Tensor], Tensor]) -> Cell:
     """Returns the cell of a plain recurrent network."""
 
     def step(from_inputs: Tensor, state: State, weights: Weights) -> State:
-        return (nonlinearity(_from_hidden(state[0], weights).add_(from_inputs)),)
+        return (nonlinearity(from_inputs + _from_hidden(state[0], weights)),)
 
     return step
 
@@ -172,7 +173,11 @@ class _Stack:
 
     def _run_cell(self, inputs: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
         outputs = []
-        for from_inputs in _from_inputs(inputs, weights).unbind(1):
+        if torch.is_grad_enabled():
+            steps: Iterable[Tensor] = _from_inputs(inputs, weights).unbind(1)
+        else:  # the rounding of one product for all steps depends on the number of rows
+            steps = (_from_inputs(each, weights) for each in inputs.unbind(1))
+        for from_inputs in steps:
             state = self._step(from_inputs, state, weights)
             outputs.append(state[0])
         return torch.stack(outputs, dim=1), state
