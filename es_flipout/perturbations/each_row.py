@@ -42,7 +42,7 @@ def each_row(
         as_batches: whether the function sees rows as batches of one; it words an error.
 
     Raises:
-        TypeError: if the function returns something else than tensors, constants and containers of them.
+        TypeError: if the function returns anything other than tensors, constants and containers of them.
         UnsupportedOperationError: if it uses a parameter in an operation that has no rule.
     """
     structure: TreeSpec | None = None

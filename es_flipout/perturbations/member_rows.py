@@ -125,7 +125,7 @@ class MemberRows:
             inputs: tensors [N, ...], or containers of them.
 
         Raises:
-            TypeError: if the policy returns something else than tensors, constants and containers of them.
+            TypeError: if the policy returns anything other than tensors, constants and containers of them.
             ValueError: if a tensor does not have one row per member.
         """
         return eagerly(self._run, inputs, False)

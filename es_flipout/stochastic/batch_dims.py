@@ -117,8 +117,10 @@ def check_layer(module: nn.Module, in_dims: Any, out_dims: Any) -> None:
 def without_batch(outputs: Any, out_dims: Any) -> Any:
     """Returns outputs [N, ..., 1, ...] of all examples with their batch dimension in the place of the 1.
 
+    An output whose dimension is None stays as it is.
+
     Raises:
-        ValueError: if an output of one example has not size 1 in its batch dimension.
+        ValueError: if the batch dimension of an example's output is not of size 1.
     """
     leaves, structure = tree_flatten(outputs)
     dims = _broadcast_to_and_flatten(out_dims, structure)
@@ -133,12 +135,14 @@ def without_batch(outputs: Any, out_dims: Any) -> Any:
     )
 
 
-def _placed(output: Tensor, dim: int) -> Tensor:
+def _placed(output: Tensor, dim: int | None) -> Tensor:
+    if dim is None:
+        return output
     ndim = output.ndim - 1
     if not -ndim <= dim < ndim or output.shape[1:][dim] != 1:
         raise ValueError(
             f"the module was given a batch of one and returned shape {list(output.shape[1:])}: its dimension "
-            f"{dim} is no batch: pass out_dims, and reduce over examples outside of the module"
+            f"{dim} is no batch: pass out_dims (None: [N, ...]), and reduce over examples outside the module"
         )
     dim %= ndim
     return output.squeeze(dim + 1).movedim(0, dim)

@@ -84,7 +84,7 @@ def draw_noise(
     if estimator == "local":
         unit = distribution.unit((num_examples, scale.shape[0]), scale.dtype, generator)
         return LocalRows(name, scale, unit)
-    count = min(num_bases, num_examples)
+    count = max(min(num_bases, num_examples), 1)
     bases = scale * distribution.unit((count, *scale.shape), scale.dtype, generator)
     groups = None
     if count > 1:

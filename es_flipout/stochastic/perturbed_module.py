@@ -49,7 +49,7 @@ class PerturbedModule(nn.Module):
         estimator: how examples get their weights.
         num_bases: noise tensors per weight of estimator "flipout".
         names: names of the perturbed parameters; a shared one has its first name only.
-        rho: parameters of the distribution, by parameter name with / for each dot.
+        rho: parameters of the distribution, by `NAME_rho` with / for each dot.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class PerturbedModule(nn.Module):
     ) -> None:
         super().__init__()
         check_estimator(estimator, distribution, num_bases)
+        _check_names(module, names)
         self.module = module
         self.distribution = distribution
         self.estimator = estimator
@@ -80,6 +81,9 @@ class PerturbedModule(nn.Module):
         self.training = module.training  # parts may be in other modes
         self.register_state_dict_post_hook(_to_module_keys)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_module_keys)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seed": None}  # a copy is not frozen
 
     @override
     def extra_repr(self) -> str:
@@ -103,7 +107,7 @@ class PerturbedModule(nn.Module):
 
     @contextmanager
     def frozen(self, seed: int | None = None) -> Iterator[None]:
-        """Makes all calls inside use one draw, in training and in evaluation mode.
+        """Makes all calls inside use one draw, in training and in evaluation mode, and in all threads.
 
         A draw is a function of the seed, the parameter's name and the number of examples: example n has the
         same weights in each batch of the same size. What "flipout" and "shared" use for all examples does not
@@ -133,7 +137,7 @@ class PerturbedModule(nn.Module):
 
         Raises:
             TypeError: if the distribution is not learned.
-            ValueError: if the prior is none of the two.
+            ValueError: if the prior is neither.
         """
         if not self.rho:
             raise TypeError(f"kl is for LearnedGaussian, whose std is learned: got {self.distribution}")
@@ -182,9 +186,12 @@ class PerturbedModule(nn.Module):
             with WholeBatchNorm(batch.size):
                 return call_with(self.module, parameters, one_args, one_kwargs)
 
-        outputs = each_row(
-            run_one, batch.tensors, batch.dims, parameters.values(), batch.size, as_batches=True
-        )
+        values = parameters.values()
+        try:
+            outputs = each_row(run_one, batch.tensors, batch.dims, values, batch.size, as_batches=True)
+        except RuntimeError as error:
+            error.add_note("torch.vmap runs the examples as batches of one; estimator='shared' does without")
+            raise
         return without_batch(outputs, self._out_dims)
 
     def _draw_shared(self, seed: int | None) -> dict[str, Tensor]:
@@ -241,8 +248,9 @@ def perturbed(
     Unless the estimator is "shared", the module runs on one example at a time, a batch of one. F.batch_norm
     sees the whole mini-batch; anything else that the module computes across the batch dimension does not.
 
-    Parameters that require no gradient are left alone. One that is used under several names is perturbed if
-    any of them is meant, with the same noise wherever it is used.
+    Parameters that require no gradient are left alone. One with several names is perturbed if one of them is
+    included and none excluded, and has the same noise wherever it is used. A reference outside of a module's
+    parameters, such as a list of tensors, keeps its plain value.
 
     Args:
         module: any module, which is not copied; its operations on perturbed parameters must have rules,
@@ -257,11 +265,12 @@ def perturbed(
             lower the variance of large mini-batches, above all of convolutions, and need memory.
         in_dims: the batch dimension of each argument, as torch.vmap takes it: an int for all tensors, or a
             tuple nested as the positional arguments are; None for what all examples share.
-        out_dims: the batch dimension of each output, an int for all or nested as the outputs are.
+        out_dims: the batch dimension of each output, an int for all or nested as the outputs are; None for an
+            output without one, which is returned for each example: [N, ...].
 
     Raises:
         TypeError: if the module cannot be perturbed.
-        ValueError: if no parameter is meant, the estimator is not exact for the distribution, or the module
+        ValueError: if no parameter matches, the estimator is not exact for the distribution, or the module
             is a layer of torch's that has its batch in another dimension.
     """
     if not isinstance(module, nn.Module):
@@ -287,20 +296,25 @@ def perturbed(
 
 
 def _matching(module: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Returns the first name of each trainable parameter that is meant by any of its names."""
-    first: dict[int, str] = {}
-    meant: dict[int, list[str]] = {}
+    """Returns the first name of each trainable parameter of which a name is included and none excluded."""
+    names_of: dict[int, list[str]] = {}
     for name, value in module.named_parameters(remove_duplicate=False):
         if value.requires_grad:
-            first.setdefault(id(value), name)
-            meant.setdefault(id(value), []).append(name)
+            names_of.setdefault(id(value), []).append(name)
 
     def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
     return [
-        first[key] for key, names in meant.items() if matches(names, include) and not matches(names, exclude)
+        names[0] for names in names_of.values() if matches(names, include) and not matches(names, exclude)
     ]
+
+
+def _check_names(module: nn.Module, names: Sequence[str]) -> None:
+    """Raises a ValueError if a state dict could not tell rho from what the module has."""
+    taken = set(module.state_dict()) & {f"{name}_rho" for name in names}
+    if taken:
+        raise ValueError(f"the module has a {min(taken)!r} of its own: rename it")
 
 
 def _patterns(patterns: str | Sequence[str]) -> Sequence[str]:
@@ -325,22 +339,22 @@ def _generator(name: str, device: torch.device, seed: int | None) -> torch.Gener
 
 
 def _rho_key(name: str) -> str:
-    return name.replace(".", "/")  # a parameter's name has no dots
+    return name.replace(".", "/") + "_rho"  # a parameter's name has no dots
 
 
 def _to_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Renames module.NAME to NAME, and rho.KEY to NAME_rho, in a state dict that was just made."""
+    """Renames module.NAME to NAME, and rho.NAME_rho to NAME_rho, in a state dict that was just made."""
     for key in [key for key in state if key.startswith(prefix)]:
         rest = key.removeprefix(prefix)
         if rest.startswith(_MODULE):
             state[prefix + rest.removeprefix(_MODULE)] = state.pop(key)
         elif rest.startswith(_RHO):
-            state[f"{prefix}{rest.removeprefix(_RHO).replace('/', '.')}_rho"] = state.pop(key)
+            state[prefix + rest.removeprefix(_RHO).replace("/", ".")] = state.pop(key)
 
 
 def _from_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Undoes `_to_module_keys` in a state dict that is about to be loaded."""
     assert isinstance(module, PerturbedModule)
-    rho = {f"{prefix}{key.replace('/', '.')}_rho": f"{prefix}{_RHO}{key}" for key in module.rho}
+    rho = {prefix + key.replace("/", "."): f"{prefix}{_RHO}{key}" for key in module.rho}
     for key in [key for key in state if key.startswith(prefix)]:
         state[rho.get(key, f"{prefix}{_MODULE}{key.removeprefix(prefix)}")] = state.pop(key)

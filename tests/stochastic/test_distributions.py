@@ -87,7 +87,7 @@ def test_kl_is_the_expected_difference_of_log_densities() -> None:
     total = 0.0
     torch.manual_seed(1)
     for name, mu in noisy.module.named_parameters():
-        posterior = Normal(mu, nn.functional.softplus(noisy.rho[name]))
+        posterior = Normal(mu, nn.functional.softplus(noisy.rho[f"{name}_rho"]))
         w = posterior.sample((200_000,))
         total += float((posterior.log_prob(w) - prior.log_prob(w)).mean(dim=0).sum().detach())
     assert float(noisy.kl(prior).detach()) == pytest.approx(total, rel=5e-3)
@@ -104,14 +104,14 @@ def test_kl_from_itself_is_zero_and_pulls_to_the_prior() -> None:
     by_name = dict(zip((name for name, _ in noisy.named_parameters()), gradients, strict=True))
     # d/dmu = mu, for a prior of standard deviation 1
     torch.testing.assert_close(by_name["module.weight"], noisy.module.weight)
-    assert bool((by_name["rho.weight"] < 0).all())  # a wider posterior is closer to it
+    assert bool((by_name["rho.weight_rho"] < 0).all())  # a wider posterior is closer to it
 
 
 def test_the_first_standard_deviation_is_the_initial_one() -> None:
     for std in (1e-4, 0.3, 40.0):
         noisy = perturbed(nn.Linear(3, 2), LearnedGaussian(std))
         torch.testing.assert_close(
-            nn.functional.softplus(noisy.rho["weight"]), torch.full((2, 3), std), rtol=1e-4, atol=0
+            nn.functional.softplus(noisy.rho["weight_rho"]), torch.full((2, 3), std), rtol=1e-4, atol=0
         )
 
 

@@ -27,6 +27,7 @@ from es_flipout.stochastic import (
     perturbed,
 )
 
+OPTIONS: list[dict[str, Any]] = [{"num_bases": 1}, {"num_bases": 2}, {"estimator": "independent"}]
 DISTRIBUTIONS = [MultiplicativeGaussian(0.5), AdditiveGaussian(0.3), DropConnect(), LearnedGaussian(0.3)]
 
 
@@ -86,11 +87,11 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 
 def check(
-    module: nn.Module, inputs: Any, distribution: WeightDistribution, seed: int, num_bases: int
+    module: nn.Module, inputs: Any, distribution: WeightDistribution, seed: int, **options: Any
 ) -> None:
     """Compares outputs and gradients with those of weights written out."""
     inputs = tree_map(lambda x: x.clone().requires_grad_(x.is_floating_point()), inputs)
-    noisy = perturbed(module, distribution, num_bases=num_bases).double()
+    noisy = perturbed(module, distribution, **options).double()
     with noisy.frozen(seed):
         outputs = tree_leaves(noisy(*inputs))
     expected = [torch.cat(rows) for rows in zip(*one_by_one(noisy, inputs, seed), strict=True)]
@@ -113,5 +114,5 @@ def test_outputs_and_gradients_are_those_of_each_examples_weights(
 ) -> None:
     draw = Draw(data)
     module, inputs = operation.case(draw)
-    seed, num_bases = data.draw(st.integers(0, 10_000)), data.draw(st.integers(1, 2))
-    check(OneByOne(filled(module, draw.generator)), inputs, distribution, seed, num_bases)
+    seed, options = data.draw(st.integers(0, 10_000)), data.draw(st.sampled_from(OPTIONS))
+    check(OneByOne(filled(module, draw.generator)), inputs, distribution, seed, **options)

@@ -146,9 +146,9 @@ class TestParameters:
         model.load_state_dict(other.state_dict())
         learned, again = (perturbed(network(), LearnedGaussian()).double() for _ in range(2))
         with torch.no_grad():
-            learned.rho["0/weight"].add_(1)
+            learned.rho["0/weight_rho"].add_(1)
         again.load_state_dict(learned.state_dict())
-        assert torch.equal(again.rho["0/weight"], learned.rho["0/weight"])
+        assert torch.equal(again.rho["0/weight_rho"], learned.rho["0/weight_rho"])
         with pytest.raises(RuntimeError, match="Missing key"):
             learned.load_state_dict(model.state_dict())
 
@@ -168,6 +168,32 @@ class TestParameters:
                 assert torch.equal(twin(x), expected)
             assert twin.state_dict().keys() == noisy.state_dict().keys()
             assert twin.module is not noisy.module
+
+    def test_a_copy_of_a_frozen_module_is_not_frozen(self) -> None:
+        noisy, x = perturbed(network(), MultiplicativeGaussian()), inputs_of(N, 3)
+        with noisy.frozen(3):
+            twin = copy.deepcopy(noisy)
+            assert not torch.equal(twin(x), twin(x))
+
+    def test_any_name_of_a_parameter_will_do(self) -> None:
+        class Memory(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.keys = nn.Parameter(torch.ones(2, 3))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return x @ self.keys.T
+
+        noisy = perturbed(Memory(), LearnedGaussian(0.1))
+        assert list(noisy.state_dict()) == ["keys", "keys_rho"]
+        noisy.load_state_dict(noisy.state_dict())
+        noisy(torch.ones(N, 3)).sum().backward()
+        assert all(parameter.grad is not None for parameter in noisy.parameters())
+        taken = nn.Module()
+        taken.register_parameter("weight", nn.Parameter(torch.ones(2)))
+        taken.register_buffer("weight_rho", torch.ones(2))
+        with pytest.raises(ValueError, match="has a 'weight_rho' of its own: rename it"):
+            perturbed(taken, LearnedGaussian(0.1))
 
     def test_include_exclude_and_frozen_parameters(self) -> None:
         model = network()
@@ -384,7 +410,7 @@ class TestLocal:
 
         def gradient_of(estimator: Estimator) -> tuple[Tensor, Tensor]:
             noisy = perturbed(layer, LearnedGaussian(0.3), include="weight", estimator=estimator).double()
-            wanted = [layer.weight, noisy.rho["weight"]]
+            wanted = [layer.weight, noisy.rho["weight_rho"]]
             drawn = [torch.stack(torch.autograd.grad(noisy(x).pow(3).sum(), wanted)) for _ in range(draws)]
             samples = torch.stack(drawn)
             return samples.mean(dim=0), samples.std(dim=0) / math.sqrt(draws)
@@ -459,6 +485,21 @@ class TestBatches:
         outputs = noisy(torch.ones(0, 2, 3, 3))
         assert outputs.shape == (0, 2)
         outputs.sum().backward()
+
+    def test_an_output_without_a_batch_is_returned_for_each_example(self) -> None:
+        class Actor(nn.Linear):
+            def __init__(self) -> None:
+                super().__init__(3, 2)
+                self.log_std = nn.Parameter(torch.zeros(2))
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return super().forward(x), self.log_std
+
+        noisy = perturbed(Actor().double(), AdditiveGaussian(1.0), out_dims=(0, None))
+        with noisy.frozen(1):
+            actions, log_std = noisy(inputs_of(N, 3))
+        assert actions.shape == (N, 2)
+        torch.testing.assert_close(log_std, noisy.weights(N, 1)["log_std"])
 
     def test_keyword_arguments(self) -> None:
         noisy, x = perturbed(nn.Bilinear(3, 2, 4), MultiplicativeGaussian()), torch.ones(N, 3)
@@ -541,6 +582,16 @@ class TestRefusals:
         with noisy.frozen(1):
             torch.testing.assert_close(noisy(x), by_example(noisy, x, 1), rtol=1e-12, atol=1e-12)
         perturbed(model, MultiplicativeGaussian(), estimator="shared")(x)
+
+    def test_what_vmap_cannot_run_is_told_with_the_estimator_that_can(self) -> None:
+        class Reads(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) if x.sum() > 0 else x
+
+        with pytest.raises(RuntimeError, match="must not read values") as raised:
+            perturbed(Reads(3, 3), MultiplicativeGaussian())(torch.ones(N, 3))
+        assert any("estimator='shared' does without" in note for note in raised.value.__notes__)
+        perturbed(Reads(3, 3), MultiplicativeGaussian(), estimator="shared")(torch.ones(N, 3))
 
     def test_embeddings_with_gradients_of_their_own_kind_are_refused(self) -> None:
         for option in ("sparse", "scale_grad_by_freq"):

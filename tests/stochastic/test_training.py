@@ -116,7 +116,7 @@ def test_training_fits_and_learns_where_noise_may_be() -> None:
     # The exact posterior of Bayesian linear regression, noise and prior of standard deviation 1
     covariance = torch.linalg.inv(x.T @ x + torch.eye(2))
     mean = covariance @ x.T @ y
-    std = nn.functional.softplus(noisy.rho["weight"]).detach()
+    std = nn.functional.softplus(noisy.rho["weight_rho"]).detach()
     torch.testing.assert_close(noisy.module.weight.detach(), mean.T, atol=0.03, rtol=0)
     expected = torch.linalg.inv(covariance).diagonal().rsqrt()  # the mean-field optimum
     torch.testing.assert_close(std[0], expected, rtol=0.25, atol=0)
