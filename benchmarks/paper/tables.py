@@ -25,6 +25,7 @@ PAGE = ROOT / "docs" / "paper.md"
 GPU = "gpu_h200_paper"
 """How the documents of the GPU begin."""
 VARIANCES = [f"{GPU}_variance_{network}" for network in ("fc", "conv", "lstm")]
+BASES = [f"paper_variance_{network}_bases" for network in ("lstm", "conv")]
 GPU_BATCHES = [f"{GPU}_batches_{model}" for model in ("fc", "conv")]
 CPU_BATCHES = [f"paper_large_batches_{model}" for model in ("fc", "conv")]
 
@@ -80,6 +81,13 @@ def language_models(results: Results) -> str:
     return "\n\n".join(make(results) for make in makers)
 
 
+def cost_tables(first: Results, *others: Results) -> str:
+    """Returns what a step costs; later documents add the cases that the first does not have."""
+    known = {row["case"] for row in first.rows}
+    rows = [row for document in others for row in document.rows if row["case"] not in known]
+    return cost.tables(Results({}, [*first.rows, *rows]))
+
+
 def update_table(cpu: Results, gpu: Results) -> str:
     """Returns the seconds of an update of evolution strategies, beside those of figure 5."""
     setting = f"flipout, {cpu.settings['members_per_base']} members per base"
@@ -106,14 +114,14 @@ def _seconds(results: Results, network: str, name: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "variance": lambda: measured(*VARIANCES, make=variance_tables),
-    "variance_dropconnect": lambda: measured("paper_variance_fc_dropconnect", make=variance_tables),
+    "variance_bases": lambda: measured(*BASES, make=variance_tables),
     "lstm_gpu": lambda: measured(f"{GPU}_lstm", make=language_models),
     "lstm_search": lambda: measured("paper_lstm_search", make=search),
     "lstm_characters": lambda: measured("paper_lstm_characters", make=language_models),
     "batches_gpu": lambda: measured(*GPU_BATCHES, make=large_batches_tables.tables),
     "batches_gpu_tuning": lambda: measured(*GPU_BATCHES, make=large_batches_tables.tuning_table),
     "batches_cpu": lambda: measured(*CPU_BATCHES, make=large_batches_tables.tables),
-    "cost_gpu": lambda: measured(f"{GPU}_cost", make=cost.tables),
+    "cost_gpu": lambda: measured(f"{GPU}_cost", f"{GPU}_cost_loop", make=cost_tables),
     "cost_cpu": lambda: measured("paper_cost", make=cost.tables),
     "updates": lambda: measured("update_cpu", "gpu_h200_update", make=update_table),
     "peers_weights": lambda: measured("paper_peers_weights", make=weights.table),
