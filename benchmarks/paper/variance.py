@@ -100,13 +100,16 @@ class Meter:
 
         Args:
             network: see there.
-            estimator: one of ESTIMATORS.
+            estimator: one of ESTIMATORS, or `with_bases`.
             size: N, examples in a mini-batch.
             options: those of the program.
             pool: the memory of CUDA graphs; None: no graphs.
         """
         self._network, self._size, self._repeats = network, size, options.repeats
-        self._noisy = network.perturbed(estimator, options.num_bases if estimator == "flipout" else 1)
+        has_bases = estimator == with_bases(options)
+        self._noisy = (
+            network.perturbed("flipout", options.num_bases) if has_bases else network.perturbed(estimator)
+        )
         of_layer = {network.module.get_parameter(name): label for label, name in network.layers.items()}
         own = self._noisy.named_parameters()
         self._weights = {name: each for name, each in own if each in of_layer}
@@ -141,6 +144,11 @@ class Meter:
         return found
 
 
+def with_bases(options: argparse.Namespace) -> str:
+    """Returns the name of flipout with several noise tensors for a mini-batch."""
+    return f"flipout, {options.num_bases} bases"
+
+
 def sizes_of(estimator: str, options: argparse.Namespace) -> list[int]:
     """Returns the sizes of the mini-batch: powers of two, as far as the estimator goes."""
     limit = options.independent_up_to if estimator == "independent" else options.largest
@@ -156,6 +164,7 @@ def measure(name: str, options: argparse.Namespace, results: Results) -> None:
     pool = torch.cuda.graph_pool_handle() if options.graphs else None
     has_local = name == "fc" and options.noise == "gaussian"
     estimators = [each for each in options.estimators if each != "local" or has_local]
+    estimators += [with_bases(options)] if options.num_bases > 1 else []
     meters = {
         (estimator, size): Meter(network, estimator, size, options, pool)
         for estimator in estimators
@@ -197,7 +206,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     option("--runs", type=COUNT, default=50, help="estimates of each variance, for the intervals")
     option("--repeats", type=COUNT, default=200, help="gradients of an estimate")
     option("--largest", type=COUNT, default=8192, help="mini-batch")
-    option("--num-bases", type=COUNT, default=1, help="noise tensors of a mini-batch, with flipout")
+    option("--num-bases", type=COUNT, default=1, help="also measures flipout with so many noise tensors")
     option("--independent-up-to", type=COUNT, default=256, help="mini-batch with a draw for each example")
     option("--examples-at-once", type=COUNT, default=8192, help="bounds the memory")
     option("--batches-at-once", type=COUNT, default=50, help="the same, of gradients")
