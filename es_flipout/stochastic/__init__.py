@@ -8,7 +8,8 @@ from es_flipout.stochastic.distributions import (
     WeightDistribution,
 )
 from es_flipout.stochastic.estimators import Estimator
-from es_flipout.stochastic.perturbed_module import PerturbedModule, perturbed
+from es_flipout.stochastic.perturbed_module import PerturbedModule
+from es_flipout.stochastic.wrap import perturbed
 
 __all__ = [
     "AdditiveGaussian",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from operator import attrgetter
 from typing import Any
 
@@ -25,13 +24,12 @@ from es_flipout.perturbations import PerturbedParameter
 from es_flipout.perturbations.each_row import each_row
 from es_flipout.perturbations.torch_modes import eagerly
 from es_flipout.seeding import torch_generator
-from es_flipout.stochastic.batch_dims import Batch, check_layer, without_batch
+from es_flipout.stochastic.batch_dims import Batch, without_batch
 from es_flipout.stochastic.batch_norm import WholeBatchNorm
 from es_flipout.stochastic.distributions import WeightDistribution
 from es_flipout.stochastic.estimators import Estimator, check_estimator, draw_noise, draw_shared
 from es_flipout.stochastic.replaced_weights import call_with
-
-_MODULE, _RHO = "module.", "rho."
+from es_flipout.stochastic.state_keys import check_names, from_module_keys, rho_key, to_module_keys
 
 
 class PerturbedModule(nn.Module):
@@ -64,7 +62,7 @@ class PerturbedModule(nn.Module):
     ) -> None:
         super().__init__()
         check_estimator(estimator, distribution, num_bases)
-        _check_names(module, names)
+        check_names(module, names)
         self.module = module
         self.distribution = distribution
         self.estimator = estimator
@@ -74,13 +72,13 @@ class PerturbedModule(nn.Module):
         for name in names:
             rho = distribution.initial_rho(module.get_parameter(name).detach())
             if rho is not None:
-                self.rho[_rho_key(name)] = nn.Parameter(rho)
+                self.rho[rho_key(name)] = nn.Parameter(rho)
         self._in_dims, self._out_dims = in_dims, out_dims
         self._padding_entries = padding_entries(module)
         self._seed: int | None = None
         self.training = module.training  # parts may be in other modes
-        self.register_state_dict_post_hook(_to_module_keys)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_from_module_keys)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(to_module_keys)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(from_module_keys)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_seed": None}  # a copy is not frozen
@@ -229,96 +227,7 @@ class PerturbedModule(nn.Module):
         return found
 
     def _rho_of(self, name: str) -> Tensor | None:
-        return self.rho[_rho_key(name)] if self.rho else None
-
-
-def perturbed(
-    module: nn.Module,
-    distribution: WeightDistribution,
-    *,
-    include: str | Sequence[str] = "*",
-    exclude: str | Sequence[str] = (),
-    estimator: Estimator = "flipout",
-    num_bases: int = 1,
-    in_dims: Any = 0,
-    out_dims: Any = 0,
-) -> PerturbedModule:
-    """Makes the weights of a module random, with weights of its own for each example of a mini-batch.
-
-    Unless the estimator is "shared", the module runs on one example at a time, a batch of one. F.batch_norm
-    sees the whole mini-batch; anything else that the module computes across the batch dimension does not.
-
-    Parameters that require no gradient are left alone. One with several names is perturbed if one of them is
-    included and none excluded, and has the same noise wherever it is used. A reference outside of a module's
-    parameters, such as a list of tensors, keeps its plain value.
-
-    Args:
-        module: any module, which is not copied; its operations on perturbed parameters must have rules,
-            unless the estimator is "shared".
-        distribution: of the weights.
-        include: patterns of parameter names (`fnmatch`), of which one must match.
-        exclude: patterns of parameter names that are left alone.
-        estimator: how examples get their weights: "flipout", pseudo-independent for the price of a second
-            product; "shared", one draw for a batch; "independent", written out; "local", by drawing the
-            outputs of fully connected layers.
-        num_bases: noise tensors per weight of estimator "flipout", each for N / K consecutive examples. More
-            lower the variance of large mini-batches, above all of convolutions, and need memory.
-        in_dims: the batch dimension of each argument, as torch.vmap takes it: an int for all tensors, or a
-            tuple nested as the positional arguments are; None for what all examples share.
-        out_dims: the batch dimension of each output, an int for all or nested as the outputs are; None for an
-            output without one, which is returned for each example: [N, ...].
-
-    Raises:
-        TypeError: if the module cannot be perturbed.
-        ValueError: if no parameter matches, the estimator is not exact for the distribution, or the module
-            is a layer of torch's that has its batch in another dimension.
-    """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {module!r:.80}")
-    if any(isinstance(part, PerturbedModule) for part in module.modules()):
-        raise TypeError("the module, or a part of it, is perturbed already: one call perturbs all")
-    if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in module.modules()):
-        raise TypeError("a compiled module hides its operations: pass the module that was compiled")
-    if not isinstance(distribution, WeightDistribution):
-        raise TypeError(
-            f"expected a WeightDistribution such as MultiplicativeGaussian(1.0), got {distribution!r:.80}"
-        )
-    if estimator != "shared":
-        check_layer(module, in_dims, out_dims)
-    names = _matching(module, _patterns(include), _patterns(exclude))
-    if not names:
-        known = ", ".join(name for name, value in module.named_parameters() if value.requires_grad)
-        raise ValueError(
-            f"no parameter to perturb: include={include!r}, exclude={exclude!r}, trainable parameters: "
-            f"{known or 'none'}"
-        )
-    return PerturbedModule(module, distribution, names, estimator, num_bases, in_dims, out_dims)
-
-
-def _matching(module: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Returns the first name of each trainable parameter of which a name is included and none excluded."""
-    names_of: dict[int, list[str]] = {}
-    for name, value in module.named_parameters(remove_duplicate=False):
-        if value.requires_grad:
-            names_of.setdefault(id(value), []).append(name)
-
-    def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-    return [
-        names[0] for names in names_of.values() if matches(names, include) and not matches(names, exclude)
-    ]
-
-
-def _check_names(module: nn.Module, names: Sequence[str]) -> None:
-    """Raises a ValueError if a state dict could not tell rho from what the module has."""
-    taken = set(module.state_dict()) & {f"{name}_rho" for name in names}
-    if taken:
-        raise ValueError(f"the module has a {min(taken)!r} of its own: rename it")
-
-
-def _patterns(patterns: str | Sequence[str]) -> Sequence[str]:
-    return [patterns] if isinstance(patterns, str) else patterns
+        return self.rho[rho_key(name)] if self.rho else None
 
 
 def _checked_seed(seed: int) -> int:
@@ -336,25 +245,3 @@ def _generator(name: str, device: torch.device, seed: int | None) -> torch.Gener
     if device.type == "cuda":  # the one that a CUDA graph knows
         return torch.cuda.default_generators[device.index]
     return torch_generator(int(torch.randint(2**62, ())), 0, name, device=device)
-
-
-def _rho_key(name: str) -> str:
-    return name.replace(".", "/") + "_rho"  # a parameter's name has no dots
-
-
-def _to_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Renames module.NAME to NAME, and rho.NAME_rho to NAME_rho, in a state dict that was just made."""
-    for key in [key for key in state if key.startswith(prefix)]:
-        rest = key.removeprefix(prefix)
-        if rest.startswith(_MODULE):
-            state[prefix + rest.removeprefix(_MODULE)] = state.pop(key)
-        elif rest.startswith(_RHO):
-            state[prefix + rest.removeprefix(_RHO).replace("/", ".")] = state.pop(key)
-
-
-def _from_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Undoes `_to_module_keys` in a state dict that is about to be loaded."""
-    assert isinstance(module, PerturbedModule)
-    rho = {prefix + key.replace("/", "."): f"{prefix}{_RHO}{key}" for key in module.rho}
-    for key in [key for key in state if key.startswith(prefix)]:
-        state[rho.get(key, f"{prefix}{_MODULE}{key.removeprefix(prefix)}")] = state.pop(key)
