@@ -68,6 +68,16 @@ def test_only_shared_noise_is_correlated_between_examples(estimator: Estimator, 
     assert float((between - correlation).abs().max()) < 5 * math.sqrt(3 / DRAWS)
 
 
+def test_flipout_flips_outputs_and_inputs_independently() -> None:
+    layer, weights = sampled(AdditiveGaussian(0.3), "flipout")
+    noise = weights["weight"] - layer.weight.detach()
+    flips = (noise[:, 0] * noise[:, 1]).sign()  # [D, J, I], r r' (s s')ᵀ of two examples
+    limit = 5 / math.sqrt(DRAWS)
+    assert float((flips[:, 0] * flips[:, 1]).mean(dim=0).abs().max()) < limit  # two outputs
+    assert float((flips[:, :, 0] * flips[:, :, 1]).mean(dim=0).abs().max()) < limit  # two inputs
+    assert bool((flips[:, 0, 0] * flips[:, 0, 1] * flips[:, 1, 0] * flips[:, 1, 1] == 1).all())  # rank one
+
+
 def test_gaussian_weights_are_gaussian_and_dropped_ones_take_two_values() -> None:
     layer, weights = sampled(MultiplicativeGaussian(1.0), "flipout")
     noise = weights["weight"] / layer.weight.detach() - 1
