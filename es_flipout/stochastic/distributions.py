@@ -95,8 +95,8 @@ class AdditiveGaussian(WeightDistribution):
 class DropConnect(WeightDistribution):
     """W with each entry dropped with probability p (Wan, Zeiler, Zhang, LeCun and Fergus, 2013).
 
-    The mean is (1 - p) W. With p = 0.5, weights are W / 2 ± W / 2, symmetric about W / 2: the form in which
-    the paper has it for flipout. Kept weights are not scaled up.
+    The mean is (1 - p) W. With p = 0.5, weights are W / 2 ± W / 2, symmetric about W / 2: the
+    paper's form for flipout. Kept weights are not scaled up.
 
     Attributes:
         p: probability that a weight is dropped.
@@ -139,7 +139,7 @@ class LearnedGaussian(WeightDistribution):
     mu is the module's own parameter; rho is added, one for each weight.
 
     Attributes:
-        initial_std: softplus(rho) in the beginning.
+        initial_std: softplus(rho) at the start.
     """
 
     initial_std: float = 0.05

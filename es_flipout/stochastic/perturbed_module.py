@@ -1,4 +1,4 @@
-"""A module whose weights are random, with weights of its own for each example of a mini-batch.
+"""A module whose weights are random: each example of a mini-batch has its own.
 
     y_n = module(x_n; W + Δ_n)
 
@@ -135,7 +135,7 @@ class PerturbedModule(nn.Module):
 
         Raises:
             TypeError: if the distribution is not learned.
-            ValueError: if the prior is neither.
+            ValueError: if the prior is neither a positive number nor a Normal.
         """
         if not self.rho:
             raise TypeError(f"kl is for LearnedGaussian, whose std is learned: got {self.distribution}")

@@ -26,7 +26,7 @@ def perturbed(
     in_dims: Any = 0,
     out_dims: Any = 0,
 ) -> PerturbedModule:
-    """Makes the weights of a module random, with weights of its own for each example of a mini-batch.
+    """Makes the weights of a module random: each example of a mini-batch has its own.
 
     Unless the estimator is "shared", the module runs on one example at a time, a batch of one. F.batch_norm
     sees the whole mini-batch; anything else that the module computes across the batch dimension does not.
@@ -37,7 +37,7 @@ def perturbed(
 
     Args:
         module: any module, which is not copied; its operations on perturbed parameters must have rules,
-            unless the estimator is "shared".
+            unless the estimator is "independent" (which runs most others, too) or "shared".
         distribution: of the weights.
         include: patterns of parameter names (`fnmatch`), of which one must match.
         exclude: patterns of parameter names that are left alone.
