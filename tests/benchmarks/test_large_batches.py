@@ -37,6 +37,7 @@ def measured(*words: str, status: int = 0) -> Results:
     return Results.read(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "runs"),
     [

@@ -239,6 +239,7 @@ def test_the_program_trains_every_method_with_every_seed(folder, task, capsys):
         assert re.search(rf"^\| {method} \| .* \(.* to .*\)", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_search_chooses_rate_and_strength_for_each_method(folder, capsys):
     own = ["--methods", "none", "shared", "--rates", "1e-9", "0.02", "--epochs", "1"]
     assert lstm.main(command(folder, "characters", *own, "--strengths", "0.3", "0.1")) == 0

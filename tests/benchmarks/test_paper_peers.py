@@ -91,6 +91,7 @@ def test_other_libraries_where_they_are_installed(module, package):
     assert explained == EXPLAINED[module]
 
 
+@pytest.mark.slow
 def test_both_programs_run_with_es_flipout_alone(tmp_path, capsys):
     for program, words in ((weights, []), (steps, ["--networks", "fc"])):
         path = tmp_path / "results.json"

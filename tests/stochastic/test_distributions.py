@@ -18,7 +18,7 @@ from es_flipout.stochastic import (
 )
 from es_flipout.stochastic.estimators import Estimator
 
-DRAWS, EXAMPLES = 1500, 4
+DRAWS, EXAMPLES = 800, 4
 
 MOMENTS = {  # mean and standard deviation of a weight w
     MultiplicativeGaussian(0.5): (lambda w: w, lambda w: 0.5 * w.abs()),

@@ -406,7 +406,7 @@ class TestLocal:
 
     def test_its_gradient_has_the_mean_of_flipouts(self) -> None:
         torch.manual_seed(0)
-        layer, x, draws = nn.Linear(3, 2).double(), inputs_of(4, 3), 500
+        layer, x, draws = nn.Linear(3, 2).double(), inputs_of(4, 3), 200
 
         def gradient_of(estimator: Estimator) -> tuple[Tensor, Tensor]:
             noisy = perturbed(layer, LearnedGaussian(0.3), include="weight", estimator=estimator).double()

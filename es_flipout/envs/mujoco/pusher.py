@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
+from es_flipout.envs.mujoco.task import Fields, MujocoTask, norm, squared_norm
 
 VELOCITY_NOISE = 0.005
 MIN_GOAL_DISTANCE = 0.17
@@ -68,8 +67,8 @@ class Pusher(MujocoTask):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         xpos = fields["xpos"]
         cylinder = xpos[:, self.cylinder]
-        near = self.reward_near_weight * torch.linalg.vector_norm(cylinder - xpos[:, self.tip], dim=1)
-        distance = self.reward_dist_weight * torch.linalg.vector_norm(cylinder - xpos[:, self.goal], dim=1)
+        near = self.reward_near_weight * norm(cylinder - xpos[:, self.tip])
+        distance = self.reward_dist_weight * norm(cylinder - xpos[:, self.goal])
         control = self.reward_control_weight * squared_norm(actions)
         info = {"reward_dist": -distance, "reward_ctrl": -control, "reward_near": -near}
         return -(distance + control + near), info

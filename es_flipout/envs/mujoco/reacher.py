@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
+from es_flipout.envs.mujoco.task import Fields, MujocoTask, norm, squared_norm
 
 POSITION_NOISE = 0.1
 VELOCITY_NOISE = 0.005
@@ -65,7 +64,7 @@ class Reacher(MujocoTask):
     def reward(
         self, before: Tensor, after: Tensor, fields: Fields, actions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        distance = self.reward_dist_weight * torch.linalg.vector_norm(self._from_target(fields), dim=1)
+        distance = self.reward_dist_weight * norm(self._from_target(fields))
         control = self.reward_control_weight * squared_norm(actions)
         return -(distance + control), {"reward_dist": -distance, "reward_ctrl": -control}
 

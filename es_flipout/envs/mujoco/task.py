@@ -189,11 +189,19 @@ def squared_norm(values: Tensor) -> Tensor:
     return flat.square().sum(dim=1)
 
 
+def norm(values: Tensor) -> Tensor:
+    """Returns the Euclidean norm of each env's values [N, D], [N], in their dtype."""
+    if numpy_computes(values):  # torch's square root is not the nearest number on every processor
+        return torch.from_numpy(np.sqrt(np.square(values.numpy()).sum(axis=1)))
+    norms: Tensor = torch.linalg.vector_norm(values, dim=1)
+    return norms
+
+
 def ground_position(fields: Fields) -> dict[str, Tensor]:
     """Returns the info entries about the root on the ground: x, y and the distance from the origin."""
     position = fields["qpos"][:, :2]
     return {
         "x_position": position[:, 0].clone(),
         "y_position": position[:, 1].clone(),
-        "distance_from_origin": torch.linalg.vector_norm(position, dim=1),
+        "distance_from_origin": norm(position),
     }
