@@ -592,6 +592,7 @@ class TestDiagnostics:
     def test_signal_to_noise_is_only_estimated_on_request(self) -> None:
         assert tell_in_direction(self.sgd(), 0).signal_to_noise is None
 
+    @pytest.mark.slow
     def test_signal_to_noise_of_a_linear_fitness(self) -> None:
         # 64 pairs of independent Gaussian noise, d = 8 weights, fitness <G, theta>: the variance is
         # (d + 1) / 64 |G|², so the ratio is 64 / 9 = 7.1. Of 200 estimates the numerator is within 1.4 % of

@@ -85,6 +85,7 @@ def assert_same_policy(one: RunDirectory, other: RunDirectory) -> None:
         assert torch.equal(value, states[1]["policy"][name]), name
 
 
+@pytest.mark.slow
 def test_a_users_recurrent_policy_learns_to_recall():
     _, trainer = run(recall(out="run"))
     assert trainer.best_score > 0.9
@@ -126,6 +127,7 @@ def catch(kind: str, **changes) -> Config:
     return replace(config, policy=policy, threads=1, **changes)
 
 
+@pytest.mark.slow
 def test_pixels_are_trained_on_scored_and_resumed():
     config = catch(f"{__name__}:Flat", generations=4)
     config = replace(config, evaluation=replace(config.evaluation, interval=2))
