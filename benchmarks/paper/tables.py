@@ -119,6 +119,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lstm_search": lambda: measured("paper_lstm_search", make=search),
     "lstm_characters": lambda: measured("paper_lstm_characters", make=language_models),
     "lstm_estimate": lambda: measured("paper_lstm_characters_estimate", make=lstm_tables.estimate_table),
+    "lstm_words_estimate": lambda: measured("paper_lstm_words_estimate", make=lstm_tables.estimate_table),
     "batches_gpu": lambda: measured(*GPU_BATCHES, make=large_batches_tables.tables),
     "batches_gpu_tuning": lambda: measured(*GPU_BATCHES, make=large_batches_tables.tuning_table),
     "batches_cpu": lambda: measured(*CPU_BATCHES, make=large_batches_tables.tables),
