@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from es_flipout.error_text import error_text
+from es_flipout.perturbations.torch_modes import Instead
 
 T = TypeVar("T")
 
 
-class _ComputedTensors(TorchFunctionMode):
-    """Copies computed tensors (cached activations, pruned weights) by value; torch refuses to copy them."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
-            return func(*args, **(kwargs or {}))
-        tensor, memo = args
-        if id(tensor) not in memo:
-            memo[id(tensor)] = tensor.detach().clone()
-        return memo[id(tensor)]
-
-
 def deep_copy(value: T, memo: dict[int, Any] | None = None) -> T:
     """Returns a deep copy, in which a tensor that was computed becomes a constant of the same value."""
-    with _ComputedTensors():
+    with Instead(Tensor.__deepcopy__, _copy_of_tensor):
         return copy.deepcopy(value, memo)
+
+
+def _copy_of_tensor(tensor: Tensor, memo: dict[int, Any]) -> Any:
+    """Copies computed tensors (cached activations, pruned weights) by value; torch refuses to copy them."""
+    if tensor.is_leaf:
+        return Tensor.__deepcopy__(tensor, memo)  # type: ignore[no-untyped-call]
+    if id(tensor) not in memo:
+        memo[id(tensor)] = tensor.detach().clone()
+    return memo[id(tensor)]
 
 
 def copy_module(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:

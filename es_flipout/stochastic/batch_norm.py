@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from torch import Tensor, unflatten
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from es_flipout.perturbations.member_context import MemberContext
 from es_flipout.perturbations.rules.elementwise import affine
+from es_flipout.perturbations.torch_modes import Instead
 
 
-class WholeBatchNorm(TorchFunctionMode):
-    """Runs F.batch_norm in training mode on all examples: their statistics are those of the mini-batch."""
+def whole_batch_norm(num_examples: int) -> Instead:
+    """Returns a mode in which F.batch_norm in training uses the statistics of all examples, as usual.
 
-    def __init__(self, num_examples: int) -> None:
-        super().__init__()
-        self._num_examples = num_examples
+    Args:
+        num_examples: N, which the current torch.vmap hides.
+    """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def _batch_norm(
-        self,
+    def batch_norm(
         input: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
@@ -43,13 +27,15 @@ class WholeBatchNorm(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        """Normalizes inputs of one example, [1, channels, ...], by the statistics of all of them."""
+        """Normalizes inputs of one example, [1, channels, ...]."""
         if not training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-        context = MemberContext.inside_vmap(self._num_examples)
+        context = MemberContext.inside_vmap(num_examples)
         rows = context.physical(input)
         outputs = F.batch_norm(
             rows.flatten(0, 1), running_mean, running_var, training=True, momentum=momentum, eps=eps
         )
-        logical = context.logical(torch.unflatten(outputs, 0, rows.shape[:2]))
+        logical = context.logical(unflatten(outputs, 0, rows.shape[:2]))
         return affine(F.batch_norm, logical, weight, bias, by_channel=True)
+
+    return Instead(F.batch_norm, batch_norm)

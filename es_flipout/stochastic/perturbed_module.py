@@ -25,7 +25,7 @@ from es_flipout.perturbations.each_row import each_row
 from es_flipout.perturbations.torch_modes import eagerly
 from es_flipout.seeding import torch_generator
 from es_flipout.stochastic.batch_dims import Batch, without_batch
-from es_flipout.stochastic.batch_norm import WholeBatchNorm
+from es_flipout.stochastic.batch_norm import whole_batch_norm
 from es_flipout.stochastic.distributions import WeightDistribution
 from es_flipout.stochastic.estimators import Estimator, check_estimator, draw_noise, draw_shared
 from es_flipout.stochastic.replaced_weights import call_with
@@ -181,7 +181,7 @@ class PerturbedModule(nn.Module):
 
         def run_one(*tensors: Tensor) -> Any:
             one_args, one_kwargs = batch.arguments(tensors)
-            with WholeBatchNorm(batch.size):
+            with whole_batch_norm(batch.size):
                 return call_with(self.module, parameters, one_args, one_kwargs)
 
         values = parameters.values()

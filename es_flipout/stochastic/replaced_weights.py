@@ -8,14 +8,15 @@ torch.func.functional_call leaves its weights in a part that the module contains
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
+
+from es_flipout.perturbations.torch_modes import Instead
 
 
 def call_with(
@@ -34,7 +35,7 @@ def call_with(
     try:
         if not layers:
             return functional_call(module, dict(weights), args, kwargs)
-        with _NoFlattening(), warnings.catch_warnings():
+        with Instead(torch._cudnn_rnn_flatten_weight, _flatten_nothing), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
             return functional_call(module, dict(weights), args, kwargs)
     finally:
@@ -44,14 +45,5 @@ def call_with(
             layer._flat_weights, layer._flat_weight_refs = flat, refs
 
 
-class _NoFlattening(TorchFunctionMode):
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch._cudnn_rnn_flatten_weight:
-            return None
-        return func(*args, **(kwargs or {}))
+def _flatten_nothing(*_: Any) -> None:
+    """Leaves the weights of a recurrent layer where they are in memory."""

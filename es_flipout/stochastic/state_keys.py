@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -24,16 +24,22 @@ def rho_key(name: str) -> str:
 
 def to_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Renames module.NAME to NAME, and rho.NAME_rho to NAME_rho, in a state dict that was just made."""
-    for key in [key for key in state if key.startswith(prefix)]:
-        rest = key.removeprefix(prefix)
-        if rest.startswith(_MODULE):
-            state[prefix + rest.removeprefix(_MODULE)] = state.pop(key)
-        elif rest.startswith(_RHO):
-            state[prefix + rest.removeprefix(_RHO).replace("/", ".")] = state.pop(key)
+
+    def renamed(key: str) -> str:
+        if key.startswith(_MODULE):
+            return key.removeprefix(_MODULE)
+        return key.removeprefix(_RHO).replace("/", ".") if key.startswith(_RHO) else key
+
+    _rename(state, prefix, renamed)
 
 
 def from_module_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Undoes `to_module_keys` in a state dict that is about to be loaded."""
-    rho = {prefix + key.replace("/", "."): f"{prefix}{_RHO}{key}" for key in module.rho}  # type: ignore[union-attr]
-    for key in [key for key in state if key.startswith(prefix)]:
-        state[rho.get(key, f"{prefix}{_MODULE}{key.removeprefix(prefix)}")] = state.pop(key)
+    rho = {key.replace("/", "."): _RHO + key for key in module.rho}  # type: ignore[union-attr]
+    _rename(state, prefix, lambda key: rho.get(key, _MODULE + key))
+
+
+def _rename(state: dict[str, Any], prefix: str, renamed: Callable[[str], str]) -> None:
+    """Renames what comes after `prefix`: all at once, as a new key may be the old one of another tensor."""
+    keys = [key for key in state if key.startswith(prefix)]
+    state.update([(prefix + renamed(key.removeprefix(prefix)), state.pop(key)) for key in keys])

@@ -45,7 +45,7 @@ def perturbed(
             product; "shared", one draw for a batch; "independent", written out; "local", by drawing the
             outputs of fully connected layers.
         num_bases: noise tensors per weight of estimator "flipout", each for N / K consecutive examples. More
-            lower the variance of large mini-batches, above all of convolutions, and need memory.
+            of them lower the variance of large mini-batches, above all of convolutions, but need memory.
         in_dims: the batch dimension of each argument, as torch.vmap takes it: an int for all tensors, or a
             tuple nested as the positional arguments are; None for what all examples share.
         out_dims: the batch dimension of each output, an int for all or nested as the outputs are; None for an

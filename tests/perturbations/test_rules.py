@@ -87,6 +87,17 @@ NO_RULE: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
 """A module, the operation that has no rule, and the parameter."""
 
 
+def test_what_a_layer_or_a_debugger_asks_of_a_parameter_is_answered() -> None:
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        assert w.get_device() == -1
+        assert w.data_ptr() != 0
+        assert repr(w) == "PerturbedParameter('w', shape=[2, 3])"
+        assert torch._cudnn_rnn_flatten_weight([w], 1, 3, 0, 2, 0, 1, False, False) is None
+        return x @ w.T
+
+    assert populate(Module(forward, w=(2, 3)))(inputs_of(P, 3)).shape == (P, 2)
+
+
 class TestUnsupported:
     @pytest.mark.parametrize("perturbation", [Flipout(), LowRank()], ids=str)
     @pytest.mark.parametrize(("policy", "operation", "parameter"), NO_RULE.values(), ids=NO_RULE.keys())

@@ -152,6 +152,20 @@ class TestParameters:
         with pytest.raises(RuntimeError, match="Missing key"):
             learned.load_state_dict(model.state_dict())
 
+    def test_parts_called_module_and_rho_keep_their_keys(self) -> None:
+        inner = nn.ModuleDict({"rho": nn.Linear(1, 1), "b": nn.Linear(2, 2)})
+        whole = nn.ModuleDict({"module": inner, "b": nn.Linear(3, 3), "rho": nn.Linear(4, 4)})
+        noisy = perturbed(copy.deepcopy(whole), LearnedGaussian())
+        state, expected = noisy.state_dict(), whole.state_dict()
+        assert {key for key in state if not key.endswith("_rho")} == expected.keys()
+        assert all(torch.equal(state[key], value) for key, value in expected.items())
+        again = perturbed(copy.deepcopy(whole), LearnedGaussian())
+        with torch.no_grad():
+            for parameter in again.parameters():
+                parameter.zero_()
+        again.load_state_dict(state)
+        assert all(torch.equal(again.state_dict()[key], value) for key, value in state.items())
+
     def test_as_a_part_of_a_module_it_keeps_the_keys_too(self) -> None:
         whole = nn.ModuleDict({"head": nn.Linear(2, 2), "body": network()})
         noisy = nn.ModuleDict({"head": nn.Linear(2, 2), "body": perturbed(network(), LearnedGaussian())})
