@@ -54,12 +54,12 @@ class Robot(MujocoTask):
 
     def __init__(self, model=ROBOT, control_frequency=50, scale=0.5, spread=0.3):
         super().__init__(model, control_frequency=control_frequency, keyframe="home")
-        self.home = torch.from_numpy(self.init_ctrl)
         self.scale, self.spread = scale, spread
         self.trunk = self.body("trunk")
         self.gyro, self.velocity = self.sensor("gyro"), self.sensor("velocity")
-        self.feet = [self.touching("left_foot", "floor"), self.touching("right_foot", "floor")]
-        self.unit = torch.tensor([1.0, 0.7, 0, 0, 0, 0], dtype=torch.float64)
+        self.feet = self.touching(["left_foot", "right_foot"], "floor")
+        self.unit = np.zeros((1, self.model.nbody, 6))
+        self.unit[0, self.trunk, :2] = 1, 0.7
 
     def initial_state(self, rng):
         qpos = self.init_qpos.copy()
@@ -87,12 +87,9 @@ class Robot(MujocoTask):
     def control(self, fields, actions):
         delayed = fields["actions"][:, 0]
         pushed = (fields["phase"] == 0) * fields["push"]
-        force = pushed.view(-1, 1) * self.unit.to(pushed)
-        before = [force.new_zeros(len(force), 6)] * self.trunk
-        after = [force.new_zeros(len(force), 6)] * (self.model.nbody - self.trunk - 1)
         return {
-            "ctrl": self.home.to(delayed) + self.scale * delayed,
-            "xfrc_applied": torch.stack([*before, force, *after], dim=1),
+            "ctrl": self.constant(self.init_ctrl, delayed) + self.scale * delayed,
+            "xfrc_applied": pushed.view(-1, 1, 1) * self.constant(self.unit, delayed),
         }
 
     def update_state(self, fields, actions):

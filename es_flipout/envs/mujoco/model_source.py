@@ -15,8 +15,6 @@ from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | mujoco.MjSpec | mujoco.MjModel"
 """A path, a name among Gymnasium's assets, XML text, or one of MuJoCo's own objects."""
-CONTACT_PREFIX = "touching "
-"""How the names of sensors begin that are added for a task."""
 _FOUND, _ONE = 1, 1
 """Of a contact sensor: its data is the number of contacts, and it reports on one."""
 
@@ -58,21 +56,21 @@ class ModelSource:
             return self._compiled(lambda: mujoco.MjModel.from_xml_path(str(self._source)))
         return self._compiled(lambda: self._spec().compile())
 
-    def with_contact_sensor(self, one: str, other: str) -> mujoco.MjModel:
-        """Adds a sensor that counts the contacts of two geoms or bodies, and compiles the model anew.
+    def with_contact_sensors(self, pairs: Sequence[tuple[str, str]]) -> mujoco.MjModel:
+        """Adds sensors that count the contacts of two geoms or bodies, and compiles the model anew.
 
-        The sensor is the last one, so that nothing else moves. Its name is `contact_sensor(one, other)`.
+        They are the last ones, in this order, so that nothing else moves.
 
         Raises:
             ValueError: if the source is an `MjModel`, or the new model does not compile.
         """
         if isinstance(self._source, mujoco.MjModel) or self._source is None:
             raise ValueError(
-                f"touching({one!r}, {other!r}) adds a sensor to the model, which only a path, XML text or an "
-                "MjSpec allows: give the task one of these instead of an MjModel, or add a <contact> sensor "
-                "to the MJCF and read it with sensor(NAME)"
+                "touching adds sensors to the model, which only a path, XML text or an MjSpec allows: give the "
+                "task one of these instead of an MjModel, or add <contact> sensors to the MJCF and read them "
+                "with sensor(NAME)"
             )
-        self._pairs.append((one, other))
+        self._pairs += pairs
         return self.compile()
 
     def _spec(self) -> mujoco.MjSpec:
@@ -83,10 +81,10 @@ class ModelSource:
             spec = mujoco.MjSpec.from_file(str(self._source))
         else:
             spec = mujoco.MjSpec.from_string(self._source)
-        for pair in self._pairs:
+        for number, pair in enumerate(self._pairs):
             (type_1, name_1), (type_2, name_2) = (_contact_object(spec, name) for name in pair)
             sensor = spec.add_sensor(
-                name=contact_sensor(*pair),
+                name=f"touching {number}: {pair[0]}, {pair[1]}",
                 type=mujoco.mjtSensor.mjSENS_CONTACT,
                 objtype=type_1,
                 objname=name_1,
@@ -103,11 +101,6 @@ class ModelSource:
         except ValueError as error:
             name = str(self._source) if isinstance(self._source, Path) else "the model"
             raise ValueError(f"{name} does not compile: {' '.join(str(error).split())}") from error
-
-
-def contact_sensor(one: str, other: str) -> str:
-    """Returns the name of the sensor that `ModelSource.with_contact_sensor` adds."""
-    return f"{CONTACT_PREFIX}{one} {other}"
 
 
 def _contact_object(spec: mujoco.MjSpec, name: str) -> tuple[Any, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from es_flipout.envs.mujoco.model_names import index_of, joint_slices, sensor_slice
-from es_flipout.envs.mujoco.model_source import ModelLike, ModelSource, contact_sensor
+from es_flipout.envs.mujoco.model_source import ModelLike, ModelSource
 
 Fields = Mapping[str, Tensor]
 """By name, [N, ...], float64 (float32 with engine "warp"): MjData's fields, the entries of the episodes' own
@@ -100,6 +101,7 @@ class MujocoTask(ABC):
         self.init_qpos: NDArray[np.float64] = data.qpos.copy()
         self.init_qvel: NDArray[np.float64] = data.qvel.copy()
         self.init_ctrl: NDArray[np.float64] = data.ctrl.copy()
+        self._constants: dict[Any, tuple[NDArray[np.float64], Tensor]] = {}
 
     @cached_property
     def dt(self) -> float:
@@ -137,24 +139,38 @@ class MujocoTask(ABC):
         """Returns where a sensor is in the field sensordata: `fields["sensordata"][:, gyro]`."""
         return sensor_slice(self.model, sensor)
 
-    def touching(self, one: str, other: str) -> int:
-        """Returns where in sensordata the number of contacts between two geoms or bodies is.
+    def touching(self, ones: str | Sequence[str], other: str) -> slice:
+        """Returns where in sensordata the numbers of contacts with a geom or body are, one for each of `ones`.
 
-        It adds a contact sensor to the model, once for each pair, so that every engine computes it. To be
-        called in `__init__`; `fields["sensordata"][:, i] > 0` then tells whether they touch.
+        It adds contact sensors to the model, so that every engine computes them. To be called in `__init__`;
+        `fields["sensordata"][:, feet] > 0` then tells which feet touch.
 
         Args:
-            one: name of a geom, or of a body, which stands for its own geoms.
-            other: likewise.
+            ones: names of geoms, or of bodies, which stand for their own geoms.
+            other: name of what they may touch.
 
         Raises:
             ValueError: if the model has no such part, or was given as an `MjModel`.
         """
-        name = contact_sensor(one, other)
-        if mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SENSOR, name) < 0:
-            self.model = self._source.with_contact_sensor(one, other)
-        start: int = self.sensor(name).start
-        return start
+        names = [ones] if isinstance(ones, str) else list(ones)
+        start = int(self.model.nsensordata)
+        self.model = self._source.with_contact_sensors([(one, other) for one in names])
+        return slice(start, start + len(names))
+
+    def constant(self, values: NDArray[np.float64], like: Tensor) -> Tensor:
+        """Returns an array of the task as a tensor where another one is, and of its dtype.
+
+        Hooks that also run on a GPU need this for arrays: it is copied once, while a CUDA graph cannot copy
+        from the host.
+
+        Args:
+            values: an attribute of the task, which does not change.
+            like: some field, for example.
+        """
+        key = id(values), like.device, like.dtype
+        if key not in self._constants:
+            self._constants[key] = values, torch.from_numpy(values).to(like)
+        return self._constants[key][1]
 
     def keyframe(self, keyframe: int | str) -> tuple[NDArray[np.float64], ...]:
         """Returns qpos [nq], qvel [nv] and ctrl [nu] of a keyframe."""
