@@ -160,3 +160,21 @@ def test_a_larger_picture_gets_a_larger_buffer():
     task = Hopper()
     MujocoSingleEnv(task, render_mode="rgb_array", width=1000, height=900).close()
     assert (task.model.vis.global_.offwidth, task.model.vis.global_.offheight) == (1000, 900)
+
+
+@pytest.mark.usefixtures("_egl")
+def test_the_camera_follows_what_moves(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    pictures = {}
+    for view in ({}, {"default_camera_config": {"lookat": np.zeros(3)}}):
+        env = gym.make("tests.robots:Robot-v0", render_mode="rgb_array", **view, **SIZE)
+        env.reset(seed=0)
+        robot = env.unwrapped
+        for x in (0.0, 5.0):
+            robot._env.engine.fields["qpos"][0, 0] = x
+            pictures[bool(view), x] = env.render().astype(float)
+        env.close()
+    # A floor without texture looks the same everywhere: so does the robot, if the camera goes with it.
+    followed = np.abs(pictures[False, 0.0] - pictures[False, 5.0]).mean()
+    left_behind = np.abs(pictures[True, 0.0] - pictures[True, 5.0]).mean()
+    assert followed < 0.2 * left_behind

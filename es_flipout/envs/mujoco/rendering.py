@@ -34,6 +34,7 @@ class Camera:
         default_camera_config: Mapping[str, Any] | None = None,
         max_geom: int = 1000,
         visual_options: Mapping[int, bool] | None = None,
+        follow: int | None = None,
     ) -> None:
         """Takes the keyword arguments of Gymnasium's MuJoCo environments; the free camera is the default.
 
@@ -46,6 +47,8 @@ class Camera:
             default_camera_config: attributes of the free camera, a `mujoco.MjvCamera`.
             max_geom: how many geoms a picture may have.
             visual_options: flags of `mujoco.MjvOption`, by their index.
+            follow: index of a body over the ground that the free camera follows, if `default_camera_config`
+                does not say where it looks.
 
         Raises:
             ValueError: if the model has no such camera, or a camera no such attribute.
@@ -68,6 +71,9 @@ class Camera:
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         self._model, self._data = model, mujoco.MjData(model)
         self._has_drawn = False
+        is_free = camera_name is None and camera_id in (None, -1)
+        aims = {"lookat", "type", "trackbodyid"}.intersection(default_camera_config or ())
+        self._follow = follow if is_free and not aims else None
         self._renderer = MujocoRenderer(
             model,
             self._data,
@@ -89,9 +95,14 @@ class Camera:
         self._data.qpos[:] = qpos
         mujoco.mj_forward(self._model, self._data)
         if self._has_drawn:
+            self._aim()
             return self._drawn()
         with _backend() as name:
             try:
+                first = self._drawn()
+                if self._follow is None:
+                    return first
+                self._aim()
                 return self._drawn()
             except Exception as error:  # the drivers fail in many ways
                 text = error_text(error)
@@ -105,6 +116,12 @@ class Camera:
         frame: NDArray[np.uint8] = self._renderer.render("rgb_array")
         self._has_drawn = True
         return frame
+
+    def _aim(self) -> None:
+        """Has the free camera look at the body that it follows; its viewer is made by the first picture."""
+        if self._follow is not None:
+            viewer: Any = self._renderer.viewer
+            viewer.cam.lookat[:2] = self._data.xpos[self._follow, :2]
 
     def close(self) -> None:
         """Frees what drew."""

@@ -19,7 +19,9 @@ from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
     """A `MujocoVectorEnv` of one env, with NumPy arrays and floats; it can be rendered."""
 
-    VIEW_KEYWORDS = tuple(name for name in inspect.signature(Camera).parameters if name != "model")
+    VIEW_KEYWORDS = tuple(
+        name for name in inspect.signature(Camera).parameters if name not in ("model", "follow")
+    )
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
 
     def __init__(
@@ -43,7 +45,7 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.metadata = {**self.metadata, "render_fps": round(1 / task.dt)}
         self.observation_space = self._env.single_observation_space
         self.action_space = self._env.single_action_space
-        self._camera = None if render_mode is None else Camera(task.model, **view)
+        self._camera = None if render_mode is None else Camera(task.model, follow=task.follow, **view)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -51,6 +51,7 @@ class MujocoTask(ABC):
         init_qpos: positions in the model's initial state, or in the keyframe, [nq].
         init_qvel: velocities, likewise, [nv].
         init_ctrl: controls, likewise, [nu]: 0 without a keyframe.
+        follow: index of the body that pictures follow; the one with the first free joint, or None.
         fields: names of the MjData fields that the task reads; qpos is always available.
         info_fields: names of further fields that `state_info` reads.
         action_range: lowest and highest action, [A] each; None for the range of each actuator's control.
@@ -101,6 +102,7 @@ class MujocoTask(ABC):
         self.init_qpos: NDArray[np.float64] = data.qpos.copy()
         self.init_qvel: NDArray[np.float64] = data.qvel.copy()
         self.init_ctrl: NDArray[np.float64] = data.ctrl.copy()
+        self.follow = _free_body(self.model)
         self._constants: dict[Any, tuple[NDArray[np.float64], Tensor]] = {}
 
     @cached_property
@@ -277,6 +279,12 @@ class MujocoTask(ABC):
     def terminated(self, fields: Fields) -> Tensor:
         """Returns which envs have terminated by the task's rules, bool [N]."""
         return fields["qpos"].new_zeros(fields["qpos"].shape[0], dtype=torch.bool)
+
+
+def _free_body(model: mujoco.MjModel) -> int | None:
+    """Returns the index of the body with the first free joint; None if there is none."""
+    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
+    return int(model.jnt_bodyid[free[0]]) if len(free) else None
 
 
 def _substeps(model: mujoco.MjModel, frame_skip: int | None, frequency: float | None) -> int:
