@@ -61,6 +61,8 @@ class HostLoop(StepLoop):
             some = self._act(observations[self._acting_index])
             actions = some.new_zeros(self.env.num_envs, *some.shape[1:])
             actions[self._acting_index] = some
+        if self._noise is not None:
+            actions = self._noise.added(actions, self._row >= 0, self._lengths)
         if self._moments is not None:
             first, sums, squares = self._moments
             deviations = observations - first

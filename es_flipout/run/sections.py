@@ -184,6 +184,9 @@ class RolloutConfig:
     block_size: int = BLOCK_SIZE
     """Episodes per block: what a rank takes at a time, and of which the moments of observations are merged
     first. The last bits of a run depend on it, and on nothing else of how the work is distributed."""
+    action_noise: float = 0.0
+    """Standard deviation of Gaussian noise on every action of members (a Box of floats), in units of the
+    action; what comes of it is clipped to the action space. Scores have none."""
     alive_bonus: float = 0.0
     """Reward per env step survived, to be subtracted from the fitness: 1 for Hopper, Walker2d and Ant, 5 for
     Humanoid. Members then compete by what they do, not by how long they stand. Scores always include it."""
@@ -191,6 +194,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         require_positive("rollout.episodes", self.episodes)
         require_positive("rollout.block_size", self.block_size)
+        require_not_negative("rollout.action_noise", self.action_noise)
         require_not_negative("rollout.alive_bonus", self.alive_bonus)
         require_not_negative("rollout.min_env_steps", self.min_env_steps)
 

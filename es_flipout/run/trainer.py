@@ -80,6 +80,10 @@ class Trainer:
         publish(config)
         check_device(config.device)
         env = make_probe(config)
+        if config.rollout.action_noise:
+            from es_flipout.rollout.action_noise import check_action_noise  # which imports numba
+
+            check_action_noise(env.single_action_space)
         self.policy = make_policy(
             config.policy,
             env.single_observation_space,

@@ -24,6 +24,7 @@ from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy
 from es_flipout.population import Population
 from es_flipout.rollout import DevicePlayer, Episodes, HostPlayer, PlayError, PlayStoppedError, evaluate
 from es_flipout.rollout import device as device_player
+from es_flipout.rollout.action_noise import DeviceActionNoise
 from es_flipout.rollout.device_loop import NOT_FINITE_BIT, DeviceLoop, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE
 from es_flipout.run.config import Config, EnvConfig, ESConfig
@@ -566,8 +567,10 @@ def make_loop(
 ):
     env = make_env(env_id, device)
     population = make_population(env, family, policy_class=policy_class)
-    starts = starts_of(env, np.array(make_seeds()))
-    return env, DeviceLoop(env.engine, env.checked_task, population, starts, np.arange(population.size), 25)
+    starts = starts_of(env, seeds := np.array(make_seeds()))
+    noise = DeviceActionNoise(0.1, env.single_action_space, seeds.ravel(), device)
+    members = np.arange(population.size)
+    return env, DeviceLoop(env.engine, env.checked_task, population, starts, members, 25, noise)
 
 
 class Convolutional(nn.Module):
