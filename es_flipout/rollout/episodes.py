@@ -49,6 +49,8 @@ class Episodes:
         returns: sum of rewards, float64 [E]; NaN if it has failed or not ended.
         lengths: env steps, int64 [E].
         faults: why episodes failed, by row.
+        info: metrics from `info`, by name (see `score_info`), float64 [E] each; NaN for an episode that has
+            failed, not ended, or has no such entry. Only a `Scorer` records them.
         observation_size: features O of which moments are kept, set by the player; None if observations are
             not vectors.
         spent_steps: env steps spent, whether an episode needed them or not.
@@ -62,6 +64,7 @@ class Episodes:
         limit: int | None = None,
         action_noise: float = 0.0,
         block_size: int = BLOCK_SIZE,
+        info: Sequence[str] = (),
         ids: Ints | None = None,
         num_ids: int | None = None,
     ) -> None:
@@ -73,6 +76,7 @@ class Episodes:
             limit: see the class.
             action_noise: see the class.
             block_size: consecutive ids that form a block.
+            info: names of the metrics from `info` that are wanted.
             ids: see the class; 0 to E - 1 if None.
             num_ids: size of the table that the ids are of; E if None.
 
@@ -89,6 +93,7 @@ class Episodes:
         self.returns: Floats = np.full(len(member), np.nan)
         self.lengths: Ints = np.zeros(len(member), np.int64)
         self.faults: dict[int, str] = {}
+        self.info: dict[str, Floats] = {name: np.full(len(member), np.nan) for name in info}
         self.observation_size: int | None = None
         self.spent_steps = 0
         self._played = np.zeros(len(member), np.bool_)
@@ -340,6 +345,12 @@ class Episodes:
         """Standard deviation of their returns (of the population: 0 for one episode)."""
         returns = self._usable_returns()
         return statistics.pstdev(returns) if returns else math.nan
+
+    @property
+    def info_means(self) -> dict[str, float]:
+        """Mean of each metric from `info` over the episodes that have it; NaN if none has."""
+        usable = {name: values[~np.isnan(values)].tolist() for name, values in self.info.items()}
+        return {name: statistics.fmean(each) if each else math.nan for name, each in usable.items()}
 
     def _usable_returns(self) -> list[float]:
         return [value for row, value in enumerate(self.returns.tolist()) if row not in self.faults]

@@ -18,6 +18,7 @@ from es_flipout.policies.activations import Activation
 from es_flipout.policies.heads import ActionBounds
 from es_flipout.policies.initialization import Initialization
 from es_flipout.rollout.episodes import BLOCK_SIZE
+from es_flipout.rollout.score_info import parse_all
 from es_flipout.rollout.seeds import ResetSeeds
 from es_flipout.run.checks import require, require_not_negative, require_positive
 from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
@@ -228,6 +229,10 @@ class EvaluationConfig:
     """Episodes per score."""
     seed: int = 1_000_000
     """Reset seed of the first episode; episode i uses seed + i, the same in every score."""
+    info: list[str] = field(default_factory=list)
+    """Further metrics of a score, from the info of its episodes: NAME is the value of that entry in the last
+    step of an episode, mean:NAME its mean over the steps, max:NAME its maximum, for example is_success or
+    mean:x_velocity. The metric is the mean over the episodes that have it."""
     official: bool = False
     """Whether every score is measured in gymnasium.make(env.id). The last score of a run always is. Earlier
     ones of native tasks whose envs equal it to the last bit are measured in these, which is faster."""
@@ -236,6 +241,10 @@ class EvaluationConfig:
         require_not_negative("evaluation.interval", self.interval)
         require_positive("evaluation.episodes", self.episodes)
         require_not_negative("evaluation.seed", self.seed)
+        try:
+            parse_all(self.info)
+        except ValueError as error:
+            raise ValueError(f"evaluation.info: {error}") from error
 
 
 @dataclass(frozen=True)
