@@ -46,9 +46,15 @@ def make_policy(
 ) -> nn.Module:
     """Builds the configured policy; see `policies.make_policy`."""
     settings = {each.name: getattr(config, each.name) for each in fields(config)}
-    kind, kwargs = settings.pop("kind"), settings.pop("kwargs")
+    kind, kwargs, stack = (settings.pop(name) for name in ("kind", "kwargs", "observation_stack"))
     return policies.make_policy(
-        kind, observation_space, action_space, settings=settings, kwargs=kwargs, generator=generator
+        kind,
+        observation_space,
+        action_space,
+        settings=settings,
+        kwargs=kwargs,
+        observation_stack=stack,
+        generator=generator,
     )
 
 

@@ -102,6 +102,9 @@ class PolicyConfig:
     """Initial weights: orthogonal matrices, or normc (Gaussian rows scaled to norm 1). Biases start at 0."""
     action_bounds: ActionBounds = defaults.ACTION_BOUNDS
     """How outputs become Box actions: rescale (tanh, scaled to the range) or clip (cut off at the bounds)."""
+    observation_stack: int = 1
+    """Number of the last observations that the policy acts on, oldest first: vectors joined to one, images
+    along their channels. At the start of an episode the first observation is repeated."""
     normalize_observations: bool = defaults.NORMALIZE_OBSERVATIONS
     """Whether to standardize vector observations by the running mean and variance of all live steps."""
     observation_clip: float = OBSERVATION_CLIP
@@ -119,6 +122,7 @@ class PolicyConfig:
                 f"policy.conv_layers must hold [channels, kernel, stride, padding], got {layer}",
             )
         require_positive("policy.observation_clip", self.observation_clip)
+        require_positive("policy.observation_stack", self.observation_stack)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from es_flipout.envs.mujoco.checked_task import CheckedTask
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
-from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy
+from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy, StackedPolicy, stacked_space
 from es_flipout.population import Population
 from es_flipout.rollout import DevicePlayer, Episodes, HostPlayer, PlayError, PlayStoppedError, evaluate
 from es_flipout.rollout import device as device_player
@@ -587,7 +587,12 @@ class Convolutional(nn.Module):
         return self.linear(self.conv(self.normalizer(observations).unsqueeze(1)).tanh().flatten(1))
 
 
-@pytest.mark.parametrize("policy_class", [MLPPolicy, GRUPolicy, LSTMPolicy, Convolutional])
+def stacked(observation_space, action_space, **options):
+    inside = GRUPolicy(stacked_space(observation_space, 3), action_space, **options)
+    return StackedPolicy(inside, observation_space, 3)
+
+
+@pytest.mark.parametrize("policy_class", [MLPPolicy, GRUPolicy, LSTMPolicy, Convolutional, stacked])
 @pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(2)], ids=str)
 def test_nothing_between_two_steps_waits_for_a_value_or_moves_in_memory(family, policy_class):
     env, loop = make_loop(family, policy_class)
