@@ -66,22 +66,25 @@ class ActionNoise:
     player on the CPU.
     """
 
-    def __init__(self, sigma: float, space: gym.Space[Any], num_envs: int) -> None:
+    def __init__(
+        self, sigma: float, space: gym.Space[Any], num_envs: int, device: torch.device | str = "cpu"
+    ) -> None:
         """Has no episodes yet.
 
         Args:
             sigma: standard deviation of the noise, in units of the action.
             space: of a single environment's actions.
             num_envs: N.
+            device: where tensors of actions are; those in NumPy are on the host.
 
         Raises:
             ValueError: if the space is not a Box of floats.
         """
         check_action_noise(space)
         assert isinstance(space, spaces.Box)
-        self._sigma, self._shape = sigma, space.shape
-        self._bounds = action_bounds(space)
-        self._low, self._high = (each.flatten().numpy() for each in self._bounds)
+        self._sigma, self._shape, self._device = sigma, space.shape, torch.device(device)
+        self._bounds = action_bounds(space, device)
+        self._low, self._high = (each.flatten().numpy() for each in action_bounds(space))
         self._keys = np.zeros(num_envs, np.int64)
         self._numbers = np.zeros((num_envs, math.prod(space.shape)))
 
@@ -99,8 +102,7 @@ class ActionNoise:
         """
         fill_normal(self._numbers, live, self._keys, steps)
         noise = torch.from_numpy(self._sigma * self._numbers).view(-1, *self._shape)
-        bounds = self._bounds[0].to(actions.device), self._bounds[1].to(actions.device)
-        return with_noise(actions, to_device(noise, actions.device), bounds)
+        return with_noise(actions, to_device(noise, self._device), self._bounds)
 
     def add(self, actions: Array, live: Array, steps: Ints) -> None:
         """Does the same in place, to actions [N, A] in NumPy; the rows of other envs are left as they are."""

@@ -84,7 +84,10 @@ class StepLoop(ABC):
         if episodes.action_noise and self._noise is None:
             from es_flipout.rollout.action_noise import ActionNoise  # which imports numba
 
-            self._noise = ActionNoise(episodes.action_noise, self.env.single_action_space, self.env.num_envs)
+            env = self.env
+            self._noise = ActionNoise(
+                episodes.action_noise, env.single_action_space, env.num_envs, env.device
+            )
         chosen = range(len(episodes)) if rows is None else rows.tolist()
         self._waiting.extend((episodes, row) for row in chosen)
         self._limit, self._has_more = episodes.limit, True

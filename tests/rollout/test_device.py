@@ -442,12 +442,13 @@ def test_a_graph_replays_what_is_done_without_one(family, policy_class):
     # Of the tasks at work this one has no contacts, whose order varies.
     env = make_env("InvertedPendulum-v5", "cuda")
     population, seeds = make_population(env, family, policy_class=policy_class), make_seeds(episodes=3)
-    step_by_step = rollout(DevicePlayer(env, cuda_graphs=False), population, seeds)
+    options = {"action_noise": 0.1}
+    step_by_step = rollout(DevicePlayer(env, cuda_graphs=False), population, seeds, **options)
     player = DevicePlayer(env)
     for _ in range(2):  # recorded anew, in the memory of the first
-        assert_agree(rollout(player, population, seeds), step_by_step)
+        assert_agree(rollout(player, population, seeds, **options), step_by_step)
     # The paper's arrangement: policies on the GPU, physics on the cores, in float64.
-    options = {"episode_limit": short("cuda")}
+    options["episode_limit"] = short("cuda")
     sizes = [make_env("InvertedPendulum-v5", "cuda", 3, engine="batch") for _ in range(2)]
     expected = rollout(player, population, seeds, **options)
     assert_agree(rollout(HostPlayer(*sizes), population, seeds, **options), expected, 1e-2)
