@@ -12,7 +12,7 @@ from es_flipout.envs.contract import TorchVectorEnv, check_num_envs
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
-from es_flipout.envs.native import native_ids, native_maker, runs_natively
+from es_flipout.envs.native import can_randomize, native_ids, native_maker, runs_natively
 
 EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
 
@@ -28,6 +28,7 @@ def make_vec(
     threads: int | None = None,
     info: bool | Sequence[str] = True,
     fused: bool = True,
+    randomize: bool = False,
     wrappers: Sequence[str] = (),
     **kwargs: Any,
 ) -> TorchVectorEnv:
@@ -49,6 +50,7 @@ def make_vec(
         info: whether native environments return the task's info entries; they are faster without. Names of
             entries: the environments of `gymnasium.make` return these, and others none.
         fused: whether the hooks of native tasks are compiled, if they can be: on the CPU, and without info.
+        randomize: whether episodes are randomized, if the task has a randomization (`MujocoTask.randomize`).
         wrappers: of each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS.
             Wrapped environments are never native.
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`: the environment's own, and
@@ -75,6 +77,7 @@ def make_vec(
             threads=threads,
             info=bool(info),
             fused=fused,
+            randomize=randomize,
         )
     if engine_kwargs:
         raise ValueError(f"engine_kwargs are only for engine 'warp', got {dict(engine_kwargs)}")
@@ -84,6 +87,8 @@ def make_vec(
             f"(native: {', '.join(native_ids())})"
         )
     processes = {"gymnasium_processes": threads}.get(engine, 0)
+    if randomize and can_randomize(env_id, **kwargs):
+        kwargs["randomize"] = True
     make = partial(make_env, env_id, wrappers, **kwargs)
     try:
         return GymnasiumVectorEnv(

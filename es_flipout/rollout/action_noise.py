@@ -135,7 +135,7 @@ class DeviceActionNoise:
     """The same in tensors alone, by operations that a CUDA graph can record."""
 
     def __init__(
-        self, sigma: float, space: spaces.Box, reset_seeds: Ints, device: torch.device | str = "cpu"
+        self, sigma: float, space: gym.Space[Any], reset_seeds: Ints, device: torch.device | str = "cpu"
     ) -> None:
         """Takes the episodes of a generation.
 
@@ -144,7 +144,12 @@ class DeviceActionNoise:
             space: of a single environment's actions, a Box of floats [A].
             reset_seeds: that the episodes start from, int64 [episodes].
             device: where the actions are.
+
+        Raises:
+            ValueError: if the space is not a Box of floats.
         """
+        check_action_noise(space)
+        assert isinstance(space, spaces.Box)
         self._sigma, self._bounds = sigma, action_bounds(space, device)
         self._keys = torch.from_numpy(action_keys(reset_seeds)).to(device)
 

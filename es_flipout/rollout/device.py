@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.engines.warp_faults import fault_text
-from es_flipout.envs.mujoco.checked_task import TaskError
+from es_flipout.envs.mujoco.task_error import TaskError
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
 from es_flipout.population import Population
@@ -135,8 +134,9 @@ class DevicePlayer(Player):
             return None
         from es_flipout.rollout.action_noise import DeviceActionNoise  # which imports numba
 
-        space = spaces.Box(*self.env.checked_task.action_range())
-        return DeviceActionNoise(episodes.action_noise, space, episodes.reset_seed, self._engine.device)
+        return DeviceActionNoise(
+            episodes.action_noise, self.env.single_action_space, episodes.reset_seed, self._engine.device
+        )
 
     def _states(self, seeds: NDArray[np.int64]) -> SeededStates:
         """Returns the states that episodes start from."""

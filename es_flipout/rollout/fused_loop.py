@@ -45,10 +45,10 @@ class FusedLoop(StepLoop):
         num_envs = env.num_envs
         self._rows = FusedRows(population, num_envs)
         self._live = np.zeros(num_envs, np.bool_)
-        self._actions = env.fused.actions
+        self._actions, self._controls = env.fused.actions, env.fused.controls
         self._rewards, self._sums = env.fused.rewards, self._returns.numpy()
         self._run_rows = self._rows.bind(
-            self._live, env.fused.observations, self._moments.numpy(), env.fused.actions, env.engine.controls
+            self._live, env.fused.observations, self._moments.numpy(), env.fused.actions, env.fused.controls
         )
 
     @override
@@ -70,7 +70,7 @@ class FusedLoop(StepLoop):
         self._run_rows()
         if self._noise is not None:
             self._noise.add(self._actions, self._live, self._lengths)
-            self.env.engine.controls[:] = self._actions
+            self._controls[:] = self._actions
 
     @override
     def _hand_over(self, changed: Ints) -> None:

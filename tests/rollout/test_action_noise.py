@@ -157,7 +157,7 @@ def test_compiled_actions_and_controls_stay_equal():
     seen = []
     for _ in range(3):
         loop.step()
-        assert np.array_equal(env.engine.controls, env.fused.actions)
+        assert np.array_equal(env.fused.controls, env.fused.actions)
         seen.append(env.fused.actions.copy())
     assert np.abs(seen).max() == 1.0  # the bound
     assert len(np.unique(seen)) > 10
