@@ -12,7 +12,15 @@ from es_flipout.perturbations import (
     UnsupportedOperationError,
     rule,
 )
-from es_flipout.policies import CNNPolicy, GRUPolicy, LinearPolicy, LSTMPolicy, MLPPolicy
+from es_flipout.policies import (
+    CNNPolicy,
+    GRUPolicy,
+    LinearPolicy,
+    LSTMPolicy,
+    MLPPolicy,
+    StackedPolicy,
+    stacked_space,
+)
 from es_flipout.population import Population
 from es_flipout.rollout import (
     BaselinePlayer,
@@ -52,6 +60,7 @@ __all__ = [
     "Population",
     "RunningStatistics",
     "Scorer",
+    "StackedPolicy",
     "Trainer",
     "UnsupportedOperationError",
     "Update",
@@ -64,5 +73,6 @@ __all__ = [
     "register_task",
     "reset_seeds",
     "rule",
+    "stacked_space",
     "standardized",
 ]

@@ -23,6 +23,10 @@ _UGAMMA, _UMIX_1, _UMIX_2 = (np.uint64(each) for each in (_GAMMA, _MIX_1, _MIX_2
 _U30, _U27, _U31, _U32, _U1, _LOW = (np.uint64(each) for each in (30, 27, 31, 32, 1, 0xFFFFFFFF))
 
 
+ACTIONS = 1
+"""What noise on actions is drawn for; see `episode_keys`."""
+
+
 @compiled
 def _mixed(z: Any) -> Any:
     """Returns SplitMix64's output function of a uint64."""

@@ -141,7 +141,7 @@ def _make_film(config: Config, num_frames: int | None) -> Film:
 
 def _make_scorer(config: Config, episodes: int, film: Film | None) -> Scorer:
     with _told(config.env.id):
-        return official_scorer(config.env, episodes, first=film)
+        return official_scorer(config.env, episodes, info=config.evaluation.info, first=film)
 
 
 def _make_policy(config: Config, scorer: Scorer) -> nn.Module:

@@ -46,13 +46,21 @@ def report(episodes: Episodes) -> list[str]:
             lines += [whole, *(f"{number:>7} {reason}" for reason, number in shown)]
             if left := failed - sum(number for _, number in shown):
                 lines.append(f"{left:>7} for other reasons, which --json lists")
+    for name, values in episodes.info.items():
+        found = values[~np.isnan(values)]
+        if len(found):
+            lines.append(
+                f"{name}  mean {figure(found.mean())}  min {figure(found.min())}  max {figure(found.max())}"
+            )
+        else:
+            lines.append(f"{name}  none: no episode has this entry of info")
     lines.append(f"length  mean {figure(lengths.mean())}  min {lengths.min()}  max {lengths.max()}")
     return lines
 
 
 def as_json(episodes: Episodes) -> dict[str, Any]:
     """Returns the same as plain data, with every episode; what is not a number becomes None."""
-    returns = [None if math.isnan(each) else each for each in episodes.returns.tolist()]
+    returns, means = _plain(episodes.returns.tolist()), episodes.info_means
     usable = [each for each in returns if each is not None]
     return {
         "mean": episodes.mean_return if usable else None,
@@ -62,4 +70,13 @@ def as_json(episodes: Episodes) -> dict[str, Any]:
         "returns": returns,
         "lengths": episodes.lengths.tolist(),
         "failures": dict(episodes.failures),
+        "info": {
+            name: {"mean": _plain([means[name]])[0], "values": _plain(values.tolist())}
+            for name, values in episodes.info.items()
+        },
     }
+
+
+def _plain(values: list[float]) -> list[float | None]:
+    """Returns numbers, with None for those that are not finite, which JSON does not have."""
+    return [value if math.isfinite(value) else None for value in values]

@@ -16,6 +16,8 @@ from torch import Tensor
 from typing_extensions import override
 
 Mask = NDArray[np.bool_]
+OWN_INFO = ("failed", "failures", "started")
+"""Info entries of a `TorchVectorEnv` that are not the environment's."""
 
 
 class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):

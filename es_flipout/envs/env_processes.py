@@ -51,6 +51,7 @@ class EnvProcesses:
         observation_space: spaces.Box,
         action_space: gym.Space[Any],
         num_processes: int,
+        info: Sequence[str] = (),
     ) -> None:
         """Starts the processes.
 
@@ -60,12 +61,13 @@ class EnvProcesses:
             observation_space: of one env.
             action_space: of one env.
             num_processes: number of processes W, at most N.
+            info: names of the info entries that are kept.
 
         Raises:
             RuntimeError: if an environment cannot be made, or a process dies before.
         """
-        self._make = cloudpickle.dumps(make)
-        self._shapes = EnvArrays.shapes(num_envs, observation_space, action_space)
+        self._make, self._info = cloudpickle.dumps(make), list(info)
+        self._shapes = EnvArrays.shapes(num_envs, observation_space, action_space, len(self._info))
         self._memory = SharedMemory([int(np.prod(shape)) * dtype.itemsize for shape, dtype in self._shapes])
         self.arrays = _arrays(self._memory, self._shapes)
         bounds = np.linspace(0, num_envs, num_processes + 1).astype(int).tolist()
@@ -81,7 +83,7 @@ class EnvProcesses:
             stack.pop_all()
 
     def _start(self, envs: slice) -> Worker:
-        return Worker(_serve, self._make, self._memory, self._shapes, envs)
+        return Worker(_serve, self._make, self._memory, self._shapes, envs, self._info)
 
     def reset(self, seeds: Mapping[int, int | None]) -> dict[int, str]:
         """Resets envs, each with its seed; returns what went wrong, by env."""
@@ -142,10 +144,17 @@ def _arrays(memory: SharedMemory, shapes: Shapes) -> EnvArrays:
     )
 
 
-def _serve(connection: Connection, make: bytes, memory: SharedMemory, shapes: Shapes, envs: slice) -> None:
+def _serve(
+    connection: Connection,
+    make: bytes,
+    memory: SharedMemory,
+    shapes: Shapes,
+    envs: slice,
+    info: Sequence[str],
+) -> None:
     """What a process does: its share of every call, until the connection is closed."""
     try:
-        local = LocalEnvs(cloudpickle.loads(make), _arrays(memory, shapes).part(envs))
+        local = LocalEnvs(cloudpickle.loads(make), _arrays(memory, shapes).part(envs), info)
     except FOREIGN as error:
         connection.send(error_text(error))
         return

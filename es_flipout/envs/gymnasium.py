@@ -40,7 +40,8 @@ class GymnasiumVectorEnv(TorchVectorEnv):
     """N copies of a Gymnasium environment; only envs whose episode is running are stepped.
 
     An environment that raises, or returns what it must not, is replaced by a new one, and a process that dies
-    by a new process; the episodes that were lost have failed. The info of the single environments is dropped.
+    by a new process; the episodes that were lost have failed. Of the info of the single environments, `step`
+    keeps the entries that are asked for, each a tensor float64 [N], NaN where an environment has none.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         dtype: torch.dtype = torch.float32,
         processes: int | None = 0,
         first: gym.Env[Any, Any] | None = None,
+        info: Sequence[str] = (),
     ) -> None:
         """Makes the environments.
 
@@ -64,6 +66,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
                 core.
             first: an environment made already, for example one that renders. It becomes env 0, or with
                 processes only provides the spaces; in either case it is closed here.
+            info: names of the info entries that are kept. An env in which one is not a number has failed.
 
         Raises:
             ValueError: if there are no envs, or observations or actions are of a kind that is not supported.
@@ -71,7 +74,8 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         """
         check_num_envs(num_envs)
         first = make() if first is None else first
-        self._envs = _make_stepper(make, num_envs, first, processes)
+        self._envs = _make_stepper(make, num_envs, first, processes, info)
+        self._info = info
         self.num_envs = num_envs
         self.device = torch.device(device)
         self.dtype = dtype
@@ -113,7 +117,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
             torch.from_numpy(rewards).to(self.device),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
-            info,
+            info | self._kept_info(),
         )
 
     @override
@@ -127,6 +131,12 @@ class GymnasiumVectorEnv(TorchVectorEnv):
     def _observe(self) -> Tensor:
         return torch.from_numpy(self._envs.arrays.observations).to(self.device, self.dtype, copy=True)
 
+    def _kept_info(self) -> dict[str, Tensor]:
+        values = self._envs.arrays.info
+        return {
+            name: torch.from_numpy(values[:, k].copy()).to(self.device) for k, name in enumerate(self._info)
+        }
+
     def _end_failed(self, failures: Mapping[int, str], live: Mask) -> dict[str, Any]:
         """Ends the live envs among those that failed; returns their info entries."""
         info = failure_info({i: text for i, text in failures.items() if live[i]}, self.num_envs)
@@ -136,7 +146,11 @@ class GymnasiumVectorEnv(TorchVectorEnv):
 
 
 def _make_stepper(
-    make: MakeEnv, num_envs: int, first: gym.Env[Any, Any], processes: int | None
+    make: MakeEnv,
+    num_envs: int,
+    first: gym.Env[Any, Any],
+    processes: int | None,
+    info: Sequence[str],
 ) -> EnvStepper:
     try:
         observations, actions = spaces_of(first)
@@ -147,6 +161,7 @@ def _make_stepper(
         close_env(first)
         raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error
     if processes == 0:
-        return LocalEnvs(make, EnvArrays.local(num_envs, observations, actions), first)
+        return LocalEnvs(make, EnvArrays.local(num_envs, observations, actions, len(info)), info, first)
     close_env(first)
-    return EnvProcesses(make, num_envs, observations, actions, min(processes or available_cores(), num_envs))
+    processes = min(processes or available_cores(), num_envs)
+    return EnvProcesses(make, num_envs, observations, actions, processes, info)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_flipout.envs.guarded_env import GuardedEnv, MakeEnv
-from es_flipout.envs.values import EnvFault
+from es_flipout.envs.values import EnvFault, info_number
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class EnvArrays:
         rewards: float64 [N].
         terminated: bool [N].
         truncated: bool [N].
+        info: the info entries that are kept, float64 [N, I]; NaN for those that are not there.
     """
 
     observations: NDArray[Any]
@@ -33,10 +34,11 @@ class EnvArrays:
     rewards: NDArray[np.float64]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    info: NDArray[np.float64]
 
     @staticmethod
     def shapes(
-        num_envs: int, observation_space: spaces.Box, action_space: gym.Space[Any]
+        num_envs: int, observation_space: spaces.Box, action_space: gym.Space[Any], num_info: int
     ) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
         """Returns shape and dtype of each array, in order."""
         return [
@@ -45,12 +47,16 @@ class EnvArrays:
             ((num_envs,), np.dtype(np.float64)),
             ((num_envs,), np.dtype(np.bool_)),
             ((num_envs,), np.dtype(np.bool_)),
+            ((num_envs, num_info), np.dtype(np.float64)),
         ]
 
     @classmethod
-    def local(cls, num_envs: int, observation_space: spaces.Box, action_space: gym.Space[Any]) -> EnvArrays:
+    def local(
+        cls, num_envs: int, observation_space: spaces.Box, action_space: gym.Space[Any], num_info: int
+    ) -> EnvArrays:
         """Makes arrays in this process's memory."""
-        return cls(*(np.zeros(*each) for each in cls.shapes(num_envs, observation_space, action_space)))
+        shapes = cls.shapes(num_envs, observation_space, action_space, num_info)
+        return cls(*(np.zeros(*each) for each in shapes))
 
     def part(self, envs: slice) -> EnvArrays:
         """Returns views of some envs' entries."""
@@ -60,6 +66,7 @@ class EnvArrays:
             self.rewards[envs],
             self.terminated[envs],
             self.truncated[envs],
+            self.info[envs],
         )
 
 
@@ -70,9 +77,23 @@ class LocalEnvs:
         arrays: their inputs and outputs.
     """
 
-    def __init__(self, make: MakeEnv, arrays: EnvArrays, first: gym.Env[Any, Any] | None = None) -> None:
-        """Makes the envs; `first` becomes env 0 if given."""
+    def __init__(
+        self,
+        make: MakeEnv,
+        arrays: EnvArrays,
+        info: Sequence[str] = (),
+        first: gym.Env[Any, Any] | None = None,
+    ) -> None:
+        """Makes the envs.
+
+        Args:
+            make: makes one.
+            arrays: their inputs and outputs.
+            info: names of the info entries that are kept, I of them.
+            first: becomes env 0 if given.
+        """
         self.arrays = arrays
+        self._info = info
         self._envs: list[GuardedEnv] = []
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
@@ -98,7 +119,9 @@ class LocalEnvs:
         actions = arrays.actions.copy()  # which the environments may keep
         for i in ids:
             try:
-                observations[i], rewards[i], terminated[i], truncated[i], _ = envs[i].step(actions[i])
+                observations[i], rewards[i], terminated[i], truncated[i], info = envs[i].step(actions[i])
+                for k, name in enumerate(self._info):
+                    arrays.info[i, k] = info_number(info.get(name), name)
             except EnvFault as fault:
                 faults[i] = str(fault)
         return faults

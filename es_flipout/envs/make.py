@@ -26,7 +26,7 @@ def make_vec(
     engine_kwargs: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
-    info: bool = True,
+    info: bool | Sequence[str] = True,
     fused: bool = True,
     randomize: bool = False,
     wrappers: Sequence[str] = (),
@@ -47,7 +47,8 @@ def make_vec(
         dtype: floating dtype of observations.
         threads: number of physics threads, or of processes of "gymnasium_processes"; one per available core
             if None.
-        info: whether native environments return the task's info entries; they are faster without.
+        info: whether native environments return the task's info entries; they are faster without. Names of
+            entries: the environments of `gymnasium.make` return these, and others none.
         fused: whether the hooks of native tasks are compiled, if they can be: on the CPU, and without info.
         randomize: whether episodes are randomized, if the task has a randomization (`MujocoTask.randomize`).
         wrappers: of each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS.
@@ -74,7 +75,7 @@ def make_vec(
             engine_kwargs=engine_kwargs,
             dtype=dtype,
             threads=threads,
-            info=info,
+            info=bool(info),
             fused=fused,
             randomize=randomize,
         )
@@ -90,6 +91,13 @@ def make_vec(
         kwargs["randomize"] = True
     make = partial(make_env, env_id, wrappers, **kwargs)
     try:
-        return GymnasiumVectorEnv(make, num_envs, device=device, dtype=dtype, processes=processes)
+        return GymnasiumVectorEnv(
+            make,
+            num_envs,
+            device=device,
+            dtype=dtype,
+            processes=processes,
+            info=() if isinstance(info, bool) else info,
+        )
     except RuntimeError as error:  # a process could not make them
         raise ValueError(f"{env_id}: {error}") from error

@@ -7,6 +7,7 @@ the way. NaN and infinity are numbers here; the table of episodes counts them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
@@ -109,6 +110,18 @@ def flag(value: Any, name: str) -> bool:
     if array.size == 1 and array.dtype.kind in "biu" and (found := array.item()) in (0, 1):
         return bool(found)
     raise EnvFault(f"{name} is {described(value)}, a bool is needed")
+
+
+def info_number(value: Any, name: str) -> float:
+    """Returns an info entry as a float: any real number or bool, an array of exactly one, NaN for None."""
+    if value is None:
+        return math.nan
+    array = _array(value)
+    if array.size == 1 and _kind(array.dtype):
+        return float(array.item())
+    if isinstance(value, _NUMBERS):  # one that NumPy does not know
+        return number(value)
+    raise EnvFault(f"the info entry {name!r} is {described(value)}, a number is needed")
 
 
 # Values of N envs.

@@ -15,6 +15,7 @@ from es_flipout.policies.initialization import OUTPUT_GAIN
 from es_flipout.policies.mlp import LinearPolicy, MLPPolicy, is_plain_mlp
 from es_flipout.policies.observations import box, vector_box
 from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy, RecurrentPolicy
+from es_flipout.policies.stacked import StackedPolicy, stacked_space
 
 __all__ = [
     "ACTIVATIONS",
@@ -33,9 +34,11 @@ __all__ = [
     "MultiDiscreteActions",
     "RecurrentPolicy",
     "SiLU",
+    "StackedPolicy",
     "box",
     "is_plain_mlp",
     "make_action_head",
     "make_policy",
+    "stacked_space",
     "vector_box",
 ]

@@ -56,7 +56,7 @@ class ImageScaling(nn.Module):
             )
         if not space.is_bounded():
             raise ValueError(f"images must have finite bounds, which scale them to [0, 1], got {space}")
-        self.channels_last = _channels_last(space.shape, order)
+        self.channels_last = channels_are_last(space.shape, order)
         shape = space.shape
         self.shape = (shape[2], *shape[:2]) if self.channels_last else shape
         low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
@@ -72,7 +72,12 @@ class ImageScaling(nn.Module):
         return images.movedim(-1, -3) if self.channels_last else images
 
 
-def _channels_last(shape: tuple[int, ...], order: ChannelOrder) -> bool:
+def channels_are_last(shape: tuple[int, ...], order: ChannelOrder) -> bool:
+    """Returns whether the channels are the last dimension of images of a shape, or else the first.
+
+    Raises:
+        ValueError: if the order is "auto", and the shape does not tell.
+    """
     if order != "auto":
         return order == "last"
     last, first = shape[2] <= MOST_CHANNELS, shape[0] <= MOST_CHANNELS

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from es_flipout.dotted_path import import_class, is_dotted
 from es_flipout.error_text import error_text
 from es_flipout.normalization import ObservationNormalizer
-from es_flipout.policies.cnn import CNNPolicy
+from es_flipout.policies.cnn import MOST_CHANNELS, CNNPolicy, channels_are_last
 from es_flipout.policies.mlp import LinearPolicy, MLPPolicy
+from es_flipout.policies.observations import box
 from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy
+from es_flipout.policies.stacked import StackedPolicy, stacked_space
 
 POLICIES: dict[str, type[nn.Module]] = {
     "mlp": MLPPolicy,
@@ -45,6 +47,7 @@ def make_policy(
     *,
     settings: Mapping[str, Any] = {},
     kwargs: Mapping[str, Any] = {},
+    observation_stack: int = 1,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Builds a policy for an environment's spaces.
@@ -56,12 +59,27 @@ def make_policy(
         settings: common settings of the package's policies, such as hidden_sizes; each policy takes those it
             knows, a user-defined class takes none.
         kwargs: further keyword arguments of the class.
+        observation_stack: how many of the last observations the policy acts on. If more than one, it is made
+            for their `stacked_space`, and put in a `StackedPolicy`.
         generator: source of the initial weights. A user-defined class draws from torch's global CPU
             generator, which temporarily gets this one's seed.
 
     Raises:
         ValueError: if there is no such policy, or it does not accept the spaces or the arguments.
     """
+    if observation_stack > 1:
+        single, axis = box(observation_space), _stack_axis(kind, observation_space, kwargs)
+        if kind == "cnn" and kwargs.get("channel_order", "auto") == "auto":
+            kwargs = {**kwargs, "channel_order": "last" if axis == 2 else "first"}
+        policy = make_policy(
+            kind,
+            stacked_space(single, observation_stack, axis),
+            action_space,
+            settings=settings,
+            kwargs=kwargs,
+            generator=generator,
+        )
+        return StackedPolicy(policy, single, observation_stack, axis=axis).train(policy.training)
     with _global_generator_seeded(generator):
         if kind in POLICIES:
             arguments = {**_own_arguments(kind, settings, kwargs), "generator": generator}
@@ -72,6 +90,16 @@ def make_policy(
                 "or your own class by MODULE:CLASS"
             )
         return _make_user_defined(kind, observation_space, action_space, kwargs)
+
+
+def _stack_axis(kind: str, space: gym.Space[Any], kwargs: Mapping[str, Any]) -> int:
+    """Returns the axis of observations along which they are stacked: of images, that of the channels."""
+    shape = box(space).shape
+    if len(shape) != 3:
+        return 0
+    if kind == "cnn":
+        return 2 if channels_are_last(shape, kwargs.get("channel_order", "auto")) else 0
+    return 2 if shape[2] <= MOST_CHANNELS < shape[0] else 0
 
 
 def _own_arguments(kind: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

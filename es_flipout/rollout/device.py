@@ -13,6 +13,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ from es_flipout.rollout.player import (
     never,
     nothing,
 )
+
+if TYPE_CHECKING:
+    from es_flipout.rollout.action_noise import DeviceActionNoise
 
 
 class DevicePlayer(Player):
@@ -108,7 +112,8 @@ class DevicePlayer(Player):
             with working_on(self._stream, after=current_stream(engine.device)):
                 starts = self._starts(states)
                 limit = min(limits) if limits else None
-                loop = DeviceLoop(engine, task, population, starts, episodes.member, limit)
+                noise = self._action_noise(episodes)
+                loop = DeviceLoop(engine, task, population, starts, episodes.member, limit, noise)
                 steps = self._play(loop, should_stop, meanwhile)
                 _record(episodes, loop, states)
         except (RuntimeError, TaskError) as error:
@@ -122,6 +127,16 @@ class DevicePlayer(Player):
             ) from error
         episodes.spent_steps += steps * self.env.num_envs
         return episodes
+
+    def _action_noise(self, episodes: Episodes) -> DeviceActionNoise | None:
+        """Returns the noise on the actions of a generation; None if there is none."""
+        if not episodes.action_noise:
+            return None
+        from es_flipout.rollout.action_noise import DeviceActionNoise  # which imports numba
+
+        return DeviceActionNoise(
+            episodes.action_noise, self.env.single_action_space, episodes.reset_seed, self._engine.device
+        )
 
     def _states(self, seeds: NDArray[np.int64]) -> SeededStates:
         """Returns the states that episodes start from."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from es_flipout.normalization import RunningStatistics
 from es_flipout.population import Population
 from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
+
+if TYPE_CHECKING:
+    from es_flipout.rollout.action_noise import DeviceActionNoise
 
 NOT_FINITE_BIT = 1 << 20
 """Fault of an episode whose return or observations are not finite, beside those of `WarpEngine.faults`."""
@@ -147,6 +150,7 @@ class DeviceLoop:
         starts: Starts,
         members: NDArray[np.int64],
         limit: int | None,
+        noise: DeviceActionNoise | None = None,
     ) -> None:
         """Has every env take its first episode, and its member act.
 
@@ -157,9 +161,10 @@ class DeviceLoop:
             starts: of their episodes.
             members: who plays each episode, int64 [episodes]: as many for each base, in order of the bases.
             limit: env steps after which an episode ends; None for never.
+            noise: on the actions; None for none.
         """
         self._engine, self._task, self._starts = engine, task, starts
-        self._limit = limit
+        self._limit, self._noise = limit, noise
         num_envs, device = engine.num_envs, engine.device
         num_episodes = len(starts.of_episode)
         self._none, self._groups = num_episodes, population.noise.num_bases
@@ -288,6 +293,8 @@ class DeviceLoop:
         else:
             act = partial(self._recurrent.act, self._rows, observations, slice(None))
         actions = self._actions.run(act, len(observations))
+        if self._noise is not None:
+            actions = self._noise.added(actions, self._episode.clamp(max=self._none - 1), self._length)
         self._action.copy_(where_rows(self.live, actions, torch.zeros_like(actions[:1])))
         for name, values in self._task.control(self._state.fields, self._action).items():
             if name not in self._inputs:

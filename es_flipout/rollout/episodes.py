@@ -25,6 +25,7 @@ from torch import Tensor
 from es_flipout.normalization import RunningStatistics
 from es_flipout.rollout.moments import BlockMoments, Floats, Ints, MomentRecords
 from es_flipout.rollout.outcome import Outcome
+from es_flipout.settings import number
 
 BLOCK_SIZE = 4
 """Episodes per block, unless a table says otherwise."""
@@ -42,10 +43,14 @@ class Episodes:
         member: who plays, int64 [E]; 0 for the center.
         reset_seed: where the episode starts from, int64 [E].
         limit: env steps after which every episode is cut off; None for the environment's own limit.
+        action_noise: standard deviation of the Gaussian noise on every action, in units of the action; what
+            comes of it is clipped to the action space. It depends on the reset seed and the env step alone.
         ids: position of each row in the table that this one was taken from, int64 [E].
         returns: sum of rewards, float64 [E]; NaN if it has failed or not ended.
         lengths: env steps, int64 [E].
         faults: why episodes failed, by row.
+        info: metrics from `info`, by name (see `score_info`), float64 [E] each; NaN for an episode that has
+            failed, not ended, or has no such entry. Only a `Scorer` records them.
         observation_size: features O of which moments are kept, set by the player; None if observations are
             not vectors.
         spent_steps: env steps spent, whether an episode needed them or not.
@@ -57,7 +62,9 @@ class Episodes:
         reset_seed: Ints,
         *,
         limit: int | None = None,
+        action_noise: float = 0.0,
         block_size: int = BLOCK_SIZE,
+        info: Sequence[str] = (),
         ids: Ints | None = None,
         num_ids: int | None = None,
     ) -> None:
@@ -67,22 +74,26 @@ class Episodes:
             member: int64 [E].
             reset_seed: int64 [E].
             limit: see the class.
+            action_noise: see the class.
             block_size: consecutive ids that form a block.
+            info: names of the metrics from `info` that are wanted.
             ids: see the class; 0 to E - 1 if None.
             num_ids: size of the table that the ids are of; E if None.
 
         Raises:
-            ValueError: if the limit is less than 1.
+            ValueError: if the limit is less than 1, or the noise is not a number >= 0.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"the limit of env steps must be >= 1 or None, got {limit}")
         self.member, self.reset_seed, self.limit = member, reset_seed, limit
+        self.action_noise = number("action_noise", action_noise)
         self.block_size = block_size
         self.ids = np.arange(len(member)) if ids is None else ids
         self._num_ids = len(member) if num_ids is None else num_ids
         self.returns: Floats = np.full(len(member), np.nan)
         self.lengths: Ints = np.zeros(len(member), np.int64)
         self.faults: dict[int, str] = {}
+        self.info: dict[str, Floats] = {name: np.full(len(member), np.nan) for name in info}
         self.observation_size: int | None = None
         self.spent_steps = 0
         self._played = np.zeros(len(member), np.bool_)
@@ -94,6 +105,7 @@ class Episodes:
         reset_seeds: Sequence[int] | Sequence[Sequence[int]] | Ints,
         *,
         limit: int | None = None,
+        action_noise: float = 0.0,
         block_size: int = BLOCK_SIZE,
     ) -> Episodes:
         """Returns the episodes of members 0 to P - 1, in this order.
@@ -101,10 +113,11 @@ class Episodes:
         Args:
             reset_seeds: seeds of the episodes of each member, [P, n], or [P] for one episode per member.
             limit: see the class.
+            action_noise: see the class.
             block_size: see `Episodes`.
 
         Raises:
-            ValueError: if there are no seeds, or not as many for each member.
+            ValueError: if there are no seeds, or not as many for each member; or as `Episodes` does.
         """
         try:
             seeds = np.asarray(reset_seeds, dtype=np.int64)
@@ -114,7 +127,7 @@ class Episodes:
             raise ValueError(f"reset seeds must be [members] or [members, episodes], got {list(seeds.shape)}")
         seeds = seeds.reshape(len(seeds), -1)
         member = np.repeat(np.arange(len(seeds)), seeds.shape[1])
-        return cls(member, seeds.ravel(), limit=limit, block_size=block_size)
+        return cls(member, seeds.ravel(), limit=limit, action_noise=action_noise, block_size=block_size)
 
     @classmethod
     def concatenated(cls, tables: Sequence[Episodes]) -> Episodes:
@@ -124,6 +137,7 @@ class Episodes:
             np.concatenate([each.member + first for each, first in zip(tables, first_members, strict=True)]),
             np.concatenate([each.reset_seed for each in tables]),
             limit=tables[0].limit,
+            action_noise=tables[0].action_noise,
             block_size=tables[0].block_size,
         )
         whole.returns = np.concatenate([each.returns for each in tables])
@@ -172,6 +186,7 @@ class Episodes:
             self.member[rows],
             self.reset_seed[rows],
             limit=self.limit,
+            action_noise=self.action_noise,
             block_size=self.block_size,
             ids=self.ids[rows],
             num_ids=self._num_ids,
@@ -330,6 +345,12 @@ class Episodes:
         """Standard deviation of their returns (of the population: 0 for one episode)."""
         returns = self._usable_returns()
         return statistics.pstdev(returns) if returns else math.nan
+
+    @property
+    def info_means(self) -> dict[str, float]:
+        """Mean of each metric from `info` over the episodes that have it; NaN if none has."""
+        usable = {name: values[~np.isnan(values)].tolist() for name, values in self.info.items()}
+        return {name: statistics.fmean(each) if each else math.nan for name, each in usable.items()}
 
     def _usable_returns(self) -> list[float]:
         return [value for row, value in enumerate(self.returns.tolist()) if row not in self.faults]

@@ -27,6 +27,7 @@ def evaluate(
     episodes: int = 1,
     reset_seeds: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64] | None = None,
     episode_limit: int | None = None,
+    action_noise: float = 0.0,
 ) -> Episodes:
     """Plays episodes of every member of a population, in one vector environment or several of the same task.
 
@@ -40,6 +41,8 @@ def evaluate(
         reset_seeds: seed of each episode, [P, E], or [P] for one episode per member. None draws fresh ones in
             every generation, from the strategy's seed; antithetic pairs then start from the same states.
         episode_limit: env steps after which an episode is cut off; None for the environment's own limit.
+        action_noise: standard deviation of Gaussian noise on every action, in units of the action; what comes
+            of it is clipped to the action space. Actions must be a Box of floats.
 
     Returns:
         The table of what came of them: among others `fitness`, for `FlipoutES.tell`, and `observations()`,
@@ -49,7 +52,7 @@ def evaluate(
         PlayError: if the environment cannot run on its device; see `DevicePlayer`.
         TypeError: if it is no vector environment.
         ValueError: if there are not as many seeds for each member, or a limit is wanted of environments that
-            cannot be reset at any time.
+            cannot be reset at any time, or noise on actions that are not a Box of floats.
     """
     if reset_seeds is None:
         origin = population.origin
@@ -61,7 +64,7 @@ def evaluate(
             block=origin.block if origin else 0,
             pairs_share=population.noise.antithetic,
         )
-    table = Episodes.of_population(reset_seeds, limit=episode_limit)
+    table = Episodes.of_population(reset_seeds, limit=episode_limit, action_noise=action_noise)
     if table.num_members != population.size:
         raise ValueError(f"reset seeds of {table.num_members} members for a population of {population.size}")
     player: Player

@@ -45,6 +45,7 @@ class FusedLoop(StepLoop):
         num_envs = env.num_envs
         self._rows = FusedRows(population, num_envs)
         self._live = np.zeros(num_envs, np.bool_)
+        self._actions, self._controls = env.fused.actions, env.fused.controls
         self._rewards, self._sums = env.fused.rewards, self._returns.numpy()
         self._run_rows = self._rows.bind(
             self._live, env.fused.observations, self._moments.numpy(), env.fused.actions, env.fused.controls
@@ -67,6 +68,9 @@ class FusedLoop(StepLoop):
     def _act(self) -> None:
         """Has live envs' members choose their actions."""
         self._run_rows()
+        if self._noise is not None:
+            self._noise.add(self._actions, self._live, self._lengths)
+            self._controls[:] = self._actions
 
     @override
     def _hand_over(self, changed: Ints) -> None:

@@ -17,6 +17,7 @@ from es_flipout.rollout.moments import Ints
 from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.rollout.rows import Rows
+from es_flipout.rollout.score_info import InfoRecorder
 from es_flipout.rollout.step_loop import StepLoop
 
 
@@ -51,6 +52,13 @@ class HostLoop(StepLoop):
         parameters = list(policy.parameters())
         self._like = next((each for each in parameters if each.requires_grad), parameters[0])
         self._recurrent = RecurrentState(policy, env.num_envs) if is_recurrent(policy) else None
+        self._info: InfoRecorder | None = None
+
+    @override
+    def add(self, episodes: Episodes, rows: Ints | None = None) -> None:
+        if episodes.info and self._info is None:
+            self._info = InfoRecorder(list(episodes.info), self.env.num_envs)
+        super().add(episodes, rows)
 
     @override
     def _advance(self) -> None:
@@ -61,6 +69,8 @@ class HostLoop(StepLoop):
             some = self._act(observations[self._acting_index])
             actions = some.new_zeros(self.env.num_envs, *some.shape[1:])
             actions[self._acting_index] = some
+        if self._noise is not None:
+            actions = self._noise.added(actions, self._row >= 0, self._lengths)
         if self._moments is not None:
             first, sums, squares = self._moments
             deviations = observations - first
@@ -71,6 +81,8 @@ class HostLoop(StepLoop):
         self._lengths += 1
         self.spent_steps += self.env.num_envs
         ended = (terminated | truncated).cpu().numpy()
+        if self._info is not None:
+            self._info.add(info)
         self._retire_at_limit(ended)
         self._continue(ended, info)
 
@@ -82,6 +94,18 @@ class HostLoop(StepLoop):
         else:
             act = partial(self._recurrent.act, self._rows, observations, self._acting_index)
         return self._actions.run(act, len(observations))
+
+    @override
+    def _conclude(self, envs: Ints, info: dict[str, Any]) -> None:
+        rows = self._row[envs]
+        super()._conclude(envs, info)
+        if self._info is None:
+            return
+        for env, row in zip(envs.tolist(), rows.tolist(), strict=True):
+            table = self._table[env]
+            if table is not None and row not in table.faults:
+                for name, value in self._info.values(env).items():
+                    table.info[name][row] = value
 
     @override
     def _hand_over(self, changed: Ints) -> None:
@@ -98,5 +122,7 @@ class HostLoop(StepLoop):
     @override
     def _take_over(self, begun: list[tuple[int, tuple[Episodes, int]]]) -> None:
         super()._take_over(begun)
+        if self._info is not None:
+            self._info.begin(np.array([env for env, _ in begun], dtype=np.int64))
         if self._recurrent is not None:
             self._recurrent.reset(torch.tensor([env for env, _ in begun]))

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from es_flipout.perturbations import FlipoutRows, ParameterNoise
 from es_flipout.perturbations.padded_linear import padded_sizes
-from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy, is_plain_mlp
+from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy, StackedPolicy, is_plain_mlp
 from es_flipout.population import Population
 from es_flipout.rollout.rows import Rows
 
@@ -34,6 +34,8 @@ def rows_are_independent(policy: nn.Module) -> bool:
 
     It does for networks of trained linear maps, whose products are padded; see `perturbations.padded_linear`.
     """
+    if type(policy) is StackedPolicy:
+        return rows_are_independent(policy.policy)
     trained = all(parameter.requires_grad for parameter in policy.parameters())
     known = is_plain_mlp(policy) or type(policy) in (GRUPolicy, LSTMPolicy)
     return known and trained

@@ -72,7 +72,12 @@ class RankPlayer(Player):
         """Plays the episodes that are dealt to this rank, and keeps one record of their moments."""
         rows = share_of_rank(population, episodes, self._ranks.rank, self._ranks.size)
         self._rows = rows
-        share = Episodes(episodes.member[rows], episodes.reset_seed[rows], limit=episodes.limit)
+        share = Episodes(
+            episodes.member[rows],
+            episodes.reset_seed[rows],
+            limit=episodes.limit,
+            action_noise=episodes.action_noise,
+        )
         if len(rows):
             self._player.play(population, share, should_stop=should_stop, meanwhile=meanwhile)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium as gym
 import mujoco
@@ -17,6 +17,9 @@ from es_flipout.envs.guarded_env import GuardedEnv
 from es_flipout.envs.values import EnvFault
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.single_policy import make_act
+
+if TYPE_CHECKING:
+    from es_flipout.rollout.action_noise import ActionNoise
 
 
 class Rollout(Protocol):
@@ -33,7 +36,8 @@ class Rollout(Protocol):
 
         Args:
             policy: who acts: any member as an ordinary module, with its weights already in it.
-            episodes: the table that the episode is in; it knows the reset seed and the limit.
+            episodes: the table that the episode is in; it knows the reset seed, the limit and the noise on
+                actions.
             row: which of its rows.
         """
 
@@ -57,16 +61,18 @@ class GymnasiumRollout(Rollout):
 
     @override
     def play(self, policy: nn.Module, episodes: Episodes, row: int) -> None:
-        total, length, fault = self._play(policy, int(episodes.reset_seed[row]), episodes.limit)
+        total, length, fault = self._play(policy, episodes, row)
         sums = None
         if fault is None and self.observation_size is not None:
             sums = self._observed.result()[:, np.newaxis]
         faults = {} if fault is None else {0: fault}
         episodes.record(np.array([row]), np.array([total]), np.array([length]), sums, faults)
 
-    def _play(self, policy: nn.Module, seed: int, limit: int | None) -> tuple[float, int, str | None]:
+    def _play(self, policy: nn.Module, episodes: Episodes, row: int) -> tuple[float, int, str | None]:
         """Returns the return, the env steps and the fault of an episode."""
+        seed, limit = int(episodes.reset_seed[row]), episodes.limit
         env, act = self._env, make_act(policy, self._env.action_space)
+        noise = self._noise(episodes.action_noise, seed)
         dtype = next(policy.parameters()).detach().numpy().dtype
         observed = self._observed
         observed.start(dtype)
@@ -80,6 +86,8 @@ class GymnasiumRollout(Rollout):
             while not over and length < most:
                 # A copy, because the environment may overwrite its own.
                 action = act(observed.add(observation) if counted else observation.astype(dtype))
+                if noise is not None:
+                    action = noise.added_to_one(action, length)
                 length += 1
                 observation, reward, terminated, truncated, _ = env.step(action)
                 total += reward
@@ -87,6 +95,16 @@ class GymnasiumRollout(Rollout):
         except EnvFault as fault:
             return np.nan, length, str(fault)
         return total, length, failure or _physics_failure(env.env)
+
+    def _noise(self, sigma: float, seed: int) -> ActionNoise | None:
+        """Returns the noise on the actions of an episode; None if there is none."""
+        if not sigma:
+            return None
+        from es_flipout.rollout.action_noise import ActionNoise  # which imports numba
+
+        noise = ActionNoise(sigma, self._env.action_space, 1)
+        noise.begin(np.array([0]), np.array([seed]))
+        return noise
 
     @override
     def close(self) -> None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from es_flipout.policies import box
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.moments import Ints
 from es_flipout.rollout.player import PlayStoppedError
+
+if TYPE_CHECKING:
+    from es_flipout.rollout.action_noise import ActionNoise
 
 
 def observation_size(env: TorchVectorEnv) -> int | None:
@@ -56,6 +59,7 @@ class StepLoop(ABC):
         self._member = np.zeros(num_envs, dtype=np.int64)
         self._num_live = 0
         self._limit: int | None = None
+        self._noise: ActionNoise | None = None
         self._has_more = False  # whether episodes have been added since free envs were last filled
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._returns = torch.zeros(num_envs, dtype=torch.float64, device=env.device)
@@ -69,13 +73,21 @@ class StepLoop(ABC):
     def add(self, episodes: Episodes, rows: Ints | None = None) -> None:
         """Has rows of a table wait (all of them if None); free envs take them at the next step.
 
-        All tables of a loop have the same limit.
+        All tables of a loop have the same limit and the same action noise.
 
         Raises:
-            ValueError: if there is a limit, and the environment cannot be reset before an episode has ended.
+            ValueError: if there is a limit, and the environment cannot be reset before an episode has ended;
+                or if there is noise, and actions are not a Box of floats.
         """
         if episodes.limit is not None and not self.env.restarts_anytime:
             raise ValueError("an episode limit needs environments that can be reset at any time")
+        if episodes.action_noise and self._noise is None:
+            from es_flipout.rollout.action_noise import ActionNoise  # which imports numba
+
+            env = self.env
+            self._noise = ActionNoise(
+                episodes.action_noise, env.single_action_space, env.num_envs, env.device
+            )
         chosen = range(len(episodes)) if rows is None else rows.tolist()
         self._waiting.extend((episodes, row) for row in chosen)
         self._limit, self._has_more = episodes.limit, True
@@ -189,6 +201,9 @@ class StepLoop(ABC):
             self._table[env], self._row[env], self._member[env] = table, row, table.member[row]
         self._num_live += len(begun)
         envs = np.array([env for env, _ in begun], dtype=np.int64)
+        if self._noise is not None:
+            seeds = np.array([table.reset_seed[row] for _, (table, row) in begun], dtype=np.int64)
+            self._noise.begin(envs, seeds)
         index = torch.from_numpy(envs)
         self._lengths[envs] = 0
         self._returns[index] = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from es_flipout.rollout import (
     Scorer,
 )
 from es_flipout.rollout.rank_contract import ALONE
+from es_flipout.rollout.score_info import entries_of
 from es_flipout.run.config import Config, EnvConfig, ESConfig, OptimizerConfig, PolicyConfig
 from es_flipout.strategy import FlipoutES
 
@@ -45,9 +46,15 @@ def make_policy(
 ) -> nn.Module:
     """Builds the configured policy; see `policies.make_policy`."""
     settings = {each.name: getattr(config, each.name) for each in fields(config)}
-    kind, kwargs = settings.pop("kind"), settings.pop("kwargs")
+    kind, kwargs, stack = (settings.pop(name) for name in ("kind", "kwargs", "observation_stack"))
     return policies.make_policy(
-        kind, observation_space, action_space, settings=settings, kwargs=kwargs, generator=generator
+        kind,
+        observation_space,
+        action_space,
+        settings=settings,
+        kwargs=kwargs,
+        observation_stack=stack,
+        generator=generator,
     )
 
 
@@ -126,13 +133,19 @@ def training_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
 
 
 def official_scorer(
-    config: EnvConfig, episodes: int, *, first: gym.Env[Any, Any] | None = None, processes: int = 0
+    config: EnvConfig,
+    episodes: int,
+    *,
+    info: Sequence[str] = (),
+    first: gym.Env[Any, Any] | None = None,
+    processes: int = 0,
 ) -> Scorer:
     """Makes what scores policies in the official Gymnasium environment.
 
     Args:
         config: of the environment.
         episodes: episodes per score.
+        info: metrics from `info`; see `Scorer`.
         first: environment of the first episode, if it differs, for example because it films.
         processes: how many processes the environments are distributed over; 0 for none but this one.
 
@@ -141,23 +154,26 @@ def official_scorer(
         RuntimeError: if a process cannot make it.
     """
     make = official_maker(config)
-    return Scorer(GymnasiumVectorEnv(make, episodes, dtype=torch.float64, processes=processes, first=first))
+    envs = GymnasiumVectorEnv(
+        make, episodes, dtype=torch.float64, processes=processes, first=first, info=entries_of(info)
+    )
+    return Scorer(envs, info=info)
 
 
-def native_scorer(config: EnvConfig, episodes: int) -> Scorer:
+def native_scorer(config: EnvConfig, episodes: int, *, info: Sequence[str] = ()) -> Scorer:
     """Makes what scores policies in native envs on the CPU, all episodes in one batch; see `has_exact_envs`.
 
     Raises:
         ValueError: if it cannot be made.
     """
     make = native_maker(config.id, **config.kwargs)
-    options = {"dtype": torch.float64, "threads": 1, "info": False}
+    options = {"dtype": torch.float64, "threads": 1, "info": bool(info)}
     # Hooks of the user's own, and norms, may lose a last bit when they are compiled.
     env = make(episodes, **options, fused=config.fused == "auto" and official_id(config.id) in TASKS)
     if env.fused is not None and not env.fused.task.is_exact:
         env.close()
         env = make(episodes, **options, fused=False)
-    return Scorer(env)
+    return Scorer(env, info=info)
 
 
 def has_exact_envs(config: EnvConfig) -> bool:
@@ -176,11 +192,11 @@ def make_background_scorer(config: Config) -> BackgroundScorer:
     Raises:
         ValueError: if the official environment cannot be made.
     """
-    env, episodes = config.env, config.evaluation.episodes
+    env, episodes, info = config.env, config.evaluation.episodes, config.evaluation.info
     official_scorer(env, 1).close()  # to see that it can be made
     # gymnasium_processes is for environments that one process would be too slow for, or not survive.
     processes = num_threads(config) if env.engine == "gymnasium_processes" else 0
-    make_official = partial(official_scorer, env, episodes, processes=processes)
+    make_official = partial(official_scorer, env, episodes, info=info, processes=processes)
     is_native = not config.evaluation.official and has_exact_envs(env)
-    make_native = partial(native_scorer, env, episodes) if is_native else None
+    make_native = partial(native_scorer, env, episodes, info=info) if is_native else None
     return BackgroundScorer(partial(QuickScorer, make_official, make_native), here=processes > 0)

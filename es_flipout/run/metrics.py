@@ -74,6 +74,8 @@ class GenerationMetrics:
     """Speed and duration."""
     score_failures: dict[str, int] = field(default_factory=dict)
     """What went wrong in episodes of the score, and in how many; they are left out of it."""
+    score_info: dict[str, float] = field(default_factory=dict)
+    """The metrics of evaluation.info, by name; NaN for what no episode of the score had."""
 
     @classmethod
     def of(
@@ -123,6 +125,8 @@ class GenerationMetrics:
         """Returns one line of JSON; numbers that are not finite become null."""
 
         def plain(value: object) -> object:
+            if isinstance(value, dict):
+                return {name: plain(each) for name, each in value.items()}
             return None if isinstance(value, float) and not math.isfinite(value) else value
 
         figures = {name: plain(value) for name, value in asdict(self).items()}
@@ -136,6 +140,7 @@ class GenerationMetrics:
             score_std=episodes.std_return,
             score_episode_length=float(episodes.lengths.mean()),
             score_failures=dict(episodes.failures),
+            score_info=episodes.info_means,
         )
 
 

@@ -49,7 +49,12 @@ def play_generation(
         if not tables and not is_last:
             player.prefetch(seeds_of(config, es.generation + 1, block=0))
         seeds = seeds_of(config, es.generation, block=len(tables))
-        episodes = Episodes.of_population(seeds, limit=limit, block_size=config.rollout.block_size)
+        episodes = Episodes.of_population(
+            seeds,
+            limit=limit,
+            action_noise=config.rollout.action_noise,
+            block_size=config.rollout.block_size,
+        )
         try:
             player.play(population, episodes, should_stop=should_stop, meanwhile=meanwhile)
         except PlayError as error:

@@ -18,6 +18,7 @@ from es_flipout.policies.activations import Activation
 from es_flipout.policies.heads import ActionBounds
 from es_flipout.policies.initialization import Initialization
 from es_flipout.rollout.episodes import BLOCK_SIZE
+from es_flipout.rollout.score_info import parse_all
 from es_flipout.rollout.seeds import ResetSeeds
 from es_flipout.run.checks import require, require_not_negative, require_positive
 from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
@@ -105,6 +106,9 @@ class PolicyConfig:
     """Initial weights: orthogonal matrices, or normc (Gaussian rows scaled to norm 1). Biases start at 0."""
     action_bounds: ActionBounds = defaults.ACTION_BOUNDS
     """How outputs become Box actions: rescale (tanh, scaled to the range) or clip (cut off at the bounds)."""
+    observation_stack: int = 1
+    """Number of the last observations that the policy acts on, oldest first: vectors joined to one, images
+    along their channels. At the start of an episode the first observation is repeated."""
     normalize_observations: bool = defaults.NORMALIZE_OBSERVATIONS
     """Whether to standardize vector observations by the running mean and variance of all live steps."""
     observation_clip: float = OBSERVATION_CLIP
@@ -122,6 +126,7 @@ class PolicyConfig:
                 f"policy.conv_layers must hold [channels, kernel, stride, padding], got {layer}",
             )
         require_positive("policy.observation_clip", self.observation_clip)
+        require_positive("policy.observation_stack", self.observation_stack)
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,9 @@ class RolloutConfig:
     block_size: int = BLOCK_SIZE
     """Episodes per block: what a rank takes at a time, and of which the moments of observations are merged
     first. The last bits of a run depend on it, and on nothing else of how the work is distributed."""
+    action_noise: float = 0.0
+    """Standard deviation of Gaussian noise on every action of members (a Box of floats), in units of the
+    action; what comes of it is clipped to the action space. Scores have none."""
     alive_bonus: float = 0.0
     """Reward per env step survived, to be subtracted from the fitness: 1 for Hopper, Walker2d and Ant, 5 for
     Humanoid. Members then compete by what they do, not by how long they stand. Scores always include it."""
@@ -195,6 +203,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         require_positive("rollout.episodes", self.episodes)
         require_positive("rollout.block_size", self.block_size)
+        require_not_negative("rollout.action_noise", self.action_noise)
         require_not_negative("rollout.alive_bonus", self.alive_bonus)
         require_not_negative("rollout.min_env_steps", self.min_env_steps)
 
@@ -228,6 +237,10 @@ class EvaluationConfig:
     """Episodes per score."""
     seed: int = 1_000_000
     """Reset seed of the first episode; episode i uses seed + i, the same in every score."""
+    info: list[str] = field(default_factory=list)
+    """Further metrics of a score, from the info of its episodes: NAME is the value of that entry in the last
+    step of an episode, mean:NAME its mean over the steps, max:NAME its maximum, for example is_success or
+    mean:x_velocity. The metric is the mean over the episodes that have it."""
     official: bool = False
     """Whether every score is measured in gymnasium.make(env.id). The last score of a run always is. Earlier
     ones of native tasks whose envs equal it to the last bit are measured in these, which is faster."""
@@ -236,6 +249,10 @@ class EvaluationConfig:
         require_not_negative("evaluation.interval", self.interval)
         require_positive("evaluation.episodes", self.episodes)
         require_not_negative("evaluation.seed", self.seed)
+        try:
+            parse_all(self.info)
+        except ValueError as error:
+            raise ValueError(f"evaluation.info: {error}") from error
 
 
 @dataclass(frozen=True)

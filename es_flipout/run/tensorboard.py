@@ -94,6 +94,7 @@ class TensorBoard(Reporter):
         if self._writer is None:
             return
         scalars = {tag: getattr(metrics, field) for field, tag in TENSORBOARD_TAGS.items()}
+        scalars |= {f"score_info/{name}": value for name, value in metrics.score_info.items()}
         scalars |= {f"time/{field}": value for field, value in asdict(metrics.timing).items()}
         summary = Summary()
         for tag, value in scalars.items():

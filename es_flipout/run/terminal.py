@@ -44,19 +44,20 @@ class Terminal(Reporter):
         self._bar.update(self._task, completed=progress or 0.0)
         self._bar.start()
         self._start: tuple[float, float] | None = None
-        self._score = "-"
+        self._score, self._info = "-", ""
 
     @override
     def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
         if metrics.score is not None:
             self._score = _figure(metrics.score)
+            self._info = "".join(f"{name} {_figure(each):>7}  " for name, each in metrics.score_info.items())
         left = self._time_left(metrics.timing.seconds, progress)
         failed = f" ({metrics.failed_members} failed)" if metrics.failed_members else ""
         mean, best = _figure(metrics.fitness_mean), _figure(metrics.fitness_best)
         self._console.print(
             f"gen {metrics.generation:>5}  env steps {metrics.env_steps:>13,}  "
             f"fitness mean {mean:>8}  best {best:>8}{failed}  "
-            f"score {self._score:>7}  "
+            f"score {self._score:>7}  {self._info}"
             f"{metrics.timing.env_steps_per_second:>9,.0f} env steps/s  left {left}"
         )
         self._print_failures(metrics.failures, "episode")

@@ -29,6 +29,7 @@ from es_flipout.run.build import make_policy, make_probe, make_strategy
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError
 from es_flipout.run.failure_watch import FailureWatch
+from es_flipout.run.info_trial import check_info
 from es_flipout.run.journal import Journal
 from es_flipout.run.make_player import make_player
 from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing
@@ -80,6 +81,10 @@ class Trainer:
         publish(config)
         check_device(config.device)
         env = make_probe(config)
+        if config.rollout.action_noise:
+            from es_flipout.rollout.action_noise import check_action_noise  # which imports numba
+
+            check_action_noise(env.single_action_space)
         self.policy = make_policy(
             config.policy,
             env.single_observation_space,
@@ -93,6 +98,7 @@ class Trainer:
             try_out(self.es, env, config.env.id)
         except PlayError as error:
             raise ValueError(str(error)) from error
+        check_info(config, announce)
         self._watch = FailureWatch(config.env.id, env.default_limit)
         if env.default_limit is not None:
             announce(

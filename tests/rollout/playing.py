@@ -27,8 +27,12 @@ class Played:
         self.live_share = episodes.live_share
 
 
-def rollout(player, population, reset_seeds, *, episode_limit=None, block_size=4, **options) -> Played:
+def rollout(
+    player, population, reset_seeds, *, episode_limit=None, action_noise=0.0, block_size=4, **options
+) -> Played:
     """Has a player play every member's episodes."""
-    episodes = Episodes.of_population(reset_seeds, limit=episode_limit, block_size=block_size)
+    episodes = Episodes.of_population(
+        reset_seeds, limit=episode_limit, action_noise=action_noise, block_size=block_size
+    )
     assert player.play(population, episodes, **options) is episodes
     return Played(episodes)

@@ -20,10 +20,11 @@ from es_flipout.envs.mujoco.checked_task import CheckedTask
 from es_flipout.envs.mujoco.inverted_pendulum import InvertedPendulum
 from es_flipout.normalization import RunningStatistics
 from es_flipout.perturbations import Flipout, Independent, LowRank
-from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy
+from es_flipout.policies import GRUPolicy, LSTMPolicy, MLPPolicy, StackedPolicy, stacked_space
 from es_flipout.population import Population
 from es_flipout.rollout import DevicePlayer, Episodes, HostPlayer, PlayError, PlayStoppedError, evaluate
 from es_flipout.rollout import device as device_player
+from es_flipout.rollout.action_noise import DeviceActionNoise
 from es_flipout.rollout.device_loop import NOT_FINITE_BIT, DeviceLoop, SeededStates, Starts
 from es_flipout.rollout.episodes import NOT_FINITE
 from es_flipout.run.config import Config, EnvConfig, ESConfig
@@ -441,12 +442,13 @@ def test_a_graph_replays_what_is_done_without_one(family, policy_class):
     # Of the tasks at work this one has no contacts, whose order varies.
     env = make_env("InvertedPendulum-v5", "cuda")
     population, seeds = make_population(env, family, policy_class=policy_class), make_seeds(episodes=3)
-    step_by_step = rollout(DevicePlayer(env, cuda_graphs=False), population, seeds)
+    options = {"action_noise": 0.1}
+    step_by_step = rollout(DevicePlayer(env, cuda_graphs=False), population, seeds, **options)
     player = DevicePlayer(env)
     for _ in range(2):  # recorded anew, in the memory of the first
-        assert_agree(rollout(player, population, seeds), step_by_step)
+        assert_agree(rollout(player, population, seeds, **options), step_by_step)
     # The paper's arrangement: policies on the GPU, physics on the cores, in float64.
-    options = {"episode_limit": short("cuda")}
+    options["episode_limit"] = short("cuda")
     sizes = [make_env("InvertedPendulum-v5", "cuda", 3, engine="batch") for _ in range(2)]
     expected = rollout(player, population, seeds, **options)
     assert_agree(rollout(HostPlayer(*sizes), population, seeds, **options), expected, 1e-2)
@@ -566,8 +568,10 @@ def make_loop(
 ):
     env = make_env(env_id, device)
     population = make_population(env, family, policy_class=policy_class)
-    starts = starts_of(env, np.array(make_seeds()))
-    return env, DeviceLoop(env.engine, env.checked_task, population, starts, np.arange(population.size), 25)
+    starts = starts_of(env, seeds := np.array(make_seeds()))
+    noise = DeviceActionNoise(0.1, env.single_action_space, seeds.ravel(), device)
+    members = np.arange(population.size)
+    return env, DeviceLoop(env.engine, env.checked_task, population, starts, members, 25, noise)
 
 
 class Convolutional(nn.Module):
@@ -584,7 +588,12 @@ class Convolutional(nn.Module):
         return self.linear(self.conv(self.normalizer(observations).unsqueeze(1)).tanh().flatten(1))
 
 
-@pytest.mark.parametrize("policy_class", [MLPPolicy, GRUPolicy, LSTMPolicy, Convolutional])
+def stacked(observation_space, action_space, **options):
+    inside = GRUPolicy(stacked_space(observation_space, 3), action_space, **options)
+    return StackedPolicy(inside, observation_space, 3)
+
+
+@pytest.mark.parametrize("policy_class", [MLPPolicy, GRUPolicy, LSTMPolicy, Convolutional, stacked])
 @pytest.mark.parametrize("family", [Flipout(), Flipout(2), LowRank(2)], ids=str)
 def test_nothing_between_two_steps_waits_for_a_value_or_moves_in_memory(family, policy_class):
     env, loop = make_loop(family, policy_class)

@@ -46,7 +46,7 @@ def setting(env_id, num_envs, policy_class=MLPPolicy, family=Flipout(num_bases=2
 
 def table(block_size=4):
     seeds = np.random.default_rng(0).integers(0, 1000, (MEMBERS, 2))
-    return Episodes.of_population(seeds, block_size=block_size)
+    return Episodes.of_population(seeds, block_size=block_size, action_noise=0.1)
 
 
 def bits(episodes):

@@ -54,6 +54,8 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         (lambda: ESConfig(rank=0), "es.rank must be > 0, got 0"),
         (lambda: ESConfig(weight_decay=-1.0), "es.weight_decay must be >= 0, got -1.0"),
         (lambda: ESConfig(weight_decay=float("nan")), "es.weight_decay must be >= 0, got nan"),
+        (lambda: PolicyConfig(observation_stack=0), "policy.observation_stack must be > 0, got 0"),
+        (lambda: RolloutConfig(action_noise=-0.1), "rollout.action_noise must be >= 0, got -0.1"),
         (lambda: PolicyConfig(recurrent_size=0), "policy.recurrent_size must be > 0, got 0"),
         (
             lambda: PolicyConfig(conv_layers=[[8, 3, 1]]),

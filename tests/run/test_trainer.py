@@ -885,6 +885,47 @@ def test_processes_change_no_figure(config):
     assert results[0][1][-1]["score"] > 0
 
 
+def noisy(config: Config, **env: Any) -> Config:
+    env = {"id": "HalfCheetah-v5", "kwargs": {"max_episode_steps": 12}, **env}
+    rollout = replace(config.rollout, action_noise=0.3)
+    return replace(config, env=replace(config.env, **env), rollout=rollout, generations=3)
+
+
+@pytest.mark.slow
+def test_a_run_with_noise_on_actions_is_the_same_however_it_is_played_and_interrupted(config):
+    results = []
+    config = replace(config, evaluation=replace(config.evaluation, interval=0))
+    for num_envs, threads, stops in ((8, 1, (None,)), (3, 1, (1, None)), (4, 2, (None,))):
+        run_config = replace(noisy(config, num_envs=num_envs), threads=threads)
+        run = RunDirectory.create(replace(run_config, out=f"envs{num_envs}threads{threads}"))
+        for stop_after in stops:
+            train(run_config, run, stop_after)
+        results.append((checkpoint.load(run.last), figures(run)))
+    for state, lines in results[1:]:
+        assert_same_state(state, results[0][0])
+        assert lines == results[0][1]
+
+
+def test_scores_have_no_noise_on_actions(config):
+    # The center stays as it is.
+    config = replace(config, optimizer=replace(config.optimizer, lr=1e-12))
+    config = replace(config, policy=replace(config.policy, normalize_observations=False))
+    lines = []
+    for noise in (0.0, 0.3):
+        run = RunDirectory.create(replace(config, out=f"noise{noise}"))
+        train(replace(config, rollout=replace(config.rollout, action_noise=noise), generations=1), run)
+        lines.append(figures(run)[-1])
+    assert lines[0]["fitness_mean"] != lines[1]["fitness_mean"]
+    assert lines[0]["score"] == lines[1]["score"]
+
+
+def test_noise_on_actions_that_are_not_floats_is_refused_at_the_start(config):
+    with pytest.raises(
+        ValueError, match=r"^action noise needs .* got Discrete\(2\): set rollout.action_noise"
+    ):
+        Trainer(noisy(config, id="CartPole-v1", kwargs={}))
+
+
 def test_wrappers_surround_training_and_scoring(config):
     wrappers = ["TimeAwareObservation", "FlattenObservation"]
     config = cartpole(config, wrappers=wrappers, kwargs={"max_episode_steps": 6})

@@ -121,6 +121,26 @@ def test_nor_do_envs_change_its_parameters():
         assert_same_policy(folders[0], folder)
 
 
+@pytest.mark.parametrize("kind", ["mlp", f"{__name__}:Elman"])
+def test_stacked_observations_are_trained_on_resumed_and_scored(kind, capsys):
+    config = recall(kind=kind, generations=3)
+    policy = replace(config.policy, hidden_sizes=[8], recurrent_size=8, observation_stack=3)
+    config = replace(config, policy=policy, es=replace(config.es, population_size=16))
+    whole, trainer = run(replace(config, out="whole"))
+    for stop_after in (1, None):
+        unscored = replace(config, evaluation=replace(config.evaluation, interval=0))
+        few = replace(unscored, env=replace(config.env, num_envs=5), out="parts")
+        parts, _ = run(few, stop_after)
+    assert_same_policy(whole, parts)
+    normalizer = trainer.policy.policy.normalizer
+    assert normalizer.count == trainer.env_steps
+    assert torch.equal(normalizer.mean, normalizer.mean[:3].repeat(3))
+    capsys.readouterr()
+    score = ["whole", "--checkpoint", "best", "--json", "--episodes", str(config.evaluation.episodes)]
+    assert eval.main([*score, "--seed", str(config.evaluation.seed)]) == 0
+    assert json.loads(capsys.readouterr().out)["mean"] == trainer.best_score
+
+
 def catch(kind: str, **changes) -> Config:
     config = load_config(find_config("catch"))
     policy = PolicyConfig(kind=kind) if ":" in kind else config.policy
