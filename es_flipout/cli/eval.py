@@ -22,6 +22,7 @@ from es_flipout.cli.film import SUFFIXES, Film, FilmError
 from es_flipout.cli.modules import check_modules
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
 from es_flipout.cli.score_report import as_json, figure, report
+from es_flipout.envs.native import can_randomize
 from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
@@ -47,6 +48,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     option("--video", type=Path, metavar="FILE", help="film the first episode into FILE (.mp4 or .gif)")
     length = "end the video after N frames, however long the episode is (default: all of it)"
     option("--video-frames", type=int, metavar="N", help=length)
+    option(
+        "--randomize", action="store_true", help="play randomized episodes, if the task has a randomization"
+    )
     option("--json", action="store_true", help="print the figures of every episode, as JSON")
     parsed = parser.parse_args(arguments)
     if parsed.episodes < 1:
@@ -76,8 +80,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
     config = load_config(run.config)
     check_modules(config)
     with _stdout_on_stderr() if parsed.json else contextlib.nullcontext():
-        film = None if parsed.video is None else _make_film(config, parsed.video_frames)
-        scorer = _make_scorer(config, parsed.episodes, film)
+        randomize = _randomizes(config, parsed.randomize)
+        film = None if parsed.video is None else _make_film(config, parsed.video_frames, randomize)
+        scorer = _make_scorer(config, parsed.episodes, film, randomize)
         with closing(scorer):
             policy = _make_policy(config, scorer)
             state = checkpoint.load(path)
@@ -88,11 +93,12 @@ def _evaluate(arguments: Sequence[str]) -> int:
     generation = state.get("generation")
     if parsed.json:
         about = {"env": config.env.id, "checkpoint": str(path), "generation": generation}
-        about |= {"episodes": parsed.episodes, "seed": parsed.seed}
+        about |= {"episodes": parsed.episodes, "seed": parsed.seed, "randomized": randomize}
         print(json.dumps({**about, **as_json(episodes)}, allow_nan=False))
     else:
         count = f"{parsed.episodes} episode{'' if parsed.episodes == 1 else 's'}"
-        print(f"{config.env.id}, {path} (generation {generation}), {count}")
+        kind = " (randomized)" if randomize else ""
+        print(f"{config.env.id}{kind}, {path} (generation {generation}), {count}")
         print("\n".join(report(episodes)))
         if film is not None:
             outcome = "failed" if 0 in episodes.faults else f"return {figure(episodes.returns[0])}"
@@ -132,16 +138,25 @@ def _told(where: str) -> Iterator[None]:
         raise UsageError(f"{where}: {error_text(error)}") from error
 
 
-def _make_film(config: Config, num_frames: int | None) -> Film:
+def _randomizes(config: Config, wanted: bool) -> bool:
+    with _told(config.env.id):
+        if wanted and not can_randomize(config.env.id, **config.env.kwargs):
+            raise UsageError(f"--randomize: {config.env.id} has no randomization")
+    return wanted
+
+
+def _make_film(config: Config, num_frames: int | None, randomize: bool) -> Film:
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     with _told(f"--video needs render_mode rgb_array, with which {config.env.id} cannot be made"):
-        return Film(official_maker(config.env)(render_mode="rgb_array"), max_frames=num_frames or math.inf)
+        env = official_maker(config.env, randomize=randomize)(render_mode="rgb_array")
+        return Film(env, max_frames=num_frames or math.inf)
 
 
-def _make_scorer(config: Config, episodes: int, film: Film | None) -> Scorer:
+def _make_scorer(config: Config, episodes: int, film: Film | None, randomize: bool) -> Scorer:
+    info = config.evaluation.info
     with _told(config.env.id):
-        return official_scorer(config.env, episodes, info=config.evaluation.info, first=film)
+        return official_scorer(config.env, episodes, info=info, first=film, randomize=randomize)
 
 
 def _make_policy(config: Config, scorer: Scorer) -> nn.Module:

@@ -54,6 +54,7 @@ class Episodes:
         observation_size: features O of which moments are kept, set by the player; None if observations are
             not vectors.
         spent_steps: env steps spent, whether an episode needed them or not.
+        randomized: of a score: the episodes of the same seeds, randomized; None if there are none.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Episodes:
         self.info: dict[str, Floats] = {name: np.full(len(member), np.nan) for name in info}
         self.observation_size: int | None = None
         self.spent_steps = 0
+        self.randomized: Episodes | None = None
         self._played = np.zeros(len(member), np.bool_)
         self._moments = BlockMoments(block_size, self._num_ids)
 

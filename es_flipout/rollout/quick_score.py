@@ -25,16 +25,26 @@ class QuickScorer:
     differ: MuJoCo's warnings end an episode in a native environment and pass unnoticed in Gymnasium's.
     So a score in which an episode failed is repeated in the official environment. Each environment is made
     when it is first needed.
+
+    A task with a randomization is scored twice, with the same seeds: as it is, and randomized.
     """
 
-    def __init__(self, make_official: MakeScorer, make_quick: MakeScorer | None = None) -> None:
+    def __init__(
+        self,
+        make_official: MakeScorer,
+        make_quick: MakeScorer | None = None,
+        make_randomized: MakeScorer | None = None,
+    ) -> None:
         """Makes nothing yet.
 
         Args:
             make_official: makes what scores in the official environment.
             make_quick: makes what scores in an equal environment; None if there is none.
+            make_randomized: makes what scores in a randomized environment; None if there is none.
         """
         self._make_official, self._make_quick = make_official, make_quick
+        self._make_randomized = make_randomized
+        self._randomized: Scorer | None = None
         self._official: Scorer | None = None
         self._quick: Scorer | None = None
 
@@ -54,10 +64,22 @@ class QuickScorer:
             official: whether the official environment itself must be played in.
             should_stop: see `Scorer.score`.
 
+        Returns:
+            The episodes, with those that were randomized as their `randomized`.
+
         Raises:
             PlayStoppedError: if `should_stop` said so.
             ScorerNotMadeError: if the environment cannot be made.
         """
+        episodes = self._nominal(policy, seed, official, should_stop)
+        if self._make_randomized is not None:
+            self._randomized = self._randomized or _made(self._make_randomized)
+            episodes.randomized = self._randomized.score(policy, seed=seed, should_stop=should_stop)
+        return episodes
+
+    def _nominal(
+        self, policy: nn.Module, seed: int, official: bool, should_stop: Callable[[], bool]
+    ) -> Episodes:
         if self._make_quick is not None and not official:
             self._quick = self._quick or _made(self._make_quick)
             episodes = self._quick.score(policy, seed=seed, should_stop=should_stop)
@@ -68,7 +90,7 @@ class QuickScorer:
 
     def close(self) -> None:
         """Closes the environments."""
-        for scorer in (self._quick, self._official):
+        for scorer in (self._quick, self._official, self._randomized):
             if scorer is not None:
                 scorer.close()
 

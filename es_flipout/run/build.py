@@ -121,15 +121,20 @@ def make_probe(config: Config) -> TorchVectorEnv:
     )
 
 
-def official_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
-    """Returns what makes the official Gymnasium environment; it takes further keyword arguments."""
-    return partial(make_env, official_id(config.id), config.wrappers, **config.kwargs)
+def is_randomized(config: EnvConfig) -> bool:
+    """Returns whether members play randomized episodes: as configured, if the task can."""
+    return config.randomize and can_randomize(config.id, **config.kwargs)
 
 
-def training_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
-    """Returns what makes the environment of `official_maker` as members play in it: randomized, if it can."""
-    randomizes = config.randomize and can_randomize(config.id, **config.kwargs)
-    return partial(official_maker(config), randomize=True) if randomizes else official_maker(config)
+def official_maker(config: EnvConfig, *, randomize: bool = False) -> Callable[..., gym.Env[Any, Any]]:
+    """Returns what makes the official Gymnasium environment; it takes further keyword arguments.
+
+    Args:
+        config: of the environment.
+        randomize: whether its episodes are randomized; only for a task that can (`is_randomized`).
+    """
+    make = partial(make_env, official_id(config.id), config.wrappers, **config.kwargs)
+    return partial(make, randomize=True) if randomize else make
 
 
 def official_scorer(
@@ -139,6 +144,7 @@ def official_scorer(
     info: Sequence[str] = (),
     first: gym.Env[Any, Any] | None = None,
     processes: int = 0,
+    randomize: bool = False,
 ) -> Scorer:
     """Makes what scores policies in the official Gymnasium environment.
 
@@ -148,26 +154,29 @@ def official_scorer(
         info: metrics from `info`; see `Scorer`.
         first: environment of the first episode, if it differs, for example because it films.
         processes: how many processes the environments are distributed over; 0 for none but this one.
+        randomize: see `official_maker`.
 
     Raises:
         ValueError: if it cannot be made.
         RuntimeError: if a process cannot make it.
     """
-    make = official_maker(config)
+    make = official_maker(config, randomize=randomize)
     envs = GymnasiumVectorEnv(
         make, episodes, dtype=torch.float64, processes=processes, first=first, info=entries_of(info)
     )
     return Scorer(envs, info=info)
 
 
-def native_scorer(config: EnvConfig, episodes: int, *, info: Sequence[str] = ()) -> Scorer:
+def native_scorer(
+    config: EnvConfig, episodes: int, *, info: Sequence[str] = (), randomize: bool = False
+) -> Scorer:
     """Makes what scores policies in native envs on the CPU, all episodes in one batch; see `has_exact_envs`.
 
     Raises:
         ValueError: if it cannot be made.
     """
     make = native_maker(config.id, **config.kwargs)
-    options = {"dtype": torch.float64, "threads": 1, "info": bool(info)}
+    options = {"dtype": torch.float64, "threads": 1, "info": bool(info), "randomize": randomize}
     # Hooks of the user's own, and norms, may lose a last bit when they are compiled.
     env = make(episodes, **options, fused=config.fused == "auto" and official_id(config.id) in TASKS)
     if env.fused is not None and not env.fused.task.is_exact:
@@ -199,4 +208,7 @@ def make_background_scorer(config: Config) -> BackgroundScorer:
     make_official = partial(official_scorer, env, episodes, info=info, processes=processes)
     is_native = not config.evaluation.official and has_exact_envs(env)
     make_native = partial(native_scorer, env, episodes, info=info) if is_native else None
-    return BackgroundScorer(partial(QuickScorer, make_official, make_native), here=processes > 0)
+    randomized = (make_native or make_official) if is_randomized(env) else None
+    make_randomized = None if randomized is None else partial(randomized, randomize=True)
+    make = partial(QuickScorer, make_official, make_native, make_randomized)
+    return BackgroundScorer(make, here=processes > 0)

@@ -74,6 +74,9 @@ class GenerationMetrics:
     """Speed and duration."""
     score_failures: dict[str, int] = field(default_factory=dict)
     """What went wrong in episodes of the score, and in how many; they are left out of it."""
+    score_randomized: float | None = None
+    """Mean return of the center in randomized episodes from the same reset seeds, if the task has a
+    randomization and env.randomize is true."""
     score_info: dict[str, float] = field(default_factory=dict)
     """The metrics of evaluation.info, by name; NaN for what no episode of the score had."""
 
@@ -140,6 +143,7 @@ class GenerationMetrics:
             score_std=episodes.std_return,
             score_episode_length=float(episodes.lengths.mean()),
             score_failures=dict(episodes.failures),
+            score_randomized=None if episodes.randomized is None else episodes.randomized.mean_return,
             score_info=episodes.info_means,
         )
 

@@ -50,6 +50,7 @@ TENSORBOARD_TAGS = {
     "signal_to_noise": "es/signal_to_noise",
     "score": "score/mean",
     "score_std": "score/std",
+    "score_randomized": "score/randomized",
     "score_episode_length": "score/episode_length",
 }
 """TensorBoard tag of each metric."""

@@ -50,7 +50,9 @@ class Terminal(Reporter):
     def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
         if metrics.score is not None:
             self._score = _figure(metrics.score)
-            self._info = "".join(f"{name} {_figure(each):>7}  " for name, each in metrics.score_info.items())
+            randomized = metrics.score_randomized
+            self._info = "" if randomized is None else f"randomized {_figure(randomized):>7}  "
+            self._info += "".join(f"{name} {_figure(each):>7}  " for name, each in metrics.score_info.items())
         left = self._time_left(metrics.timing.seconds, progress)
         failed = f" ({metrics.failed_members} failed)" if metrics.failed_members else ""
         mean, best = _figure(metrics.fitness_mean), _figure(metrics.fitness_best)

@@ -3,8 +3,8 @@
     es-train --config examples/quadruped/quadruped.yaml
     es-eval runs/quadruped --video quadruped.mp4
 
-Twelve position actuators hold the joints (PD control). Their targets are the home pose, the trot of a clock that
-lifts diagonal legs by turns, and what the policy adds, 50 times per second (as in Iscen et al., 2018,
+Twelve position actuators hold the joints (PD control). Their targets are the home pose, the trot of a clock
+that lifts diagonal legs by turns, and what the policy adds, 50 times per second (as in Iscen et al., 2018,
 arXiv 1910.02812). A command is a forward speed and a turning rate; each episode has two of them. Episodes are
 randomized: masses, friction, gains, the delay of actions, pushes, and noise on what the robot measures.
 """

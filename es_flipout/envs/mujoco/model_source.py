@@ -67,8 +67,8 @@ class ModelSource:
         if isinstance(self._source, mujoco.MjModel) or self._source is None:
             raise ValueError(
                 "touching adds sensors to the model, which only a path, XML text or an MjSpec allows: give "
-                "the task one of these instead of an MjModel, or add <contact> sensors to the MJCF and read them "
-                "with sensor(NAME)"
+                "the task one of these instead of an MjModel, or add <contact> sensors to the MJCF and read "
+                "them with sensor(NAME)"
             )
         self._pairs += pairs
         return self.compile()

@@ -142,7 +142,7 @@ class MujocoTask(ABC):
         return sensor_slice(self.model, sensor)
 
     def touching(self, ones: str | Sequence[str], other: str) -> slice:
-        """Returns where in sensordata the numbers of contacts with a geom or body are, one for each of `ones`.
+        """Returns where in sensordata the numbers of contacts of parts with another are, one each.
 
         It adds contact sensors to the model, so that every engine computes them. To be called in `__init__`;
         `fields["sensordata"][:, feet] > 0` then tells which feet touch.
