@@ -3,6 +3,7 @@
 from es_flipout.policies.activations import ACTIVATIONS, ELU, SiLU
 from es_flipout.policies.cnn import CNNPolicy
 from es_flipout.policies.factory import POLICIES, make_policy
+from es_flipout.policies.flat_box import FlatBox, flat_box
 from es_flipout.policies.heads import (
     ActionHead,
     BoxActions,
@@ -15,6 +16,7 @@ from es_flipout.policies.initialization import OUTPUT_GAIN
 from es_flipout.policies.mlp import LinearPolicy, MLPPolicy, is_plain_mlp
 from es_flipout.policies.observations import box, vector_box
 from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy, RecurrentPolicy
+from es_flipout.policies.structured import StructuredPolicy
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,6 +27,7 @@ __all__ = [
     "BoxActions",
     "CNNPolicy",
     "DiscreteActions",
+    "FlatBox",
     "GRUPolicy",
     "IntegerActions",
     "LSTMPolicy",
@@ -33,7 +36,9 @@ __all__ = [
     "MultiDiscreteActions",
     "RecurrentPolicy",
     "SiLU",
+    "StructuredPolicy",
     "box",
+    "flat_box",
     "is_plain_mlp",
     "make_action_head",
     "make_policy",
