@@ -133,10 +133,9 @@ def _told(where: str) -> Iterator[None]:
 
 
 def _make_film(config: Config, num_frames: int | None) -> Film:
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    with _told(f"--video needs render_mode rgb_array, with which {config.env.id} cannot be made"):
-        return Film(official_maker(config.env)(render_mode="rgb_array"), max_frames=num_frames or math.inf)
+    mode = config.env.kwargs.get("render_mode", "rgb_array")  # which observations may depend on
+    with _told(f"--video needs render_mode {mode}, with which {config.env.id} cannot be made"):
+        return Film(official_maker(config.env)(render_mode=mode), max_frames=num_frames or math.inf)
 
 
 def _make_scorer(config: Config, episodes: int, film: Film | None) -> Scorer:

@@ -109,13 +109,22 @@ def make_probe(config: Config) -> TorchVectorEnv:
         engine_kwargs=env.engine_kwargs,
         threads=1,
         wrappers=env.wrappers,
+        reward_weights=env.reward_weights,
         **env.kwargs,
     )
 
 
+def flattening(env_id: str, space: gym.Space[Any], policy: nn.Module) -> str:
+    """Returns a line about observations that become vectors; nothing if the policy gets them as they are."""
+    if not isinstance(space, policies.FlatBox) or isinstance(policy, policies.StructuredPolicy):
+        return ""
+    return f"{env_id}: observations {space.short_name} are flattened to {space.shape[0]} numbers"
+
+
 def official_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
     """Returns what makes the official Gymnasium environment; it takes further keyword arguments."""
-    return partial(make_env, official_id(config.id), config.wrappers, **config.kwargs)
+    settings = {**config.kwargs, "reward_weights": config.reward_weights}
+    return partial(make_env, official_id(config.id), config.wrappers, **settings)
 
 
 def official_scorer(

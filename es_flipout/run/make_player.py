@@ -97,6 +97,7 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
                 engine_kwargs=env.engine_kwargs,
                 threads=threads,
                 wrappers=env.wrappers,
+                reward_weights=env.reward_weights,
                 **env.kwargs,
             )
             return HostPlayer(envs, in_companies=plays_in_companies)

@@ -25,7 +25,7 @@ from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run import checkpoint
 from es_flipout.run.agreement import Agreement
 from es_flipout.run.bookkeeping import Bookkeeping
-from es_flipout.run.build import make_policy, make_probe, make_strategy
+from es_flipout.run.build import flattening, make_policy, make_probe, make_strategy
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError
 from es_flipout.run.failure_watch import FailureWatch
@@ -93,6 +93,8 @@ class Trainer:
             try_out(self.es, env, config.env.id)
         except PlayError as error:
             raise ValueError(str(error)) from error
+        if line := flattening(config.env.id, env.single_observation_space, self.policy):
+            announce(line)
         self._watch = FailureWatch(config.env.id, env.default_limit)
         if env.default_limit is not None:
             announce(
