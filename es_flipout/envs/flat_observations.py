@@ -37,12 +37,14 @@ def observation_array(value: Any, space: spaces.Box, method: str) -> NDArray[Any
         return values.observation_array(value, space.shape, space.dtype, method)
     flat = np.zeros(space.shape, space.dtype)
     for leaf in space.leaves:
-        part, name = _part(value, leaf, method), f"an observation{entry(leaf.path)}"
-        shape, dtype = leaf.space.shape or (), np.dtype(leaf.space.dtype)
-        numbers = values.observation_array(part, shape, dtype, method, name).reshape(-1)
+        part, shape = _part(value, leaf, method), leaf.space.shape or ()
+        if not (type(part) is np.ndarray and part.dtype is leaf.dtype and part.shape == shape):
+            part = values.observation_array(part, shape, leaf.dtype, method, _name(leaf))
+        numbers = part.reshape(-1)
         if leaf.categories is not None:
             hot = numbers[leaf.categories.columns] == leaf.categories.values
-            _check_categories(hot.sum() == leaf.categories.count, part, leaf, method, name)
+            if np.count_nonzero(hot) != leaf.categories.count:
+                raise _outside(part, leaf, method)
             numbers = hot
         flat[leaf.start : leaf.stop] = numbers
     return flat
@@ -69,16 +71,16 @@ def observation_tensor(
         return values.observation_tensor(value, shape, its_dtype, method, device=device, dtype=dtype)
     parts: list[Tensor] = []
     for leaf in space.leaves:
-        part, name = _part(value, leaf, method), f"an observation{entry(leaf.path)}"
-        shape, its_dtype = (count, *(leaf.space.shape or ())), np.dtype(leaf.space.dtype)
+        part, name = _part(value, leaf, method), _name(leaf)
+        shape, its_dtype = (count, *(leaf.space.shape or ())), leaf.dtype
         is_count = leaf.categories is not None  # of which float32 could not hold every integer
         numbers = values.observation_tensor(
             part, shape, its_dtype, method, name, device=device, dtype=torch.float64 if is_count else dtype
         ).reshape(count, -1)
         if leaf.categories is not None:
             hot = _one_hot(numbers, leaf.categories)
-            is_whole = bool((hot.sum() == count * leaf.categories.count).item())
-            _check_categories(is_whole, part, leaf, method, name)
+            if hot.sum().item() != count * leaf.categories.count:
+                raise _outside(part, leaf, method)
             numbers = hot.to(dtype)
         parts.append(numbers)
     return torch.cat(parts, dim=1)
@@ -121,8 +123,13 @@ def _part(value: Any, leaf: Leaf, method: str) -> Any:
     return part
 
 
-def _check_categories(fits: Any, value: Any, leaf: Leaf, method: str, name: str) -> None:
-    if not fits:
-        shared = shared_tensor(value)
-        text = described(value if shared is None or shared.numel() != 1 else shared.item())
-        raise EnvFault(f"{method} returned {name} outside of {leaf.space}, which is declared: {text}")
+def _name(leaf: Leaf) -> str:
+    return f"an observation{entry(leaf.path)}"
+
+
+def _outside(value: Any, leaf: Leaf, method: str) -> EnvFault:
+    """Returns what to raise for a category that does not exist."""
+    shared = shared_tensor(value)
+    number = value if shared is None else shared.cpu().numpy()
+    text = described(number.item() if isinstance(number, np.ndarray) and number.size == 1 else number)
+    return EnvFault(f"{method} returned {_name(leaf)} outside of {leaf.space}, which is declared: {text}")

@@ -55,21 +55,20 @@ class Leaf:
     Attributes:
         path: keys that lead to it.
         space: of its values.
+        dtype: of its values.
         start: index of its first number in the vector.
-        shape: of its numbers, which need `prod(shape)` places: as in the space, or (C,) for categories.
+        stop: index after its last number.
+        shape: of its numbers: as in the space, or (C,) for categories.
         categories: None if it has none.
     """
 
     path: Path
     space: gym.Space[Any]
+    dtype: np.dtype[Any]
     start: int
+    stop: int
     shape: tuple[int, ...]
     categories: Categories | None
-
-    @property
-    def stop(self) -> int:
-        """Index after its last number."""
-        return self.start + int(np.prod(self.shape))
 
 
 class FlatBox(spaces.Box):
@@ -90,9 +89,10 @@ class FlatBox(spaces.Box):
         start = 0
         for path, space in _parts(original, ()):
             categories = Categories.of(space)
-            shape = space.shape if categories is None else categories.values.shape
-            self.leaves.append(Leaf(path, space, start, shape or (), categories))
-            start = self.leaves[-1].stop
+            shape = (space.shape or ()) if categories is None else categories.values.shape
+            stop = start + int(np.prod(shape))
+            self.leaves.append(Leaf(path, space, np.dtype(space.dtype), start, stop, shape, categories))
+            start = stop
 
     def unflatten(self, rows: Tensor) -> Any:
         """Returns the parts of flat observations.

@@ -32,7 +32,9 @@ def train(envs, generations=2):
     return es, fitness
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "HalfCheetah-v5", "CartpoleBalance-v1", "FetchReach-v4"])
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "HalfCheetah-v5", "CartpoleBalance-v1", "FetchReachDense-v4"]
+)
 def test_envpool(env_id):
     import envpool
 
