@@ -64,8 +64,12 @@ class Chase(VectorEnv):
         self.single_observation_space, self.single_action_space = SPACES[space], actions
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.here, self.goal = torch.zeros(num_envs, 1), torch.zeros(num_envs, 1)
-        self.steps = torch.zeros(num_envs, dtype=torch.int64)
+        self.place(torch.device("cpu"))
+
+    def place(self, device):
+        """Puts its state on a device."""
+        self.here, self.goal = torch.zeros(2, self.num_envs, 1, device=device)
+        self.steps = torch.zeros(self.num_envs, dtype=torch.int64, device=device)
 
     def _observe(self):
         parts = {"goal": self.goal.clone(), "here": self.here.clone()}
@@ -84,6 +88,7 @@ class Chase(VectorEnv):
     def step(self, actions):
         assert isinstance(actions, self.kind)
         tensor = torch.as_tensor(actions) if self.kind is np.ndarray else getattr(actions, "tensor", actions)
+        assert tensor.device == self.here.device
         self.here += tensor.reshape(self.num_envs, 1).to(torch.float32)
         self.steps += 1
         rewards = -(self.here - self.goal).abs().flatten()
@@ -120,6 +125,19 @@ def test_actions_are_handed_over_without_numpy():
     wrapped.reset(seed=0)
     wrapped.step(torch.zeros(4, 1))
     assert Array.made == before + 1
+
+
+@pytest.mark.parametrize("kind", ["torch", "other"])
+@pytest.mark.parametrize("mine", ["cpu", "cuda"])
+def test_actions_come_to_the_device_of_the_environment(device, kind, mine):
+    mine = mine if device == "cuda" else "cpu"
+    env = Chase(kind)
+    env.place(torch.device(device))
+    wrapped = ForeignVectorEnv(env, device=mine)
+    wrapped.reset(seed=[0, 1, 2, 3])
+    observations, rewards, *_ = wrapped.step(torch.ones(4, 1, device=mine))
+    assert observations.device.type == rewards.device.type == mine
+    assert rewards.tolist() == [-3.0, -2.0, -1.0, 0.0]
 
 
 def test_what_the_environment_overwrites_later_has_been_copied():
