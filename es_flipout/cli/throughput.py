@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from es_flipout.envs.engines.warp import WarpEngine
+from es_flipout.envs.mujoco.start import StartBatch
 from es_flipout.envs.native import cpu_engine_of, native_maker, runs_natively
 from es_flipout.rollout import Ranks
 from es_flipout.rollout.rank_contract import ALONE, RankTimes
@@ -136,8 +136,10 @@ class PhysicsAlone:
         assert isinstance(self._env.engine, WarpEngine)
         self._engine = self._env.engine
         self._engine.compile(self._env.task.frame_skip)
-        starts = zip(*map(self._env.checked_task.seeded_state, range(env.num_envs)), strict=True)
-        self._starts = [torch.from_numpy(np.stack(each)).float().to(self._engine.device) for each in starts]
+        drawn = StartBatch.of([self._env.checked_task.seeded_start(seed) for seed in range(env.num_envs)])
+        self._starts = [
+            torch.from_numpy(each).float().to(self._engine.device) for each in (drawn.qpos, drawn.qvel)
+        ]
         self._everyone = torch.ones(env.num_envs, dtype=torch.bool, device=self._engine.device)
         low, high = torch.from_numpy(self._env.task.model.actuator_ctrlrange).float().unbind(dim=1)
         random = torch.rand(16, *self._engine.ctrl.shape, generator=torch.Generator().manual_seed(0))
@@ -153,7 +155,8 @@ class PhysicsAlone:
         while (seconds := time.perf_counter() - start) < least_seconds or not done:
             for _ in range(STEPS_PER_LOOK):
                 if self._steps % self._episode_length == 0:
-                    self._engine.restart(self._everyone, *self._starts)
+                    qpos, qvel = self._starts
+                    self._engine.restart(self._everyone, qpos, qvel)
                 self._engine.ctrl.copy_(self._controls[self._steps % len(self._controls)])
                 self._engine.advance(self._env.task.frame_skip)
                 self._steps += 1

@@ -12,7 +12,7 @@ from es_flipout.envs.contract import TorchVectorEnv, check_num_envs
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
-from es_flipout.envs.native import native_ids, native_maker, runs_natively
+from es_flipout.envs.native import can_randomize, native_ids, native_maker, runs_natively
 from es_flipout.envs.wrappers import WrapperSpec
 
 EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
@@ -29,6 +29,7 @@ def make_vec(
     threads: int | None = None,
     info: bool = True,
     fused: bool = True,
+    randomize: bool = False,
     wrappers: Sequence[WrapperSpec] = (),
     reward_weights: Sequence[float] = (),
     **kwargs: Any,
@@ -50,6 +51,7 @@ def make_vec(
             if None.
         info: whether native environments return the task's info entries; they are faster without.
         fused: whether the hooks of native tasks are compiled, if they can be: on the CPU, and without info.
+        randomize: whether episodes are randomized, if the task has a randomization (`MujocoTask.randomize`).
         wrappers: of each environment, innermost first: a name in gymnasium.wrappers, MODULE:CLASS, or a
             mapping of `name` and keyword arguments; see `make_env`. Wrapped environments are never native.
         reward_weights: for a reward that is a vector: the weights of its parts, whose sum it becomes.
@@ -81,6 +83,7 @@ def make_vec(
             threads=threads,
             info=info,
             fused=fused,
+            randomize=randomize,
         )
     if engine_kwargs:
         raise ValueError(f"engine_kwargs are only for engine 'warp', got {dict(engine_kwargs)}")
@@ -90,6 +93,8 @@ def make_vec(
             f"(native: {', '.join(native_ids())})"
         )
     processes = {"gymnasium_processes": threads}.get(engine, 0)
+    if randomize and can_randomize(env_id, **kwargs):
+        kwargs["randomize"] = True
     make = partial(make_env, env_id, wrappers, reward_weights=reward_weights, **kwargs)
     try:
         return GymnasiumVectorEnv(make, num_envs, device=device, dtype=dtype, processes=processes)

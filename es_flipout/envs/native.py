@@ -14,10 +14,11 @@ from gymnasium.vector import AutoresetMode
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
 from es_flipout.envs.known_ids import import_module_of
 from es_flipout.envs.mujoco import TASKS
-from es_flipout.envs.mujoco.checked_task import TaskError
+from es_flipout.envs.mujoco.checked_starts import is_randomizable
 from es_flipout.envs.mujoco.make_engine import ENGINES, cpu_engine
 from es_flipout.envs.mujoco.single_env import MujocoSingleEnv
 from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.mujoco.task_error import TaskError
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.time_limit import DEFAULT_EPISODE_STEPS, check_limit
@@ -82,8 +83,8 @@ def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`.
 
     Returns:
-        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads, info and
-        fused; see `make_vec`.
+        A function of `num_envs` and, by keyword, device, engine, engine_kwargs, dtype, threads, info, fused
+        and randomize; see `make_vec`.
     """
     name = import_module_of(env_id)
     task, limit = _native[_native_name(name)]
@@ -114,6 +115,19 @@ def is_exact(env_id: str, **kwargs: Any) -> bool:
     name = _native_name(import_module_of(env_id))
     kwargs.pop("max_episode_steps", None)
     return _make_task(name, _native[name][0], _without_view(kwargs)).is_exact
+
+
+def can_randomize(env_id: str, **kwargs: Any) -> bool:
+    """Returns whether an id is that of a task with a randomization, given its keyword arguments.
+
+    Raises:
+        ValueError: if it is a task and does not know one of them.
+    """
+    name = _native_name(import_module_of(env_id))
+    if name not in _native:
+        return False
+    kwargs.pop("max_episode_steps", None)
+    return is_randomizable(_make_task(name, _native[name][0], _without_view(kwargs)))
 
 
 def official_id(env_id: str) -> str:
@@ -163,6 +177,7 @@ def _make_native(
     threads: int | None = None,
     info: bool = True,
     fused: bool = True,
+    randomize: bool = False,
     **kwargs: Any,
 ) -> MujocoVectorEnv:
     check_limit(max_episode_steps)
@@ -180,6 +195,7 @@ def _make_native(
             threads=threads,
             info=info,
             fused=fused,
+            randomize=randomize,
         )
     except TaskError as error:
         raise EnvFault(f"{env_id}: {error}") from error
@@ -199,10 +215,15 @@ def _make_numpy(
 
 
 def _make_single(
-    task: Callable[..., MujocoTask], *, render_mode: str | None = None, **kwargs: Any
+    task: Callable[..., MujocoTask],
+    *,
+    render_mode: str | None = None,
+    randomize: bool = False,
+    **kwargs: Any,
 ) -> MujocoSingleEnv:
     view = {name: kwargs[name] for name in MujocoSingleEnv.VIEW_KEYWORDS if name in kwargs}
-    return MujocoSingleEnv(task(**_without_view(kwargs)), render_mode=render_mode, **view)
+    made = task(**_without_view(kwargs))
+    return MujocoSingleEnv(made, render_mode=render_mode, randomize=randomize, **view)
 
 
 for _env_id, _task in TASKS.items():

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.engines.warp_faults import fault_text
-from es_flipout.envs.mujoco.checked_task import TaskError
+from es_flipout.envs.mujoco.task_error import TaskError
 from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.transfer import collector_paused, current_stream, new_stream, working_on
 from es_flipout.population import Population

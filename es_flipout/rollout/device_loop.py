@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from torch import Tensor
 
 from es_flipout.envs.engines.warp import WarpEngine
 from es_flipout.envs.masks import where_rows
-from es_flipout.envs.mujoco.checked_task import CheckedTask, TaskError
+from es_flipout.envs.mujoco.checked_task import CheckedTask
+from es_flipout.envs.mujoco.env_state import EnvState
+from es_flipout.envs.mujoco.start import Start, StartBatch
+from es_flipout.envs.mujoco.task_error import TaskError
 from es_flipout.normalization import RunningStatistics
 from es_flipout.population import Population
 from es_flipout.rollout.policy_actions import PolicyActions
@@ -34,35 +38,35 @@ NOT_FINITE_BIT = 1 << 20
 
 @dataclass(frozen=True)
 class SeededStates:
-    """The states that a generation's episodes begin in, drawn by the host once for each of U different seeds.
+    """How a generation's episodes begin, drawn by the host once for each of U different seeds.
 
     Attributes:
         seeds: reset seed of each episode, int64 [P x E].
         of_episode: which of the U each episode starts from, int64 [P x E].
-        qpos: positions, float64 [U, nq].
-        qvel: velocities, float64 [U, nv].
+        starts: the U starts.
         failures: what the task raised instead of drawing some of the U, whose positions are NaN.
     """
 
     seeds: NDArray[np.int64]
     of_episode: NDArray[np.intp]
-    qpos: NDArray[np.float64]
-    qvel: NDArray[np.float64]
+    starts: StartBatch
     failures: Mapping[int, str]
 
     @classmethod
     def draw(cls, task: CheckedTask, seeds: NDArray[np.int64]) -> SeededStates:
         """Draws them as a reset of the environment does."""
         unique, of_episode = np.unique(seeds, return_inverse=True)
-        model = task.task.model
-        qpos, qvel = np.full((len(unique), model.nq), np.nan), np.zeros((len(unique), model.nv))
+        drawn: list[Start | None] = []
         failures: dict[int, str] = {}
         for i, seed in enumerate(unique.tolist()):
             try:
-                qpos[i], qvel[i] = task.seeded_state(seed)
+                drawn.append(task.seeded_start(seed))
             except TaskError as error:
+                drawn.append(None)
                 failures[i] = str(error)
-        return cls(seeds, of_episode, qpos, qvel, failures)
+        broken = task.broken_start()
+        starts = StartBatch.of([broken if each is None else each for each in drawn])
+        return cls(seeds, of_episode, starts, failures)
 
     def fault(self, episode: int) -> str | None:
         """Returns why an episode cannot start; None if it can."""
@@ -77,6 +81,9 @@ class Starts:
         of_episode: which of the U each episode starts from, int64 [episodes].
         qpos: positions, float32 [U, nq].
         qvel: velocities, float32 [U, nv].
+        state: entries of the episodes' own state, float32 [U, ...] each.
+        model: MjModel fields that vary, likewise.
+        noise_keys: int64 [U].
         observations: [U, O].
         located: `CheckedTask.locate`, [U, ...].
     """
@@ -84,6 +91,9 @@ class Starts:
     of_episode: Tensor
     qpos: Tensor
     qvel: Tensor
+    state: Mapping[str, Tensor]
+    model: Mapping[str, Tensor]
+    noise_keys: Tensor
     observations: Tensor
     located: Tensor
 
@@ -92,21 +102,27 @@ class Starts:
         cls, engine: WarpEngine, task: CheckedTask, states: SeededStates, dtype: torch.dtype
     ) -> Starts:
         """Computes what follows from the states; uses all envs of the engine."""
-        observations, located = [], []
-        for first in range(0, len(states.qpos), engine.num_envs):
-            qpos, qvel = (each[first : first + engine.num_envs] for each in (states.qpos, states.qvel))
-            size = len(qpos)
-            engine.reset(np.arange(size, dtype=np.int32), qpos, qvel)
-            observations.append(task.observe(engine.fields, dtype)[:size].clone())
-            located.append(task.locate(engine.fields)[:size].clone())
+        observations, located, starts = [], [], states.starts
+        env_state = EnvState(task, engine.fields, engine.num_envs)
+        for first in range(0, len(starts.qpos), engine.num_envs):
+            some = starts.part(slice(first, first + engine.num_envs))
+            size = len(some.qpos)
+            ids = np.arange(size, dtype=np.int32)
+            engine.reset(ids, some.qpos, some.qvel, some.model)
+            env_state.begin(ids, some)
+            observations.append(task.observe(env_state.fields, dtype)[:size].clone())
+            located.append(task.locate(env_state.fields)[:size].clone())
 
-        def on_device(values: NDArray[np.generic]) -> Tensor:
+        def on_device(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values).to(engine.device)
 
         return cls(
             on_device(states.of_episode),
-            on_device(states.qpos).float(),
-            on_device(states.qvel).float(),
+            on_device(starts.qpos).float(),
+            on_device(starts.qvel).float(),
+            {name: on_device(values).float() for name, values in starts.state.items()},
+            {name: on_device(values).float() for name, values in starts.model.items()},
+            on_device(starts.noise_keys),
             torch.cat(observations),
             torch.cat(located),
         )
@@ -174,7 +190,10 @@ class DeviceLoop:
         self._count = zeros(dtype=torch.int64)
 
         policy = population.policy
-        self._actions = PolicyActions(policy, spaces.Box(*task.action_range()), device)
+        self._actions = PolicyActions(policy, spaces.Box(*task.action_range), device)
+        self._action = zeros(num_envs, len(task.action_range[0]), dtype=torch.float32)
+        self._state = EnvState(task, engine.fields, num_envs)
+        self._inputs: dict[str, Tensor] = {}
         self._like = policy.get_parameter(population.trained[0])
         self._rows = population.select(torch.zeros(0, dtype=torch.int64))
         self._recurrent = RecurrentState(policy, num_envs, in_place=True) if is_recurrent(policy) else None
@@ -191,16 +210,19 @@ class DeviceLoop:
 
     def _take_in(self) -> tuple[Tensor, Tensor]:
         """Counts the step; returns which episodes it ended, bool [N], and what went wrong, int32 [N]."""
-        fields, task = self._engine.fields, self._task
-        before, after = self._located, task.locate(fields)
-        rewards, _ = task.reward(before, after, fields, self._engine.ctrl)
-        self._return += rewards
+        fields, task = self._state.fields, self._task
         self._length += 1
+        if self._state.draws:
+            self._state.draw(self.live, self._length)
+        before, after = self._located, task.locate(fields)
+        rewards, _ = task.reward(before, after, fields, self._action)
+        self._return += rewards
         faults = self._engine.faults()
         ended = task.terminated(fields) | (faults != 0)
         if self._limit is not None:
             ended = ended | (self._length >= self._limit)
         self._located.copy_(after)
+        self._state.keep(task.update_state(fields, self._action))
         self._observations.copy_(task.observe(fields, self._observations.dtype))
         return ended & self.live, faults
 
@@ -236,7 +258,10 @@ class DeviceLoop:
         some_episode = episode.clamp(max=self._none - 1)
         start = starts.of_episode[some_episode]
         self._members.copy_(torch.where(taking, self._member_of_episode[some_episode], self._members))
-        self._engine.restart(taking | ~self.live, starts.qpos[start], starts.qvel[start])
+        model = {name: values[start] for name, values in starts.model.items()}
+        self._engine.restart(taking | ~self.live, starts.qpos[start], starts.qvel[start], model)
+        entries = {name: values[start] for name, values in starts.state.items()}
+        self._state.begin_where(taking, entries, starts.noise_keys[start])
 
         def begin(values: Tensor, beginning: Tensor) -> None:
             values.copy_(where_rows(taking, beginning, values))
@@ -246,6 +271,8 @@ class DeviceLoop:
         self._return.masked_fill_(taking, 0.0)
         self._length.masked_fill_(taking, 0)
         self._sums.masked_fill_(taking.unsqueeze(1), 0.0)
+        if self._state.draws:
+            self._state.draw(taking, self._length)
         if self._recurrent is not None:
             self._recurrent.reset_where(taking)
 
@@ -261,7 +288,12 @@ class DeviceLoop:
         else:
             act = partial(self._recurrent.act, self._rows, observations, slice(None))
         actions = self._actions.run(act, len(observations))
-        self._engine.ctrl.copy_(where_rows(self.live, actions, torch.zeros_like(actions[:1])))
+        self._action.copy_(where_rows(self.live, actions, torch.zeros_like(actions[:1])))
+        for name, values in self._task.control(self._state.fields, self._action).items():
+            if name not in self._inputs:
+                self._inputs[name] = self._engine.input(name)
+            target = self._inputs[name]
+            target.copy_(where_rows(self.live, values, torch.zeros_like(target[:1])))
 
     def statistics(self) -> RunningStatistics:
         """Returns the moments of the observations of all episodes that ended well, on the host."""

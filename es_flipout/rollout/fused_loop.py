@@ -47,7 +47,7 @@ class FusedLoop(StepLoop):
         self._live = np.zeros(num_envs, np.bool_)
         self._rewards, self._sums = env.fused.rewards, self._returns.numpy()
         self._run_rows = self._rows.bind(
-            self._live, env.fused.observations, self._moments.numpy(), env.fused.actions, env.engine.controls
+            self._live, env.fused.observations, self._moments.numpy(), env.fused.actions, env.fused.controls
         )
 
     @override

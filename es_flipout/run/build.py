@@ -16,7 +16,7 @@ from es_flipout.envs import make_env, make_vec
 from es_flipout.envs.contract import TorchVectorEnv
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.mujoco import TASKS
-from es_flipout.envs.native import is_exact, native_maker, official_id, runs_natively
+from es_flipout.envs.native import can_randomize, is_exact, native_maker, official_id, runs_natively
 from es_flipout.perturbations import (
     ComputeTiles,
     Flipout,
@@ -108,6 +108,7 @@ def make_probe(config: Config) -> TorchVectorEnv:
         engine=env.engine if config.backend == "vectorized" else "gymnasium",
         engine_kwargs=env.engine_kwargs,
         threads=1,
+        randomize=env.randomize,
         wrappers=env.wrappers,
         reward_weights=env.reward_weights,
         **env.kwargs,
@@ -125,6 +126,12 @@ def official_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
     """Returns what makes the official Gymnasium environment; it takes further keyword arguments."""
     settings = {**config.kwargs, "reward_weights": config.reward_weights}
     return partial(make_env, official_id(config.id), config.wrappers, **settings)
+
+
+def training_maker(config: EnvConfig) -> Callable[..., gym.Env[Any, Any]]:
+    """Returns what makes the environment of `official_maker` as members play in it: randomized, if it can."""
+    randomizes = config.randomize and can_randomize(config.id, **config.kwargs)
+    return partial(official_maker(config), randomize=True) if randomizes else official_maker(config)
 
 
 def official_scorer(

@@ -26,7 +26,7 @@ from es_flipout.rollout import (
 from es_flipout.rollout.mlp_rows import rows_are_independent
 from es_flipout.rollout.player import COMPANIES
 from es_flipout.rollout.rank_contract import ALONE
-from es_flipout.run.build import num_threads, official_maker
+from es_flipout.run.build import num_threads, training_maker
 from es_flipout.run.config import Config
 
 MIN_ENVS = 2
@@ -84,7 +84,7 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
     try:
         is_native = runs_natively(env.id, env.engine, env.wrappers)
         if config.backend == "process_pool" and not is_native:
-            make = official_maker(env)
+            make = training_maker(env)
             return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
         num_envs = num_envs_of(config, policy, ranks)
         plays_in_companies = config.device == "cpu" and not rows_are_independent(policy)
@@ -96,6 +96,7 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
                 engine=env.engine,
                 engine_kwargs=env.engine_kwargs,
                 threads=threads,
+                randomize=env.randomize,
                 wrappers=env.wrappers,
                 reward_weights=env.reward_weights,
                 **env.kwargs,
@@ -107,6 +108,7 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
             engine_kwargs=env.engine_kwargs,
             info=False,
             fused=env.fused == "auto",
+            randomize=env.randomize,
         )
         size = 1 if config.backend == "process_pool" else min(num_envs, MIN_ENVS)
         if env.fused == "auto" and env.engine != "warp":

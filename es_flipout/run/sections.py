@@ -36,6 +36,7 @@ _NOT_ENV_KWARGS = frozenset(
         "threads",
         "info",
         "fused",
+        "randomize",
         "wrappers",
         "reward_weights",
     }
@@ -65,6 +66,9 @@ class EnvConfig:
     """Whether what lies between two steps of a native task's physics on the CPU is compiled: its hooks, and
     MLP and linear policies of up to 32,768 weights. auto: if they can be; false: never. Both give the same
     results up to rounding, each to the last bit."""
+    randomize: bool = True
+    """Whether members play randomized episodes, if the task has a randomization of its own (models, pushes,
+    noise). The score is nominal; the score of randomized episodes is given beside it."""
     wrappers: list[str | dict[str, Any]] = field(default_factory=list)
     """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, MODULE:CLASS, or a
     name with keyword arguments, for example {name: FrameStackObservation, stack_size: 4}."""

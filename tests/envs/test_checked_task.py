@@ -562,7 +562,7 @@ def test_a_model_that_cannot_be_loaded_is_told_in_one_line(tmp_path, name, text,
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("frame_skip", [0, -1, 2.0, True, "2", None])
+@pytest.mark.parametrize("frame_skip", [0, -1, 2.0, True, "2"])
 def test_frame_skip_must_be_a_whole_number(models, frame_skip):
     with pytest.raises(ValueError, match=re.escape(f"integer >= 1, got {frame_skip!r}")):
         Slides(models(), frame_skip)

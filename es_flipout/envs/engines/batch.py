@@ -8,7 +8,8 @@ Tasks that need contact forces run on `mjdata_pool`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -33,7 +34,12 @@ class BatchEngine(PhysicsEngine):
     """N envs in one `mujoco.batch.Batch`."""
 
     def __init__(
-        self, model: mujoco.MjModel, num_envs: int, fields: Sequence[str], threads: int | None = None
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        fields: Sequence[str],
+        threads: int | None = None,
+        varied: Sequence[str] = (),
     ) -> None:
         """Creates the batch.
 
@@ -42,6 +48,7 @@ class BatchEngine(PhysicsEngine):
             num_envs: number of envs N.
             fields: names of the MjData fields to show.
             threads: number of physics threads; one per available core if None.
+            varied: names of the MjModel fields that each env has for itself.
         """
         self.model = model
         self.num_envs = num_envs
@@ -51,9 +58,22 @@ class BatchEngine(PhysicsEngine):
         self.fields = {name: _live_tensor(self._batch.bind(name)) for name in fields}
         self.failures: dict[int, str] = {}
         self._warnings: NDArray[np.int32] = self._batch.warning[:, :, 1]
+        self._varied = {name: self._batch.expand(name) for name in varied}
 
     @override
-    def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+    def input(self, name: str) -> Tensor:
+        return torch.from_numpy(self._batch.bind(name))
+
+    @override
+    def reset(
+        self,
+        ids: Ids,
+        qpos: NDArray[np.float64],
+        qvel: NDArray[np.float64],
+        model: Mapping[str, NDArray[Any]] = {},
+    ) -> None:
+        for name, values in model.items():
+            self._varied[name][ids] = values
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[ids] = qpos
         self._qvel[ids] = qvel
@@ -78,5 +98,5 @@ class BatchEngine(PhysicsEngine):
 
     @override
     def close(self) -> None:
-        self.fields = {}
+        self.fields, self._varied = {}, {}
         del self._batch, self._qpos, self._qvel, self.controls, self._warnings

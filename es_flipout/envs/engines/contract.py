@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -45,13 +46,28 @@ class PhysicsEngine(ABC):
     failures: Mapping[int, str]
 
     @abstractmethod
-    def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+    def reset(
+        self,
+        ids: Ids,
+        qpos: NDArray[np.float64],
+        qvel: NDArray[np.float64],
+        model: Mapping[str, NDArray[Any]] = {},
+    ) -> None:
         """Resets envs to the model's defaults, sets their state, and runs mj_forward.
 
         Args:
             ids: the envs to reset, [M].
             qpos: their positions, [M, nq].
             qvel: their velocities, [M, nv].
+            model: their own values of the MjModel fields that the engine was made to vary, [M, ...] each;
+                what is missing stays as it is.
+        """
+
+    @abstractmethod
+    def input(self, name: str) -> Tensor:
+        """Returns a live tensor over ctrl [N, nu], qfrc_applied [N, nv] or xfrc_applied [N, nbody, 6].
+
+        It is to be written to before a step, and 0 after a reset.
         """
 
     @abstractmethod
@@ -60,7 +76,7 @@ class PhysicsEngine(ABC):
 
         Args:
             ctrl: controls of all N envs, [N, nu], on the engine's device, held constant over the substeps;
-                None for those in `controls`.
+                None for those in `input("ctrl")`.
             num_substeps: number of mj_step calls.
             ids: the envs to step, [M], sorted; all of them if None. The others are left alone.
         """

@@ -7,10 +7,12 @@ with the GIL released, and saves it together with the requested fields.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -42,8 +44,10 @@ class _Thread:
         model: mujoco.MjModel,
         states: NDArray[np.float64],
         copied: Mapping[str, NDArray[np.float64]],
+        varied: Mapping[str, NDArray[np.float64]],
     ) -> None:
-        self.model = model
+        self.model = copy.copy(model) if varied else model
+        self.varied = [(getattr(self.model, name), array) for name, array in varied.items()]
         self.states = states
         self.copied = copied
         self.renew()
@@ -55,8 +59,14 @@ class _Thread:
         self.warnings = self.data.warning.number
         self.no_warnings = self.warnings.tobytes()
 
+    def become(self, i: int) -> None:
+        """Gives the model the values that env i has for itself."""
+        for value, of_envs in self.varied:
+            value[:] = of_envs[i]
+
     def step(self, i: int, num_substeps: int) -> str | None:
         """Advances env i; returns what went wrong, if anything."""
+        self.become(i)
         mujoco.mj_setState(self.model, self.data, self.states[i], _STATE)
         try:
             mujoco.mj_step(self.model, self.data, num_substeps)
@@ -69,6 +79,7 @@ class _Thread:
 
     def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> str | None:
         """Resets env i; returns what went wrong, if anything."""
+        self.become(i)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = qpos
         self.data.qvel[:] = qvel
@@ -99,7 +110,12 @@ class MjDataPoolEngine(PhysicsEngine):
     """N envs on a thread pool, with mj_rnePostConstraint after every step."""
 
     def __init__(
-        self, model: mujoco.MjModel, num_envs: int, fields: Sequence[str], threads: int | None = None
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        fields: Sequence[str],
+        threads: int | None = None,
+        varied: Sequence[str] = (),
     ) -> None:
         """Creates the pool; see `BatchEngine` for the arguments."""
         self.model = model
@@ -119,13 +135,33 @@ class MjDataPoolEngine(PhysicsEngine):
         }
         self.failures: dict[int, str] = {}
         self.fields = {name: torch.from_numpy(copied.get(name, in_state.get(name))) for name in fields}
-        self._threads = [_Thread(model, states, copied) for _ in range(threads or available_cores())]
+        self._varied = {
+            name: np.repeat(getattr(model, name)[np.newaxis], num_envs, axis=0) for name in varied
+        }
+        self._states = states
+        self._threads = [
+            _Thread(model, states, copied, self._varied) for _ in range(threads or available_cores())
+        ]
         self._pool = ThreadPoolExecutor(len(self._threads), "physics")
         for i in range(num_envs):
             self._threads[0].save(i)
 
     @override
-    def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+    def input(self, name: str) -> Tensor:
+        component = getattr(mujoco.mjtState, f"mjSTATE_{name.upper()}")
+        values = torch.from_numpy(self._states[:, _state_slice(self.model, component)])
+        return values.view(self.num_envs, -1, 6) if name == "xfrc_applied" else values
+
+    @override
+    def reset(
+        self,
+        ids: Ids,
+        qpos: NDArray[np.float64],
+        qvel: NDArray[np.float64],
+        model: Mapping[str, NDArray[Any]] = {},
+    ) -> None:
+        for name, values in model.items():
+            self._varied[name][ids] = values
         self._distribute(ids.tolist(), lambda thread, i, k: thread.reset(i, qpos[k], qvel[k]))
 
     @override

@@ -12,8 +12,9 @@ either runs out, contacts are lost, which counts as a failure.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -25,6 +26,7 @@ from typing_extensions import override
 from es_flipout.envs.engines.contract import POST_CONSTRAINT, Ids, PhysicsEngine
 from es_flipout.envs.engines.warp_faults import BAD_CTRL, BAD_QPOS, BAD_QVEL, FaultDetector, fault_text
 from es_flipout.envs.engines.warp_graphs import WarpGraphs
+from es_flipout.envs.engines.warp_models import varied_fields
 from es_flipout.envs.engines.warp_setup import NO_GPU_FOR_WARP, import_warp, num_warp_gpus
 from es_flipout.envs.masks import where_rows
 
@@ -54,6 +56,7 @@ class WarpEngine(PhysicsEngine):
         num_envs: int,
         fields: Sequence[str],
         device: torch.device | str = "cuda",
+        varied: Sequence[str] = (),
         *,
         nconmax: int = NCONMAX,
         njmax: int = NJMAX,
@@ -67,6 +70,8 @@ class WarpEngine(PhysicsEngine):
             num_envs: number of envs N.
             fields: names of the MjData fields to show.
             device: "cuda", another CUDA device, or "cpu".
+            varied: names of the MjModel fields that each env has for itself. Constants among them that
+                mujoco_warp does not use are left out.
             nconmax: room for contacts; all envs together have N times this.
             njmax: room for constraint rows in each env.
             nccdmax: room for contacts between convex shapes, counted like `nconmax`; the same if None.
@@ -75,7 +80,8 @@ class WarpEngine(PhysicsEngine):
                 it is slower.
 
         Raises:
-            ValueError: if mujoco_warp is not installed, cannot run the model, or lacks a field.
+            ValueError: if mujoco_warp is not installed, cannot run the model, lacks a field, or cannot vary
+                one.
         """
         wp, self._mjw = import_warp()
         self._to_torch = wp.to_torch
@@ -91,6 +97,7 @@ class WarpEngine(PhysicsEngine):
                 self._model = self._mjw.put_model(_for_warp(model))
                 self._model.opt.warn_overflow = 0  # `faults` reports it
                 self._model.opt.deterministic = deterministic
+                self._varied = varied_fields(self._model, model, varied, num_envs)
                 # Without conditional nodes the solver always runs all of its iterations.
                 conditional = self.device.type == "cpu" or wp.is_conditional_graph_supported()
                 self._model.opt.graph_conditional = conditional
@@ -122,6 +129,13 @@ class WarpEngine(PhysicsEngine):
         view: Tensor = self._to_torch(values)
         return view.flatten(-2) if view.shape[2:] == (3, 3) else view
 
+    @override
+    def input(self, name: str) -> Tensor:
+        if name not in self._views:
+            self._views[name] = self._view(name)
+            self._cleared.append(self._views[name])
+        return self._views[name]
+
     def compile(self, num_substeps: int) -> None:
         """Records `advance(num_substeps)` if that has not been done, and compiles the kernels it needs."""
         mjw = self._mjw
@@ -139,19 +153,23 @@ class WarpEngine(PhysicsEngine):
         self.compile(num_substeps)
         self._graphs.launch(num_substeps)
 
-    def restart(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
+    def restart(self, mask: Tensor, qpos: Tensor, qvel: Tensor, model: Mapping[str, Tensor] = {}) -> None:
         """Puts envs at the start of an episode, without computing the other fields.
 
         Args:
             mask: which envs, bool [N].
             qpos: positions, float32 [N, nq]; ignored where the mask is False.
             qvel: velocities, float32 [N, nv]; likewise.
+            model: values of the fields that vary, float32 [N, ...]; likewise. Others are left out.
         """
         column = mask.unsqueeze(1)
         torch.where(column, qpos, self._qpos, out=self._qpos)
         torch.where(column, qvel, self._qvel, out=self._qvel)
+        for name, values in self._varied.items():
+            if name in model:
+                values.copy_(where_rows(mask, model[name], values))
         for state in self._cleared:
-            state.masked_fill_(column if state.ndim == 2 else mask, 0)
+            state.masked_fill_(mask.view(-1, *(1,) * (state.ndim - 1)), 0)
 
     def faults(self) -> Tensor:
         """Returns what has gone wrong in each env, bits of `FAULTS`, int32 [N].
@@ -161,16 +179,23 @@ class WarpEngine(PhysicsEngine):
         return self._detector.faults()
 
     @override
-    def reset(self, ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+    def reset(
+        self,
+        ids: Ids,
+        qpos: NDArray[np.float64],
+        qvel: NDArray[np.float64],
+        model: Mapping[str, NDArray[Any]] = {},
+    ) -> None:
         index = self._index(ids)
         mask = self._mask(index)
 
         def for_all_envs(values: NDArray[np.float64]) -> Tensor:
             some = torch.from_numpy(values).to(self.device, torch.float32)
-            return some.new_zeros(self.num_envs, values.shape[1]).index_copy_(0, index, some)
+            return some.new_zeros(self.num_envs, *values.shape[1:]).index_copy_(0, index, some)
 
         kept = self._copies()
-        self.restart(mask, for_all_envs(qpos), for_all_envs(qvel))
+        own = {name: for_all_envs(values) for name, values in model.items() if name in self._varied}
+        self.restart(mask, for_all_envs(qpos), for_all_envs(qvel), own)
         self.forward()
         self._put_back(~mask, kept)
         self._note_failures(mask)
@@ -187,12 +212,11 @@ class WarpEngine(PhysicsEngine):
 
     @override
     def step(self, ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
-        if ctrl is None:
-            raise ValueError("controls on a device must be given")
         self.compile(num_substeps)
         mask = None if ids is None else self._mask(self._index(ids))
         kept = [] if mask is None else self._copies()
-        self.ctrl.copy_(ctrl)
+        if ctrl is not None:
+            self.ctrl.copy_(ctrl)
         self.advance(num_substeps)
         if mask is not None:
             self._put_back(~mask, kept)
@@ -231,7 +255,7 @@ class WarpEngine(PhysicsEngine):
     @override
     def close(self) -> None:
         self._graphs.clear()
-        self.fields, self._views, self._cleared = {}, {}, []
+        self.fields, self._views, self._varied, self._cleared = {}, {}, {}, []
         del self._data, self._model, self._detector, self.ctrl, self._qpos, self._qvel, self._overflow
 
 

@@ -16,6 +16,8 @@ from es_flipout.envs.fused.value import CASTS, Index, Value
 
 def _operand(writer: Writer, given: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[..., str]:
     """Returns the expression of an operand at an index, converted to a dtype."""
+    if isinstance(given, Tensor) and given.ndim > len(shape) and len(given) == 1:
+        given = given[0]  # the same in all envs
     if isinstance(given, Node | Tensor):
         value = writer.value(given).broadcast(shape)
         if value.dtype == dtype:

@@ -65,14 +65,23 @@ class Writer:
         is_exact: whether every operation rounds as torch's does, a sum as NumPy's.
     """
 
-    def __init__(self, num_rows: int, rules: Mapping[Any, Rule], inexact: Collection[Any] = ()) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        rules: Mapping[Any, Rule],
+        inexact: Collection[Any] = (),
+        *,
+        prefix: str = "",
+    ) -> None:
         """Takes the rules.
 
         Args:
             num_rows: rows of the graphs that are to be written.
             rules: how operations are written, by torch's name.
             inexact: those whose last bit may be another than torch's.
+            prefix: part of the names of constants, which all functions of a module share.
         """
+        self._prefix = prefix
         self.is_exact = True
         self._rules, self._inexact = rules, inexact
         self._num_rows = num_rows
@@ -101,8 +110,8 @@ class Writer:
 
         Args:
             graph: its arguments are arrays [N, ...] by their names.
-            results: by the names of the arrays [N, ...] that they are written to, one after the other; an
-                array may be an argument too, if it comes last.
+            results: by the names of the arrays [N, ...] that they are written to. An array may be an argument
+                too: it is written when nothing is left to be read.
             name: of the function.
         """
         needed = _needed(graph, list(results.values()))
@@ -122,8 +131,12 @@ class Writer:
             self.is_exact &= packet not in self._inexact
             self._values[id(node)] = self._rules[packet](self, node)
         names = list(dict.fromkeys([*arguments, *results]))
-        for target, result in results.items():
-            self._write_to(target, self.value(result))
+        values = {target: self.value(result) for target, result in results.items()}
+        for target in [each for each in results if each in arguments]:
+            value = values[target]
+            values[target] = self.filled(value.shape, value.dtype, value.at)
+        for target in sorted(values, key=arguments.__contains__):
+            self._write_to(target, values[target])
         lines = [f"def {name}({', '.join(names)}, live):"]
         lines += [f"    {line}" for line in self._arrays]
         lines += ["    for n in range(len(live)):", "        if not live[n]:", "            continue"]
@@ -223,7 +236,7 @@ class Writer:
         if tensor.numel() == 1:
             text = repr(tensor.item())
             return Value(shape, dtype, lambda index: cast(text, dtype))
-        name = f"C{len(self.constants)}"
+        name = f"C{self._prefix}{len(self.constants)}"
         self.constants.append(f"{name} = np.array({tensor.tolist()}, {NUMPY_NAMES[dtype]})")
         return Value(shape, dtype, lambda index: f"{name}[{', '.join(index)}]")
 

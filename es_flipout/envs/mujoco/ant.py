@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import HealthyTask, is_finite
-from es_flipout.envs.mujoco.task import Fields, ground_position, squared_norm
+from es_flipout.envs.mujoco.norms import ground_position, squared_norm
+from es_flipout.envs.mujoco.task import Fields
 
 
 class Ant(HealthyTask):

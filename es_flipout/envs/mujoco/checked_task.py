@@ -6,8 +6,7 @@ be recorded as a CUDA graph. What only values show is found once, before the fir
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import mujoco
@@ -15,52 +14,25 @@ import numpy as np
 import torch
 from gymnasium.utils import seeding
 from mujoco.batch import DATA_FIELDS
-from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.mujoco.checked_starts import CheckedStarts, is_randomizable
+from es_flipout.envs.mujoco.declarations import declared_action_range, declared_fields
+from es_flipout.envs.mujoco.start import Start
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
-from es_flipout.error_text import FOREIGN, OneLineError, described, error_text
+from es_flipout.envs.mujoco.task_error import TaskError, call_hook
+from es_flipout.error_text import described
 
-State = tuple[NDArray[np.float64], NDArray[np.float64]]
-
+INPUTS = ("ctrl", "qfrc_applied", "xfrc_applied")
+"""Fields of MjData that `control` may give, which are 0 at the start of an episode."""
+NOISE = "noise"
+"""The field of noise numbers."""
 RESERVED = frozenset({"failed", "failures", "failure", "started"})
 """Info entries by which environments say what became of an episode."""
 
 _SEQUENCES = (tuple, list)
 _DICTS = (dict, Mapping)
 _COMPLEX = {torch.complex32, torch.complex64, torch.complex128}
-
-
-class TaskError(OneLineError, ValueError):
-    """A task is not what a task must be; the message names the task, the hook, and what is wrong."""
-
-
-def declared_fields(task: MujocoTask, attribute: str = "fields") -> tuple[str, ...]:
-    """Returns the names of MjData fields in a task's `fields` or `info_fields`.
-
-    Raises:
-        TaskError: if it is not a sequence of such names.
-    """
-    if not isinstance(task, MujocoTask):
-        raise TaskError(f"a task must be a MujocoTask, got {task!r}")
-    name = f"{type(task).__name__}.{attribute}"
-    given = getattr(task, attribute, None)
-    if isinstance(given, str):
-        raise TaskError(f"{name} is the string {given!r}: names of fields are in a tuple, ({given!r},)")
-    if not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
-        raise TaskError(
-            f'{name} must name the MjData fields that the task reads, as in ("qpos",), got {given!r}'
-        )
-    for each in given:
-        if each not in DATA_FIELDS:
-            close = difflib.get_close_matches(each, DATA_FIELDS)
-            hint = (
-                f"did you mean {' or '.join(map(repr, close))}?"
-                if close
-                else "as qpos, xpos or sensordata are"
-            )
-            raise TaskError(f"{name}: {each!r} is not a field of MjData of fixed size ({hint})")
-    return tuple(given)
 
 
 class CheckedTask:
@@ -71,12 +43,22 @@ class CheckedTask:
     Attributes:
         task: the task itself.
         name: of its class, for messages.
-        fields: names of the fields that all hooks but `state_info` may read; qpos is always among them.
+        fields: names of the MjData fields that all hooks but `state_info` may read; qpos is always among
+            them.
         info_fields: names of further fields for `state_info`.
+        state: shapes of the entries of an episode's own state, by name.
+        varied: names of the MjModel fields that differ from episode to episode.
+        is_randomized: whether episodes are randomized: as asked for, if the task can.
+        action_range: lowest and highest action, float32 [A] each: infinite for actuators without ctrlrange.
+        has_controls: whether it makes controls of actions itself.
     """
 
-    def __init__(self, task: MujocoTask) -> None:
+    def __init__(self, task: MujocoTask, *, randomize: bool = False) -> None:
         """Takes a task, and checks what it declares.
+
+        Args:
+            task: the task.
+            randomize: whether `randomize` and noise are used.
 
         Raises:
             TaskError: if its fields, its model or its frame_skip are not usable.
@@ -89,32 +71,75 @@ class CheckedTask:
         self._num_features: int | None = None  # of an observation, as in the first
         self._located: tuple[int, ...] | None = None  # shape of an env's place, as in the first
         if not isinstance(getattr(task, "model", None), mujoco.MjModel):
-            raise TaskError(f"{self.name}.__init__ must call super().__init__(xml_file, frame_skip)")
+            raise TaskError(f"{self.name}.__init__ must call super().__init__(model, frame_skip)")
+        self.has_controls = type(task).control is not MujocoTask.control
         if task.model.nu == 0:
             raise TaskError(
                 f"{self.name}: the model has no actuators, so no policy can act: add an <actuator>"
             )
+        self.action_range = declared_action_range(task, has_controls=self.has_controls)
+        self.is_randomized = randomize and is_randomizable(task)
+        self._keeps_state = type(task).update_state is not MujocoTask.update_state
+        self._starts = CheckedStarts(task, randomize=self.is_randomized)
+        self.state = self._starts.state
+        self.varied = self._starts.varied
 
-    def action_range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Returns the lowest and highest action, float32 [A]: infinite for actuators without ctrlrange."""
-        model = self.task.model
-        limited = model.actuator_ctrllimited.astype(np.bool_)
-        low, high = model.actuator_ctrlrange.astype(np.float32).T
-        return np.where(limited, low, -np.float32(np.inf)), np.where(limited, high, np.float32(np.inf))
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of all that hooks but `state_info` may read: MjData's fields, the state, and noise."""
+        return (*self.fields, *self.state, *((NOISE,) if self.task.noise else ()))
 
-    def initial_state(self, rng: np.random.Generator) -> State:
-        """Returns qpos, float64 [nq], and qvel, float64 [nv], at the start of an episode."""
-        given, model = self._call("initial_state", rng), self.task.model
-        if not isinstance(given, _SEQUENCES) or len(given) != 2:
+    def start(self, rng: np.random.Generator) -> Start:
+        """Returns how an episode begins, as drawn from a generator."""
+        return self._starts.draw(rng)
+
+    def seeded_start(self, seed: int) -> Start:
+        """Returns how the episode of a reset seed begins."""
+        return self.start(seeding.np_random(seed)[0])
+
+    def broken_start(self) -> Start:
+        """Returns a start that stands for one that could not be drawn: its positions are NaN."""
+        return self._starts.broken()
+
+    def control(self, fields: Fields, actions: Tensor) -> Mapping[str, Tensor]:
+        """Returns what the physics gets for a step, by the names of `INPUTS`: always "ctrl", [N, nu]."""
+        if not self.has_controls:
+            return {"ctrl": actions}
+        given = self._call("control", fields, actions)
+        inputs = {"ctrl": given} if isinstance(given, Tensor) else given
+        if not isinstance(inputs, Mapping) or "ctrl" not in inputs:
             self._refuse(
-                "initial_state",
-                f"must return qpos [{model.nq}] and qvel [{model.nv}], got {described(given)}",
+                "control",
+                f'must return controls, or a dict with "ctrl" among its names, got {described(given)}',
             )
-        return self._coordinates("qpos", given[0], model.nq), self._coordinates("qvel", given[1], model.nv)
+        model = self.task.model
+        shapes = {"ctrl": (model.nu,), "qfrc_applied": (model.nv,), "xfrc_applied": (model.nbody, 6)}
+        for name, value in inputs.items():
+            if name not in INPUTS:
+                self._refuse("control", f"may give {', '.join(INPUTS)}, got {name!r}")
+            what = f"a tensor [N, {', '.join(map(str, shapes[name]))}]"
+            if self._check("control", value, fields, what, f"give {name!r} as")[1:] != shapes[name]:
+                self._refuse("control", f"must give {name!r} as {what}, got {described(value)}")
+        return {name: _without_graph(value) for name, value in inputs.items()}
 
-    def seeded_state(self, seed: int) -> State:
-        """Returns what `initial_state` draws for a reset seed."""
-        return self.initial_state(seeding.np_random(seed)[0])
+    def update_state(self, fields: Fields, actions: Tensor) -> dict[str, Tensor]:
+        """Returns the entries of the state that a step changes, [N, ...] each, in the dtype of the fields."""
+        if not self._keeps_state:
+            return {}
+        given = self._call("update_state", fields, actions)
+        if not isinstance(given, _DICTS):
+            self._refuse("update_state", f"must return a dict of tensors [N, ...], got {described(given)}")
+        entries = {}
+        for name, value in given.items():
+            if name not in self.state:
+                known = ", ".join(map(repr, self.state)) or "none: initial_state begins it"
+                self._refuse("update_state", f"gives {name!r}, the entries of the state are {known}")
+            what = f"a tensor {['N', *self.state[name]]}".replace("'", "")
+            shape = self._check("update_state", value, fields, what, f"give {name!r} as")
+            if shape[1:] != self.state[name]:
+                self._refuse("update_state", f"must give {name!r} as {what}, got {described(value)}")
+            entries[name] = _without_graph(value).to(fields["qpos"].dtype)
+        return entries
 
     def observe(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         """Returns the observation, [N, O], in a floating dtype."""
@@ -188,9 +213,10 @@ class CheckedTask:
 
     def _call(self, hook: str, *args: Any) -> Any:
         try:
-            return getattr(self.task, hook)(*args)
-        except FOREIGN as error:
-            undeclared = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else None
+            return call_hook(self.task, hook, *args)
+        except TaskError as error:
+            cause = error.__cause__
+            undeclared = cause.args[0] if isinstance(cause, KeyError) and len(cause.args) == 1 else None
             if isinstance(undeclared, str) and undeclared in DATA_FIELDS:
                 declared, names = (
                     ("info_fields", self.info_fields) if hook == "state_info" else ("fields", self.fields)
@@ -198,8 +224,8 @@ class CheckedTask:
                 reads = (
                     f"{self.name}.{hook} reads the field {undeclared!r}, which {declared} does not declare"
                 )
-                raise TaskError(f"{reads}: {declared} = {(*names, undeclared)!r}") from error
-            raise TaskError(f"{self.name}.{hook}: {error_text(error)}") from error
+                raise TaskError(f"{reads}: {declared} = {(*names, undeclared)!r}") from cause
+            raise
 
     def _check(
         self,
@@ -218,18 +244,6 @@ class CheckedTask:
             where = f"{qpos.device}, as the fields are, not on {value.device}"
             self._refuse(hook, f"must {verb} a tensor on {where}")
         return shape
-
-    def _coordinates(self, name: str, given: Any, size: int) -> NDArray[np.float64]:
-        try:
-            values = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
-        except (ValueError, TypeError):
-            values = np.empty(0, dtype=object)  # of ragged lists
-        if values.dtype.kind not in "fiu" or values.shape != (size,):
-            count = "nq" if name == "qpos" else "nv"
-            self._refuse(
-                "initial_state", f"must return {name} as {count} = {size} numbers, got {described(given)}"
-            )
-        return values.astype(np.float64)
 
     def _refuse(self, hook: str, what: str) -> NoReturn:
         raise TaskError(f"{self.name}.{hook} {what}")

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import HealthyTask, strictly_within
 from es_flipout.envs.mujoco.humanoid_body import HumanoidBody
-from es_flipout.envs.mujoco.task import Fields, ground_position, numpy_computes
+from es_flipout.envs.mujoco.norms import ground_position, numpy_computes
+from es_flipout.envs.mujoco.task import Fields
 
 
 class Humanoid(HumanoidBody, HealthyTask):

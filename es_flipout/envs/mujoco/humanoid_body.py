@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.mujoco.task import Fields, MujocoTask, squared_norm
+from es_flipout.envs.mujoco.norms import squared_norm
+from es_flipout.envs.mujoco.task import Fields, MujocoTask
 
 FREE_JOINT_DOFS = 6
 """Degrees of freedom of the root, which no actuator drives."""

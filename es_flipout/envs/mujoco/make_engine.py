@@ -12,7 +12,7 @@ from es_flipout.envs.engines.batch import BatchEngine
 from es_flipout.envs.engines.contract import POST_CONSTRAINT, PhysicsEngine
 from es_flipout.envs.engines.mjdata_pool import MjDataPoolEngine
 from es_flipout.envs.engines.warp import WarpEngine
-from es_flipout.envs.mujoco.checked_task import declared_fields
+from es_flipout.envs.mujoco.declarations import declared_fields
 from es_flipout.envs.mujoco.task import MujocoTask
 
 ENGINES = ("batch", "mjdata_pool", "warp")
@@ -34,6 +34,7 @@ def make_engine(
     device: torch.device,
     threads: int | None,
     kwargs: Mapping[str, Any],
+    varied: Sequence[str] = (),
 ) -> PhysicsEngine:
     """Makes an engine.
 
@@ -45,6 +46,7 @@ def make_engine(
         device: device of engine "warp".
         threads: physics threads of the other engines; one per available core if None.
         kwargs: keyword arguments of `WarpEngine`.
+        varied: names of the MjModel fields that each env has for itself.
 
     Raises:
         ValueError: if the engine cannot run the task, or a keyword argument is not valid.
@@ -61,12 +63,12 @@ def make_engine(
         elif type(value) is not int or value < 1:
             raise ValueError(f"{key} of engine {name!r} must be an integer >= 1, got {value!r}")
     if name == "warp":
-        return WarpEngine(task.model, num_envs, fields, device, **kwargs)
+        return WarpEngine(task.model, num_envs, fields, device, varied, **kwargs)
     if name == "mjdata_pool":
-        return MjDataPoolEngine(task.model, num_envs, fields, threads)
+        return MjDataPoolEngine(task.model, num_envs, fields, threads, varied)
     if lacking := [each for each in POST_CONSTRAINT if each in fields]:
         raise ValueError(
             f"engine 'batch' has no contact forces ({', '.join(lacking)}), which the task reads: "
             "use 'mjdata_pool'"
         )
-    return BatchEngine(task.model, num_envs, fields, threads)
+    return BatchEngine(task.model, num_envs, fields, threads, varied)

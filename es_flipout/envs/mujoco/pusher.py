@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.mujoco.task import Fields, MujocoTask, norm, squared_norm
+from es_flipout.envs.mujoco.norms import norm, squared_norm
+from es_flipout.envs.mujoco.task import Fields, MujocoTask
 
 VELOCITY_NOISE = 0.005
 MIN_GOAL_DISTANCE = 0.17

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.mujoco.task import Fields, MujocoTask, norm, squared_norm
+from es_flipout.envs.mujoco.norms import norm, squared_norm
+from es_flipout.envs.mujoco.task import Fields, MujocoTask
 
 POSITION_NOISE = 0.1
 VELOCITY_NOISE = 0.005

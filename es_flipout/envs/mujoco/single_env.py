@@ -22,12 +22,15 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
     VIEW_KEYWORDS = tuple(name for name in inspect.signature(Camera).parameters if name != "model")
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
 
-    def __init__(self, task: MujocoTask, *, render_mode: str | None = None, **view: Any) -> None:
+    def __init__(
+        self, task: MujocoTask, *, render_mode: str | None = None, randomize: bool = False, **view: Any
+    ) -> None:
         """Creates the environment, which has no time limit of its own.
 
         Args:
             task: the model, and what is observed and rewarded.
             render_mode: None or "rgb_array".
+            randomize: see `MujocoVectorEnv`.
             **view: keyword arguments of `Camera`: width, height, camera_name ...
 
         Raises:
@@ -36,7 +39,7 @@ class MujocoSingleEnv(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.render_mode = render_mode
-        self._env = MujocoVectorEnv(task, 1, dtype=torch.float64, threads=1)
+        self._env = MujocoVectorEnv(task, 1, dtype=torch.float64, threads=1, randomize=randomize)
         self.metadata = {**self.metadata, "render_fps": round(1 / task.dt)}
         self.observation_space = self._env.single_observation_space
         self.action_space = self._env.single_action_space

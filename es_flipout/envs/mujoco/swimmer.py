@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.envs.mujoco.task import Fields, MujocoTask, ground_position, squared_norm
+from es_flipout.envs.mujoco.norms import ground_position, squared_norm
+from es_flipout.envs.mujoco.task import Fields, MujocoTask
 
 
 class Swimmer(MujocoTask):

@@ -10,7 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.envs.mujoco.healthy import HealthyTask, strictly_within
-from es_flipout.envs.mujoco.task import Fields, squared_norm
+from es_flipout.envs.mujoco.norms import squared_norm
+from es_flipout.envs.mujoco.task import Fields
 
 MAX_OBSERVED_VELOCITY = 10.0
 """Velocities are clipped to this magnitude in the observation, and only there."""

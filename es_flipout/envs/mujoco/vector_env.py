@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -16,24 +16,18 @@ from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, check_num_envs, failure_info, observation_box
 from es_flipout.envs.engines.contract import Ids
-from es_flipout.envs.mujoco.checked_task import CheckedTask, State, TaskError
+from es_flipout.envs.mujoco.checked_task import CheckedTask
+from es_flipout.envs.mujoco.env_state import EnvState
+from es_flipout.envs.mujoco.hook_calls import HookCalls
 from es_flipout.envs.mujoco.make_engine import cpu_engine, make_engine
-from es_flipout.envs.mujoco.task import Fields, MujocoTask
+from es_flipout.envs.mujoco.start import Start, StartBatch
+from es_flipout.envs.mujoco.task import MujocoTask
+from es_flipout.envs.mujoco.task_error import TaskError
 from es_flipout.envs.mujoco.task_trial import try_task
 from es_flipout.envs.transfer import to_device, to_host
 
 if TYPE_CHECKING:
     from es_flipout.envs.mujoco.fused_step import FusedStep
-
-
-class _Outcome(NamedTuple):
-    """What a task says of envs that have been stepped, [N, ...] each."""
-
-    located: Tensor
-    observations: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    info: Mapping[str, Tensor]
 
 
 class MujocoVectorEnv(TorchVectorEnv):
@@ -65,6 +59,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         threads: int | None = None,
         info: bool = True,
         fused: bool = True,
+        randomize: bool = False,
     ) -> None:
         """Creates the envs.
 
@@ -82,6 +77,8 @@ class MujocoVectorEnv(TorchVectorEnv):
             info: whether `reset` and `step` return the task's info entries; they are faster without.
             fused: whether the task's hooks are compiled if they can be: on the CPU, without info, for
                 float32 actions.
+            randomize: whether episodes are randomized, by the task's hook `randomize` and its noise; a task
+                without randomization is the same either way.
 
         Raises:
             ValueError: if there are no envs, the engine cannot run the task, or a trial shows its mistakes.
@@ -89,7 +86,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         check_num_envs(num_envs)
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be >= 1 or None, got {max_episode_steps}")
-        self.checked_task = CheckedTask(task)
+        self.checked_task = CheckedTask(task, randomize=randomize)
         if engine == "auto":
             engine = cpu_engine(task)
         self.task = task
@@ -107,13 +104,16 @@ class MujocoVectorEnv(TorchVectorEnv):
             device=self.device,
             threads=threads,
             kwargs=engine_kwargs or {},
+            varied=self.checked_task.varied,
         )
 
-        try_task(self.checked_task, self.engine, info=info)
-        self._observations = self.checked_task.observe(self.engine.fields, dtype)
-        self._located = self.checked_task.locate(self.engine.fields).clone()
+        self._state = EnvState(self.checked_task, self.engine.fields, num_envs)
+        try_task(self.checked_task, self.engine, self._state, info=info)
+        self._hooks = HookCalls(self.checked_task, self._state, dtype, info=info)
+        self._observations = self._hooks.observations
+        self._inputs: dict[str, Tensor] = {}
 
-        low, high = self.checked_task.action_range()
+        low, high = self.checked_task.action_range
         self.single_observation_space = observation_box(tuple(self._observations.shape[1:]), dtype)
         self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -135,7 +135,9 @@ class MujocoVectorEnv(TorchVectorEnv):
         from es_flipout.envs.mujoco.fused_step import FusedStep, NotFusedError
 
         try:
-            self.fused = FusedStep(self.checked_task, self.engine, self._observations, self._located)
+            self.fused = FusedStep(
+                self.checked_task, self.engine, self._state, self._observations, self._hooks.located
+            )
         except NotFusedError as error:
             self.not_fused = str(error)
 
@@ -150,44 +152,31 @@ class MujocoVectorEnv(TorchVectorEnv):
         info = self._end_failed(self._start(ids, seeds) if len(ids) else {})
         if self._with_info:
             with contextlib.suppress(TaskError):  # of an env that ended long ago
-                info |= self._given_all(self.checked_task.info(self.engine.fields, {}))
+                info |= self._given_all(self._hooks.info())
         return self._given(self._observations), info
 
     def _start(self, ids: Ids, seeds: Sequence[int | None]) -> dict[int, str]:
-        """Starts an episode in each of some envs, [M]; returns what went wrong, by env."""
+        """StartBatch an episode in each of some envs, [M]; returns what went wrong, by env."""
         self._started = True
         self._elapsed[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
-        states: dict[int, State] = {}
+        drawn: dict[int, Start] = {}
         failures: dict[int, str] = {}
         for i in ids.tolist():
             try:
-                states[i] = self.checked_task.initial_state(self._rng(i, seeds[i]))
+                drawn[i] = self.checked_task.start(self._rng(i, seeds[i]))
             except TaskError as error:
                 failures[i] = str(error)
-        if not states:
+        if not drawn:
             return failures
-        begun = np.array(list(states), dtype=np.int32)
-        qpos, qvel = (np.stack(each) for each in zip(*states.values(), strict=True))
-        self.engine.reset(begun, qpos, qvel)
+        begun, starts = np.array(list(drawn), dtype=np.int32), StartBatch.of(list(drawn.values()))
+        self.engine.reset(begun, starts.qpos, starts.qvel, starts.model)
+        self._state.begin(begun, starts)
         failures.update(self.engine.failures)
-        try:
-            self._look_at(begun)
-        except TaskError:
-            failures = self._raised(begun.tolist(), lambda i: self._look_at(begun[begun == i])) | failures
-        return failures
-
-    def _look_at(self, ids: Ids) -> None:
-        """Observes and locates envs that have just been reset, [M]."""
         if self.fused is not None:
-            self.fused.observe(ids)
-            return
-        index = torch.from_numpy(ids).long().to(self.engine.device)
-        fields = {name: value[index] for name, value in self.engine.fields.items()}
-        observations, located = self._observe(fields), self.checked_task.locate(fields)
-        if self._with_info:
-            self.checked_task.info(fields, {})
-        self._observations[index], self._located[index] = observations, located
+            self.fused.observe(begun)
+            return failures
+        return self._hooks.look_at(begun) | failures
 
     @override
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -196,21 +185,24 @@ class MujocoVectorEnv(TorchVectorEnv):
         actions = torch.as_tensor(actions).detach()
         self._check_actions(actions)
         if self.fused is not None and actions.dtype == torch.float32:
-            self.fused.actions[:] = self.engine.controls[:] = to_host(actions).numpy()
+            self.fused.actions[:] = self.fused.controls[:] = to_host(actions).numpy()
             info = self.advance()[1]
             return self._given_step(torch.from_numpy(self.fused.rewards), info)
         on_host = self.engine.device.type == "cpu"
         actions = to_host(actions) if on_host else actions.to(self.engine.device)
         live_ids = self._live_ids
-        self.engine.step(actions, self.task.frame_skip, live_ids)
-        failures = dict(self.engine.failures)
-        try:
-            outcome = self._outcome(slice(None), actions)
-        except TaskError:
-            outcome, raised = self._outcome_one_by_one(actions)
-            failures = raised | failures
-        self._located.copy_(outcome.located)
+        live_list = range(self.num_envs) if live_ids is None else live_ids.tolist()
+        inputs, failures = self._hooks.control(actions, live_list)
+        self._hand_over(inputs)
+        self.engine.step(None, self.task.frame_skip, live_ids)
+        live = torch.from_numpy(~self.ended).to(self.engine.device)
+        if self._state.draws:
+            self._state.draw(live, torch.from_numpy(self._elapsed + 1).to(self.engine.device))
+        outcome, raised = self._hooks.outcome(actions, live_list)
+        failures = {**raised, **failures, **self.engine.failures}
+        self._hooks.located.copy_(outcome.located)
         self._observations.copy_(outcome.observations)
+        self._state.keep(outcome.state, None if live_ids is None else live)
         rewards = outcome.rewards
         terminated = outcome.terminated.cpu().numpy()
         self._elapsed += 1
@@ -219,15 +211,26 @@ class MujocoVectorEnv(TorchVectorEnv):
             if self.max_episode_steps is not None:
                 self._truncated[:] = self._elapsed >= self.max_episode_steps
         else:
-            live = ~(self._terminated | self._truncated)
-            rewards = torch.where(torch.from_numpy(live).to(rewards.device), rewards, 0.0)
-            self._terminated |= terminated & live
+            mask = ~self.ended
+            rewards = torch.where(live, rewards, 0.0)
+            self._terminated |= terminated & mask
             if self.max_episode_steps is not None:
-                self._truncated |= (self._elapsed >= self.max_episode_steps) & live
+                self._truncated |= (self._elapsed >= self.max_episode_steps) & mask
         info = self._end_failed(failures)
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
         return self._given_step(rewards.double(), info | self._given_all(outcome.info))
+
+    def _hand_over(self, inputs: Mapping[str, Tensor]) -> None:
+        """Gives the physics its inputs for a step, [N, ...] each; forces that are missing are 0."""
+        for name in inputs:
+            if name not in self._inputs:
+                self._inputs[name] = self.engine.input(name)
+        for name, values in self._inputs.items():
+            if name in inputs:
+                values.copy_(inputs[name])
+            else:
+                values.zero_()
 
     def _given_step(
         self, rewards: Tensor, info: dict[str, Any]
@@ -246,15 +249,19 @@ class MujocoVectorEnv(TorchVectorEnv):
         return self._terminated | self._truncated
 
     def advance(self) -> tuple[int, dict[str, Any]]:
-        """Steps live envs under the actions of `fused` and the engine's equal controls.
+        """Steps live envs under the actions of `fused`.
 
-        What comes of it is where `fused` has it.
+        Its `controls` must equal them, unless the task makes controls of actions itself. What comes of it is
+        where `fused` has it.
 
         Returns:
             How many episodes have ended, and the info entries about those that failed.
         """
         assert self.fused is not None
+        if self.fused.control is not None:
+            self.fused.control(self._live)
         self.engine.step(None, self.task.frame_skip, self._live_ids)
+        self._state.draw_fused(self._live, self._elapsed)
         self.fused.step(self._live)
         num_ended = self.fused.end(
             self._live,
@@ -271,45 +278,6 @@ class MujocoVectorEnv(TorchVectorEnv):
                 num_ended = max(num_ended, 1)
         return num_ended, info
 
-    def _outcome(self, envs: slice, actions: Tensor) -> _Outcome:
-        """Asks the task about some envs that have been stepped."""
-        task, before = self.checked_task, self._located
-        fields: Fields = self.engine.fields
-        if envs != slice(None):
-            fields = {name: value[envs] for name, value in fields.items()}
-            before, actions = before[envs], actions[envs]
-        located = task.locate(fields).clone()
-        rewards, terms = task.reward(before, located, fields, actions)
-        terminated, observations = task.terminated(fields), self._observe(fields)
-        info = task.info(fields, terms) if self._with_info else {}
-        return _Outcome(located, observations, rewards, terminated, info)
-
-    def _outcome_one_by_one(self, actions: Tensor) -> tuple[_Outcome, dict[int, str]]:
-        """Asks the task about each live env alone, since it raised; returns what went wrong, too, by env."""
-        located, observations = self._located.clone(), self._observations.clone()
-        rewards = torch.zeros(self.num_envs, dtype=torch.float64, device=located.device)
-        terminated = torch.zeros(self.num_envs, dtype=torch.bool, device=located.device)
-        outcome = _Outcome(located, observations, rewards, terminated, {})
-
-        def ask(i: int) -> None:
-            own = self._outcome(slice(i, i + 1), actions)
-            for values, value in zip(outcome[:-1], own[:-1], strict=True):
-                values[i] = value[0]
-
-        live = range(self.num_envs) if self._live_ids is None else self._live_ids.tolist()
-        return outcome, self._raised(live, ask)
-
-    @staticmethod
-    def _raised(ids: Iterable[int], ask: Callable[[int], None]) -> dict[int, str]:
-        """Returns what the task raised when asked about each env."""
-        failures = {}
-        for i in ids:
-            try:
-                ask(i)
-            except TaskError as error:
-                failures[i] = str(error)
-        return failures
-
     @override
     def retire(self, mask: Mask) -> None:
         self._terminated |= mask & ~self._truncated
@@ -317,6 +285,8 @@ class MujocoVectorEnv(TorchVectorEnv):
 
     @override
     def close_extras(self, **kwargs: Any) -> None:
+        self._inputs = {}
+        self._state.close()
         self.engine.close()
 
     def _given(self, values: Tensor) -> Tensor:
@@ -337,9 +307,6 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._terminated |= info["failed"]
         self._update_live()
         return info
-
-    def _observe(self, fields: Fields) -> Tensor:
-        return self.checked_task.observe(fields, self.dtype)
 
     def _given_all(self, info: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self._given(value) for name, value in info.items()}
