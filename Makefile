@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test test-slow test-gpu lint docs check format clean
+.PHONY: install train test test-slow test-gpu test-third-party lint docs check format clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,17 @@ test-slow: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
 
+# Other packages' environments, in a virtual environment of their own.
+THIRD_PARTY := .venv-third-party
+
+test-third-party: $(THIRD_PARTY)/.installed
+	$(THIRD_PARTY)/bin/python -m pytest -m third_party tests/third_party
+
+$(THIRD_PARTY)/.installed: pyproject.toml constraints.txt tests/third_party/requirements.txt
+	$(PYTHON) -m venv $(THIRD_PARTY)
+	$(THIRD_PARTY)/bin/python -m pip install --quiet -c constraints.txt -e . -r tests/third_party/requirements.txt
+	touch $@
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +54,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(THIRD_PARTY) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

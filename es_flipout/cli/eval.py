@@ -146,10 +146,9 @@ def _randomizes(config: Config, wanted: bool) -> bool:
 
 
 def _make_film(config: Config, num_frames: int | None, randomize: bool) -> Film:
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    with _told(f"--video needs render_mode rgb_array, with which {config.env.id} cannot be made"):
-        env = official_maker(config.env, randomize=randomize)(render_mode="rgb_array")
+    mode = config.env.kwargs.get("render_mode", "rgb_array")  # which observations may depend on
+    with _told(f"--video needs render_mode {mode}, with which {config.env.id} cannot be made"):
+        env = official_maker(config.env, randomize=randomize)(render_mode=mode)
         return Film(env, max_frames=num_frames or math.inf)
 
 

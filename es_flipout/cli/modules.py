@@ -7,6 +7,7 @@ from pathlib import Path
 
 from es_flipout.cli.config_file import UsageError
 from es_flipout.dotted_path import is_dotted
+from es_flipout.envs.wrappers import wrapper_name
 from es_flipout.run.config import Config
 
 
@@ -17,7 +18,7 @@ def check_modules(config: Config) -> None:
         UsageError: for the first that cannot, with what to do.
     """
     paths = [("env.id", config.env.id, ":")]
-    paths += [("env.wrappers", wrapper, ":") for wrapper in config.env.wrappers]
+    paths += [("env.wrappers", wrapper_name(each), ":") for each in config.env.wrappers]
     for option, path in (("policy.kind", config.policy.kind), ("optimizer.name", config.optimizer.name)):
         paths += [(option, path, ":" if ":" in path else ".")] if is_dotted(path) else []
     for option, path, separator in paths:

@@ -1,8 +1,8 @@
-"""Any vector environment as a `TorchVectorEnv`: NumPy or torch, in any autoreset mode."""
+"""Any vector environment as a `TorchVectorEnv`: NumPy, torch or JAX, in any autoreset mode."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,16 +11,17 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
 from es_flipout.envs import values
-from es_flipout.envs.contract import FailureReason, Mask, TorchVectorEnv, failure_info
+from es_flipout.envs.array_kinds import converter_to
+from es_flipout.envs.contract import FailureReason, Mask, TorchVectorEnv, failure_info, torch_dtype
+from es_flipout.envs.flat_observations import first_array, observation_tensor
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.values import EnvFault
 from es_flipout.error_text import FOREIGN, described, error_text
-from es_flipout.policies import box
+from es_flipout.policies import flat_box
 
 
 def torch_vector_env(env: Any) -> TorchVectorEnv:
@@ -52,6 +53,10 @@ class ForeignVectorEnv(TorchVectorEnv):
     seeds are passed on only when all envs start. In NEXT_STEP mode the step that resets an env counts for no
     episode. In no mode does a reward end up in the wrong episode.
 
+    Observations and rewards may be arrays of NumPy, torch or any library that shares memory by DLPack, such
+    as JAX; actions are then of the same kind, on the same device. Dict, Tuple and other observations that
+    are no Box are flattened; see `FlatBox`.
+
     All envs are stepped or none, so envs without an episode idle; their observations mean nothing. If the
     vector environment raises, the episodes of all live envs have failed, and all envs are reset. If that
     fails too, as with Gymnasium's AsyncVectorEnv, the error is raised. So is an `EnvFault` if the vector
@@ -81,16 +86,15 @@ class ForeignVectorEnv(TorchVectorEnv):
         self.device = torch.device(device)
         self.dtype = dtype
         self.num_envs = _declared(env, "num_envs")
-        self.single_observation_space: spaces.Box = box(_declared(env, "single_observation_space"))
+        self.single_observation_space: spaces.Box = flat_box(_declared(env, "single_observation_space"))
         self.single_action_space = _declared(env, "single_action_space")
         # Not as the environment declares them: some declare those of one env.
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._shape = (self.num_envs, *self.single_observation_space.shape)
-        self._space_dtype = np.dtype(self.single_observation_space.dtype)
         self.restarts_anytime = self.mode == AutoresetMode.DISABLED
-        self._takes_tensors = False
-        self._idle_action = _some_action(self.action_space)
+        self._to_its_kind: Callable[[Tensor], Any] | None = None  # from tensors to its arrays
+        torch_dtype(self.action_space)
+        self._idle_action = torch.from_numpy(_some_action(self.action_space)).to(self.device)
         self._terminated = np.ones(self.num_envs, dtype=np.bool_)
         self._truncated = np.zeros(self.num_envs, dtype=np.bool_)
         self._over = np.ones(self.num_envs, dtype=np.bool_)  # envs whose last step ended an episode
@@ -134,9 +138,10 @@ class ForeignVectorEnv(TorchVectorEnv):
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         self._check_actions(actions)
         live = ~self._ended
-        rewards = np.zeros(self.num_envs)
-        chosen = actions.detach().to("cpu", self._action_dtype).numpy()
-        given = np.where(_as_column(live, actions.ndim), chosen, self._idle_action)
+        is_live = torch.from_numpy(live).to(self.device)
+        rewards = torch.zeros(self.num_envs, dtype=torch.float64, device=self.device)
+        chosen = actions.detach().to(self.device, self._action_dtype)
+        given = torch.where(is_live.reshape(-1, *(1,) * (actions.ndim - 1)), chosen, self._idle_action)
         try:
             if self.restarts_anytime:
                 self._reset_some(self._over.copy(), None)  # it may refuse to step an ended env
@@ -149,7 +154,7 @@ class ForeignVectorEnv(TorchVectorEnv):
         self._truncated |= live & truncated
         return (
             self._shown(),
-            torch.from_numpy(np.where(live, rewards, 0.0)).to(self.device),
+            torch.where(is_live, rewards, 0.0),
             torch.from_numpy(self._terminated.copy()).to(self.device),
             torch.from_numpy(self._truncated.copy()).to(self.device),
             info,
@@ -187,12 +192,12 @@ class ForeignVectorEnv(TorchVectorEnv):
         self._keep_first(self.env.reset(seed=seeds, options={"reset_mask": mask}))  # type: ignore[arg-type]
         self._fresh[mask], self._over[mask] = True, False
 
-    def _step_all(self, actions: Any) -> tuple[NDArray[np.float64], Mask, Mask, dict[int, str]]:
+    def _step_all(self, actions: Tensor) -> tuple[Tensor, Mask, Mask, dict[int, str]]:
         """Steps the wrapped environment; returns rewards, terminated, truncated, and why envs have failed."""
-        given = torch.from_numpy(actions).to(self.device) if self._takes_tensors else actions
-        observations, *results, info = values.step_result(self.env.step(given))
+        assert self._to_its_kind is not None
+        observations, *results, info = values.step_result(self.env.step(self._to_its_kind(actions)))
         self._keep(observations, "step")
-        rewards = values.numbers(results[0], self.num_envs)
+        rewards = values.numbers(results[0], self.num_envs, self.device)
         terminated = values.flags(results[1], self.num_envs, "terminated")
         truncated = values.flags(results[2], self.num_envs, "truncated")
         over = terminated | truncated
@@ -208,10 +213,12 @@ class ForeignVectorEnv(TorchVectorEnv):
         self._keep(observations, "reset")
 
     def _keep(self, observations: Any, method: str) -> None:
-        self._takes_tensors = isinstance(observations, Tensor)
-        self._observations = values.observation_tensor(
-            observations, self._shape, self._space_dtype, method, device=self.device, dtype=self.dtype
+        space, count = self.single_observation_space, self.num_envs
+        self._observations = observation_tensor(
+            observations, space, count, method, device=self.device, dtype=self.dtype
         )
+        if self._to_its_kind is None:
+            self._to_its_kind = converter_to(first_array(observations, space))
 
     def _shown(self) -> Tensor:
         assert self._observations is not None
@@ -252,10 +259,6 @@ def _failures(info: Mapping[str, Any]) -> dict[int, str]:
     if not isinstance(entry, np.ndarray) or entry.ndim != 1:
         return {}
     return {i: str(each) for i, each in enumerate(entry) if isinstance(each, FailureReason)}
-
-
-def _as_column(mask: Mask, ndim: int) -> Mask:
-    return mask.reshape(-1, *(1,) * (ndim - 1))
 
 
 def _some_action(space: Any) -> Any:

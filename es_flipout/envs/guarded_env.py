@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from es_flipout.envs import values
 from es_flipout.envs.contract import FailureReason
+from es_flipout.envs.flat_observations import observation_array
 from es_flipout.envs.values import OLD_API, EnvFault
 from es_flipout.error_text import FOREIGN, described, error_text
-from es_flipout.policies import box
+from es_flipout.policies import FlatBox, flat_box
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
@@ -25,7 +26,7 @@ class GuardedEnv:
 
     Attributes:
         env: the environment; None if it has to be made anew.
-        observation_space: of the environment.
+        observation_space: of what `reset` and `step` return: the environment's, flattened if it is no Box.
     """
 
     def __init__(self, make: MakeEnv, env: gym.Env[Any, Any] | None = None) -> None:
@@ -36,13 +37,14 @@ class GuardedEnv:
             env: one that has been made already; `make` is called if None.
 
         Raises:
-            ValueError: if observations are no Box.
+            ValueError: if observations have no flat form.
         """
         self._make = make
         made = make() if env is None else env
         self.env: gym.Env[Any, Any] | None = made
         self.observation_space, self.action_space = spaces_of(made)
-        self._shape = self.observation_space.shape
+        # Those of observations that can be passed on as they are.
+        self._shape = None if isinstance(self.observation_space, FlatBox) else self.observation_space.shape
         self._dtype = np.dtype(self.observation_space.dtype)
 
     def reset(self, seed: int | None) -> tuple[NDArray[Any], Mapping[str, Any]]:
@@ -59,7 +61,7 @@ class GuardedEnv:
             if self.env is None:
                 self.env = self._make()
             observation, info = values.reset_result(self.env.reset(seed=seed))
-            observation = values.observation_array(observation, self._shape, self._dtype, "reset")
+            observation = observation_array(observation, self.observation_space, "reset")
         except FOREIGN as error:
             raise self._fault(error) from error
         _check_failure(info)
@@ -91,7 +93,7 @@ class GuardedEnv:
                     return result
             observation, reward, terminated, truncated, info = values.step_result(result)
             checked = (
-                values.observation_array(observation, self._shape, self._dtype, "step"),
+                observation_array(observation, self.observation_space, "step"),
                 values.number(reward),
                 values.flag(terminated, "terminated"),
                 values.flag(truncated, "truncated"),
@@ -131,12 +133,12 @@ def _check_failure(info: Mapping[str, Any]) -> None:
 
 
 def spaces_of(env: gym.Env[Any, Any]) -> tuple[spaces.Box, gym.Space[Any]]:
-    """Returns the spaces of observations and of actions.
+    """Returns the spaces of observations, flattened if they are no Box, and of actions.
 
     Raises:
-        ValueError: if one is missing, or observations are no Box.
+        ValueError: if one is missing, or observations have no flat form.
     """
-    return box(_space(env, "observation_space")), _space(env, "action_space")
+    return flat_box(_space(env, "observation_space")), _space(env, "action_space")
 
 
 def _space(env: gym.Env[Any, Any], name: str) -> gym.Space[Any]:

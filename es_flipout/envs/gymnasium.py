@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from typing_extensions import override
@@ -42,6 +43,7 @@ class GymnasiumVectorEnv(TorchVectorEnv):
     An environment that raises, or returns what it must not, is replaced by a new one, and a process that dies
     by a new process; the episodes that were lost have failed. Of the info of the single environments, `step`
     keeps the entries that are asked for, each a tensor float64 [N], NaN where an environment has none.
+    Observations that are no Box are flattened; see `FlatBox`.
     """
 
     def __init__(
@@ -74,16 +76,17 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         """
         check_num_envs(num_envs)
         first = make() if first is None else first
-        self._envs = _make_stepper(make, num_envs, first, processes, info)
+        observations, actions = _checked_spaces(first)
+        self._envs = _make_stepper(make, num_envs, first, observations, actions, processes, info)
         self._info = info
         self.num_envs = num_envs
         self.device = torch.device(device)
         self.dtype = dtype
         self.default_limit = default_limit(first)
-        self.single_observation_space = first.observation_space
-        self.single_action_space = first.action_space
-        self.observation_space = batch_space(first.observation_space, num_envs)
-        self.action_space = batch_space(first.action_space, num_envs)
+        self.single_observation_space = observations
+        self.single_action_space = actions
+        self.observation_space = batch_space(observations, num_envs)
+        self.action_space = batch_space(actions, num_envs)
         self._terminated = np.ones(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
 
@@ -145,21 +148,32 @@ class GymnasiumVectorEnv(TorchVectorEnv):
         return info
 
 
-def _make_stepper(
-    make: MakeEnv,
-    num_envs: int,
-    first: gym.Env[Any, Any],
-    processes: int | None,
-    info: Sequence[str],
-) -> EnvStepper:
+def _checked_spaces(env: gym.Env[Any, Any]) -> tuple[spaces.Box, gym.Space[Any]]:
+    """Returns the spaces of observations, flattened, and of actions; closes the environment if it is refused.
+
+    Raises:
+        ValueError: if no policy can observe the former or act in the latter.
+    """
     try:
-        observations, actions = spaces_of(first)
+        observations, actions = spaces_of(env)
         make_action_head(actions, "clip")  # refuses spaces that no policy can act in
         for space in (observations, actions):
             torch_dtype(space)
     except ValueError as error:
-        close_env(first)
-        raise ValueError(f"{first.spec.id if first.spec else first}: {error}") from error
+        close_env(env)
+        raise ValueError(f"{env.spec.id if env.spec else env}: {error}") from error
+    return observations, actions
+
+
+def _make_stepper(
+    make: MakeEnv,
+    num_envs: int,
+    first: gym.Env[Any, Any],
+    observations: spaces.Box,
+    actions: gym.Space[Any],
+    processes: int | None,
+    info: Sequence[str],
+) -> EnvStepper:
     if processes == 0:
         return LocalEnvs(make, EnvArrays.local(num_envs, observations, actions, len(info)), info, first)
     close_env(first)

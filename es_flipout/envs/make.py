@@ -13,6 +13,7 @@ from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
 from es_flipout.envs.native import can_randomize, native_ids, native_maker, runs_natively
+from es_flipout.envs.wrappers import WrapperSpec
 
 EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
 
@@ -29,7 +30,8 @@ def make_vec(
     info: bool | Sequence[str] = True,
     fused: bool = True,
     randomize: bool = False,
-    wrappers: Sequence[str] = (),
+    wrappers: Sequence[WrapperSpec] = (),
+    reward_weights: Sequence[float] = (),
     **kwargs: Any,
 ) -> TorchVectorEnv:
     """Makes a vector environment whose envs start and end independently.
@@ -51,8 +53,9 @@ def make_vec(
             entries: the environments of `gymnasium.make` return these, and others none.
         fused: whether the hooks of native tasks are compiled, if they can be: on the CPU, and without info.
         randomize: whether episodes are randomized, if the task has a randomization (`MujocoTask.randomize`).
-        wrappers: of each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS.
-            Wrapped environments are never native.
+        wrappers: of each environment, innermost first: a name in gymnasium.wrappers, MODULE:CLASS, or a
+            mapping of `name` and keyword arguments; see `make_env`. Wrapped environments are never native.
+        reward_weights: for a reward that is a vector: the weights of its parts, whose sum it becomes.
         **kwargs: keyword arguments as for `gymnasium.make(env_id, ...)`: the environment's own, and
             `max_episode_steps` (-1: no limit). An environment that has no limit of its own gets one of
             `DEFAULT_EPISODE_STEPS` env steps, and the result says so in `default_limit`.
@@ -67,6 +70,10 @@ def make_vec(
     if engine not in (engines := get_args(EngineName)):
         raise ValueError(f"engine must be one of {', '.join(engines)}, got {engine!r}")
     if runs_natively(env_id, engine, wrappers):
+        if reward_weights:
+            raise ValueError(
+                f"reward_weights are for rewards that are vectors; the reward of {env_id} is a number"
+            )
         make_native = native_maker(env_id, **kwargs)
         return make_native(
             num_envs,
@@ -89,7 +96,7 @@ def make_vec(
     processes = {"gymnasium_processes": threads}.get(engine, 0)
     if randomize and can_randomize(env_id, **kwargs):
         kwargs["randomize"] = True
-    make = partial(make_env, env_id, wrappers, **kwargs)
+    make = partial(make_env, env_id, wrappers, reward_weights=reward_weights, **kwargs)
     try:
         return GymnasiumVectorEnv(
             make,

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.envs.array_kinds import shared_tensor
 from es_flipout.envs.contract import numpy_dtype
 from es_flipout.error_text import OneLineError, described, error_text
 
@@ -62,7 +63,13 @@ def step_result(result: Any) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
 # Values of one env.
 
 
-def observation_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], method: str) -> NDArray[Any]:
+def observation_array(
+    value: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    method: str,
+    name: str = "an observation",
+) -> NDArray[Any]:
     """Returns an observation as an array of a space's shape and dtype; it may be the one that came.
 
     Args:
@@ -70,15 +77,16 @@ def observation_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], 
         shape: of the space.
         dtype: of the space. Floats may be rounded to a narrower type, integers must fit.
         method: reset or step.
+        name: what the value is called in messages.
     """
     array = _array(value)
-    _check_observation(value, array.shape, _kind(array.dtype), shape, dtype, method)
+    _check_observation(value, array.shape, _kind(array.dtype), shape, dtype, f"{method} returned {name}")
     if array.dtype == dtype:
         return array
     cast = _narrowed(array, dtype)
     if dtype.kind != "f" and not np.array_equal(cast, array):
         raise EnvFault(
-            f"{method} returned an observation of {array.dtype} with values that {dtype} cannot hold, which "
+            f"{method} returned {name} of {array.dtype} with values that {dtype} cannot hold, which "
             "observation_space declares: correct its dtype"
         )
     return cast
@@ -96,10 +104,20 @@ def number(value: Any) -> float:
         return float(array.item())
     if _kind(array.dtype):
         raise EnvFault(
-            f"the reward is an array of shape {array.shape}, a number is needed "
-            "(mo_gymnasium: wrap the environment in mo_gymnasium.wrappers.LinearReward)"
+            f"the reward is an array of shape {array.shape}, a number is needed: set env.reward_weights "
+            f"(reward_weights in Python) to {array.size} weights, whose sum it becomes"
         )
     raise EnvFault(f"the reward is {described(value)}, a number is needed")
+
+
+def vector(value: Any) -> NDArray[np.float64] | None:
+    """Returns a reward of several parts, float64 [K]; None if it is a single number."""
+    array = _array(value)
+    if array.ndim == 0 and _kind(array.dtype):
+        return None
+    if array.ndim != 1 or not _kind(array.dtype):
+        raise EnvFault(f"the reward is {described(value)}, a vector of numbers is needed for reward_weights")
+    return array.astype(np.float64)
 
 
 def flag(value: Any, name: str) -> bool:
@@ -132,6 +150,7 @@ def observation_tensor(
     shape: tuple[int, ...],
     space_dtype: np.dtype[Any],
     method: str,
+    name: str = "an observation",
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -139,29 +158,37 @@ def observation_tensor(
     """Returns the observations of N envs as a new tensor, on a device and of a floating dtype.
 
     Args:
-        value: what `method` returned: an array, a tensor, or lists of numbers.
+        value: what `method` returned: an array or tensor of any library, or lists of numbers.
         shape: of the batched space, (N, ...).
         space_dtype: of the space.
         method: reset or step.
+        name: what the value is called in messages.
         device: where the tensor is to be.
         dtype: of which dtype.
     """
-    if isinstance(value, Tensor):
-        _check_observation(value, tuple(value.shape), _tensor_kind(value), shape, space_dtype, method)
-        return value.detach().to(device, dtype, copy=True)
+    what = f"{method} returned {name}"
+    if (tensor := shared_tensor(value)) is not None:
+        _check_observation(value, tuple(tensor.shape), _tensor_kind(tensor), shape, space_dtype, what)
+        return tensor.to(device, dtype, copy=True)
     array = _array(value)
-    _check_observation(value, array.shape, _kind(array.dtype), shape, space_dtype, method)
+    _check_observation(value, array.shape, _kind(array.dtype), shape, space_dtype, what)
     target = np.dtype(np.float32) if dtype == torch.bfloat16 else numpy_dtype(dtype)
     copy = array.astype(target) if array.dtype.itemsize <= target.itemsize else _narrowed(array, target)
     return torch.from_numpy(copy).to(device, dtype)
 
 
-def numbers(value: Any, count: int) -> NDArray[np.float64]:
-    """Returns the rewards of N envs, float64 [N]; a column [N, 1] is taken as its numbers."""
-    array = _array(value)
-    if array.shape not in ((count,), (count, 1)) or not _kind(array.dtype):
+def numbers(value: Any, count: int, device: torch.device) -> Tensor:
+    """Returns the rewards of N envs, float64 [N] on a device; a column [N, 1] is taken as its numbers."""
+    tensor = shared_tensor(value)
+    if tensor is None:
+        array = _array(value)
+        kind = _kind(array.dtype)
+        tensor = torch.from_numpy(array.astype(np.float64)) if kind else torch.empty(0)
+    else:
+        kind = _tensor_kind(tensor)
+    if tensor.shape not in ((count,), (count, 1)) or not kind:
         raise EnvFault(f"the rewards are {described(value)}, {count} numbers are needed, one per env")
-    return array.reshape(count).astype(np.float64)
+    return tensor.reshape(count).to(device, torch.float64)
 
 
 def flags(value: Any, count: int, name: str) -> NDArray[np.bool_]:
@@ -180,9 +207,9 @@ def _array(value: Any) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
         return value
     try:
-        if isinstance(value, Tensor):
-            value = value.detach().cpu()
-            value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        if (tensor := shared_tensor(value)) is not None:
+            tensor = tensor.cpu()
+            value = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         array: NDArray[Any] = np.asarray(value)
         return array
     except Exception:  # lists of unequal lengths; anything, from objects that turn themselves into arrays
@@ -213,7 +240,7 @@ def _check_observation(
     its_kind: str,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    method: str,
+    what: str,
 ) -> None:
     """Checks what kind of numbers an observation has, and its shape.
 
@@ -222,16 +249,16 @@ def _check_observation(
     """
     if not its_kind:
         raise EnvFault(
-            f"{method} returned an observation that is not an array of numbers but {described(value)}; "
+            f"{what} that is not an array of numbers but {described(value)}; "
             f"observation_space declares shape {shape} and dtype {dtype}"
         )
     if its_shape != shape:
         raise EnvFault(
-            f"{method} returned an observation of shape {its_shape}, but observation_space declares {shape}: "
+            f"{what} of shape {its_shape}, but observation_space declares {shape}: "
             "return an array of that shape, or correct observation_space"
         )
     if its_kind == "f" and dtype.kind != "f":
         raise EnvFault(
-            f"{method} returned an observation of floats, but observation_space declares {dtype}, which cuts "
+            f"{what} of floats, but observation_space declares {dtype}, which cuts "
             "them off: correct its dtype, or convert them"
         )

@@ -3,6 +3,7 @@
 from es_flipout.policies.activations import ACTIVATIONS, ELU, SiLU
 from es_flipout.policies.cnn import CNNPolicy
 from es_flipout.policies.factory import POLICIES, make_policy
+from es_flipout.policies.flat_box import FlatBox, flat_box
 from es_flipout.policies.heads import (
     ActionHead,
     BoxActions,
@@ -16,6 +17,7 @@ from es_flipout.policies.mlp import LinearPolicy, MLPPolicy, is_plain_mlp
 from es_flipout.policies.observations import box, vector_box
 from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy, RecurrentPolicy
 from es_flipout.policies.stacked import StackedPolicy, stacked_space
+from es_flipout.policies.structured import StructuredPolicy
 
 __all__ = [
     "ACTIVATIONS",
@@ -26,6 +28,7 @@ __all__ = [
     "BoxActions",
     "CNNPolicy",
     "DiscreteActions",
+    "FlatBox",
     "GRUPolicy",
     "IntegerActions",
     "LSTMPolicy",
@@ -35,7 +38,9 @@ __all__ = [
     "RecurrentPolicy",
     "SiLU",
     "StackedPolicy",
+    "StructuredPolicy",
     "box",
+    "flat_box",
     "is_plain_mlp",
     "make_action_head",
     "make_policy",

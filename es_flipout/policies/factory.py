@@ -1,7 +1,8 @@
 """Makes a policy by name: one of the package, or a user-defined class.
 
 A user-defined class is called as `Class(observation_space, action_space, **policy.kwargs)` and maps
-observations [N, ...] to actions [N, ...]. Optionally it has:
+observations [N, ...] to actions [N, ...]. If the environment's observations are a Dict or a Tuple, it gets
+that space, and dicts or tuples of tensors [N, ...]; see `FlatBox.unflatten`. Optionally it has:
 
 - `normalizer`, an `ObservationNormalizer`: it receives the moments of every generation's observations;
 - `initial_state(batch_size)`, which makes it recurrent, `forward(observations, state) -> (actions, state)`; a
@@ -19,16 +20,19 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.dotted_path import import_class, is_dotted
 from es_flipout.error_text import error_text
 from es_flipout.normalization import ObservationNormalizer
 from es_flipout.policies.cnn import MOST_CHANNELS, CNNPolicy, channels_are_last
+from es_flipout.policies.flat_box import FlatBox, short_name
 from es_flipout.policies.mlp import LinearPolicy, MLPPolicy
 from es_flipout.policies.observations import box
 from es_flipout.policies.recurrent import GRUPolicy, LSTMPolicy
 from es_flipout.policies.stacked import StackedPolicy, stacked_space
+from es_flipout.policies.structured import structured
 
 POLICIES: dict[str, type[nn.Module]] = {
     "mlp": MLPPolicy,
@@ -119,16 +123,24 @@ def _make_user_defined(
     kind: str, observation_space: gym.Space[Any], action_space: gym.Space[Any], kwargs: Mapping[str, Any]
 ) -> nn.Module:
     policy_class = import_class(kind, nn.Module, "policy.kind")
+    flat, hint = None, ""
+    if isinstance(observation_space, FlatBox) and isinstance(
+        observation_space.original, spaces.Dict | spaces.Tuple
+    ):
+        flat, observation_space = observation_space, observation_space.original
+        hint = f" (observations are {short_name(observation_space)}; env.wrappers [FlattenObservation] makes "
+        hint += "them vectors)"
     try:
         policy = policy_class(observation_space, action_space, **kwargs)
     except Exception as error:  # a user's constructor may raise anything
         reason = error_text(error)
-        raise ValueError(f"policy {kind} cannot be built for these spaces: {reason}") from error
+        raise ValueError(f"policy {kind} cannot be built for these spaces: {reason}{hint}") from error
     if not any(parameter.requires_grad for parameter in policy.parameters()):
         raise ValueError(f"policy {kind} has no parameter to train (none requires a gradient)")
     if not all(isinstance(value, Tensor) for value in policy.state_dict().values()):
         raise ValueError(f"policy {kind}: its state dict must hold only tensors, as checkpoints do")
     _check_normalizer(kind, getattr(policy, "normalizer", None), observation_space)
+    policy = policy if flat is None else structured(policy, flat)
     return policy.eval()  # in training mode, dropout would make actions random
 
 

@@ -117,6 +117,7 @@ def make_probe(config: Config) -> TorchVectorEnv:
         threads=1,
         randomize=env.randomize,
         wrappers=env.wrappers,
+        reward_weights=env.reward_weights,
         **env.kwargs,
     )
 
@@ -126,6 +127,13 @@ def is_randomized(config: EnvConfig) -> bool:
     return config.randomize and can_randomize(config.id, **config.kwargs)
 
 
+def flattening(env_id: str, space: gym.Space[Any], policy: nn.Module) -> str:
+    """Returns a line about observations that become vectors; nothing if the policy gets them as they are."""
+    if not isinstance(space, policies.FlatBox) or isinstance(policy, policies.StructuredPolicy):
+        return ""
+    return f"{env_id}: observations {space.short_name} are flattened to {space.shape[0]} numbers"
+
+
 def official_maker(config: EnvConfig, *, randomize: bool = False) -> Callable[..., gym.Env[Any, Any]]:
     """Returns what makes the official Gymnasium environment; it takes further keyword arguments.
 
@@ -133,7 +141,8 @@ def official_maker(config: EnvConfig, *, randomize: bool = False) -> Callable[..
         config: of the environment.
         randomize: whether its episodes are randomized; only for a task that can (`is_randomized`).
     """
-    make = partial(make_env, official_id(config.id), config.wrappers, **config.kwargs)
+    settings = {**config.kwargs, "reward_weights": config.reward_weights}
+    make = partial(make_env, official_id(config.id), config.wrappers, **settings)
     return partial(make, randomize=True) if randomize else make
 
 

@@ -98,6 +98,7 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
                 threads=threads,
                 randomize=env.randomize,
                 wrappers=env.wrappers,
+                reward_weights=env.reward_weights,
                 **env.kwargs,
             )
             return HostPlayer(envs, in_companies=plays_in_companies)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from es_flipout.envs.make import EngineName
+from es_flipout.envs.weighted_reward import check_weights
+from es_flipout.envs.wrappers import wrapper_name
 from es_flipout.fitness import FITNESS_SHAPING, FitnessShaping
 from es_flipout.normalization import OBSERVATION_CLIP
 from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER
@@ -37,7 +39,7 @@ _NOT_ENV_KWARGS = frozenset(
         "fused",
         "randomize",
         "wrappers",
-        "render_mode",
+        "reward_weights",
     }
 )
 
@@ -68,14 +70,27 @@ class EnvConfig:
     randomize: bool = True
     """Whether members play randomized episodes, if the task has a randomization of its own (models, pushes,
     noise). The score is nominal; the score of randomized episodes is given beside it."""
-    wrappers: list[str] = field(default_factory=list)
-    """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, or MODULE:CLASS."""
+    wrappers: list[str | dict[str, Any]] = field(default_factory=list)
+    """Wrappers around each environment, innermost first: a name in gymnasium.wrappers, MODULE:CLASS, or a
+    name with keyword arguments, for example {name: FrameStackObservation, stack_size: 4}."""
+    reward_weights: list[float] = field(default_factory=list)
+    """For an environment whose reward is a vector: the weights of its parts, whose sum it becomes."""
 
     def __post_init__(self) -> None:
         require_positive("env.num_envs", self.num_envs)
         require(
             not self.wrappers or self.engine not in ("batch", "mjdata_pool", "warp"),
             f"env.wrappers need a gymnasium engine, got env.engine {self.engine}",
+        )
+        for wrapper in self.wrappers:
+            try:
+                wrapper_name(wrapper)
+            except ValueError as error:
+                raise ValueError(f"env.wrappers: {error}") from error
+        check_weights(self.reward_weights)
+        require(
+            self.kwargs.get("render_mode") != "human",
+            "env.kwargs.render_mode must not be human, which opens windows; rgb_array draws images",
         )
         for name in self.kwargs:
             require(

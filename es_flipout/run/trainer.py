@@ -25,7 +25,7 @@ from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run import checkpoint
 from es_flipout.run.agreement import Agreement
 from es_flipout.run.bookkeeping import Bookkeeping
-from es_flipout.run.build import make_policy, make_probe, make_strategy
+from es_flipout.run.build import flattening, make_policy, make_probe, make_strategy
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError
 from es_flipout.run.failure_watch import FailureWatch
@@ -99,6 +99,8 @@ class Trainer:
         except PlayError as error:
             raise ValueError(str(error)) from error
         check_info(config, announce)
+        if line := flattening(config.env.id, env.single_observation_space, self.policy):
+            announce(line)
         self._watch = FailureWatch(config.env.id, env.default_limit)
         if env.default_limit is not None:
             announce(

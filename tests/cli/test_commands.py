@@ -102,10 +102,10 @@ def flatten(state: object) -> list[object]:
     return [state.numpy().tobytes() if isinstance(state, torch.Tensor) else state]
 
 
-class DictEnv(gym.Env):
-    """Observes a dictionary."""
+class TextEnv(gym.Env):
+    """Observes a place and a text."""
 
-    observation_space = gym.spaces.Dict({"place": gym.spaces.Box(-1.0, 1.0, (2,))})
+    observation_space = gym.spaces.Dict(place=gym.spaces.Box(-1.0, 1.0, (2,)), told=gym.spaces.Text(5))
     action_space = gym.spaces.Discrete(2)
 
 
@@ -143,7 +143,7 @@ class FaultyEnv(gym.Env):
         return np.zeros(1, np.float32), 0.0012, True, False, {}
 
 
-gym.register("Dict-v0", DictEnv)
+gym.register("Text-v0", TextEnv)
 gym.register("Faulty-v0", FaultyEnv)
 gym.register("OnlyHere-v0", LineEnv)
 
@@ -397,14 +397,8 @@ def test_eval_tells_a_mistake_in_one_line(run, finished_run, arguments, message)
             ["--env.wrappers", "[FlattenObservation]", "--env.engine", "mjdata_pool"],
             "env.wrappers need a gymnasium engine, got env.engine mjdata_pool",
         ),
-        (
-            ["--env.id", "Blackjack-v1"],
-            "Blackjack-v1: Tuple observations are not supported, a policy needs vectors (a Box of one "
-            "dimension): wrap the environment in gymnasium.wrappers.FlattenObservation",
-        ),
-        (["--env.id", f"{__name__}:Dict-v0"], "Dict observations are not supported"),
-        (["--env.id", f"{__name__}:Dict-v0", "--env.engine", "gymnasium_processes"], "Dict observations"),
-        (["--env.id", "FrozenLake-v1"], "Discrete observations are not supported"),
+        (["--env.id", f"{__name__}:Text-v0"], "no flat form of Text, the entry ['told'] of the observations"),
+        (["--env.id", f"{__name__}:Text-v0", "--env.engine", "gymnasium_processes"], "no flat form of Text"),
         (["--env.id", "Pendulum-v1", "--policy.action_bounds", "cut"], "policy.action_bounds must be one of"),
         (["--init_from", "nowhere"], "checkpoint nowhere does not exist"),
         (["--init_from", "."], ". is not a run directory: it has no config.yaml"),

@@ -305,7 +305,10 @@ OLD = "this is the API before Gymnasium 0.26"
         ({"step": None}, "step returned None, but must return (observation, reward, terminated"),
         ({"step": step_of(reward=None)}, "the reward is None, a number is needed"),
         ({"step": step_of(reward=np.ones(2))}, "the reward is an array of shape (2,), a number is needed"),
-        ({"step": step_of(reward=np.ones(2))}, "mo_gymnasium.wrappers.LinearReward"),
+        (
+            {"step": step_of(reward=np.ones(2))},
+            "set env.reward_weights (reward_weights in Python) to 2 weights",
+        ),
         ({"step": step_of(reward="1" * 90)}, "... (str), a number is needed"),
         ({"step": step_of(reward=10**400)}, "OverflowError: int too large"),
         ({"step": step_of(terminated=0.3)}, "terminated is 0.3, a bool is needed"),

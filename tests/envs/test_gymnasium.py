@@ -560,7 +560,7 @@ class Spaces(gym.Env):
         self.observation_space, self.action_space = observations, actions
 
 
-FLATTEN = "gymnasium.wrappers.FlattenObservation"
+FILTER = r"env.wrappers \[{name: FilterObservation, filter_keys: \[a\]}\]"
 TRANSFORM = "gymnasium.wrappers.TransformAction"
 
 
@@ -568,10 +568,13 @@ TRANSFORM = "gymnasium.wrappers.TransformAction"
 @pytest.mark.parametrize(
     ("env", "kind", "wrapper"),
     [
-        (Spaces(spaces.Dict(a=BOX)), "Dict observations", FLATTEN),
-        (Spaces(spaces.Tuple([BOX])), "Tuple observations", FLATTEN),
-        (Spaces(spaces.Discrete(3)), "Discrete observations", FLATTEN),
-        (Spaces(spaces.MultiDiscrete([3, 3])), "MultiDiscrete observations", FLATTEN),
+        (Spaces(spaces.Dict(a=BOX, b=spaces.Text(5))), "no flat form of Text, the entry ..b", FILTER),
+        (
+            Spaces(spaces.Tuple([spaces.Sequence(BOX)])),
+            "no flat form of Sequence",
+            "out in a wrapper",
+        ),
+        (Spaces(spaces.Graph(BOX, None)), "no flat form of Graph observations", "Box in a wrapper"),
         (Spaces(actions=spaces.Dict(a=BOX)), "Dict actions", TRANSFORM),
         (Spaces(actions=spaces.Tuple([BOX])), "Tuple actions", TRANSFORM),
         (Spaces(actions=spaces.MultiBinary(3)), "MultiBinary actions", TRANSFORM),

@@ -18,6 +18,7 @@ from es_flipout.envs import (
     MujocoTask,
     MujocoVectorEnv,
     NumpyVectorEnv,
+    known_ids,
     make_env,
     make_vec,
     native,
@@ -151,6 +152,7 @@ def test_a_bad_time_limit_is_refused(engine, limit):
 
 def test_rendering_keywords_are_accepted_as_officially_and_change_nothing():
     rendering = {
+        "render_mode": "rgb_array",
         "default_camera_config": {"distance": 2.0},
         "width": 64,
         "height": 48,
@@ -203,7 +205,6 @@ def test_rendering_keywords_are_accepted_as_officially_and_change_nothing():
         ("Hopper-v5", {"wrappers": ["no_module:Class"]}, "wrapper 'no_module:Class' does not exist"),
         ("Hopper-v5", {"wrappers": ["os:NoClass"]}, "give a name in gymnasium.wrappers, or MODULE:CLASS"),
         ("Pendulum-v1", {"wrappers": ["RescaleAction"]}, "min_action"),
-        ("FrozenLake-v1", {}, "FrozenLake-v1: Discrete observations are not supported"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(env_id, kwargs, message):
@@ -312,21 +313,56 @@ def test_what_an_import_raises_is_named_with_the_id(module, source):
 @pytest.mark.parametrize(
     ("env_id", "hint"),
     [
-        ("ALE/Pong-v5", "ale_py:ALE/Pong-v5"),
-        ("FetchReach-v4", "gymnasium_robotics:FetchReach-v4"),
-        ("AdroitHandDoor-v1", "gymnasium_robotics:AdroitHandDoor-v1"),
-        ("dm_control/cartpole-swingup-v0", "shimmy:dm_control/cartpole-swingup-v0"),
-        ("MiniGrid-Empty-5x5-v0", "minigrid:MiniGrid-Empty-5x5-v0"),
-        ("highway-fast-v0", "highway_env:highway-fast-v0"),
-        ("PandaReach-v3", "panda_gym:PandaReach-v3"),
-        ("mo-halfcheetah-v5", "mo_gymnasium:mo-halfcheetah-v5"),
+        ("ALE/Pong-v5", "the module ale_py registers it; pip install ale-py"),
+        ("FetchReach-v4", "pip install gymnasium-robotics"),
+        ("AdroitHandDoor-v1", "the module gymnasium_robotics"),
+        (
+            "dm_control/cartpole-swingup-v0",
+            r"the module shimmy registers it; pip install 'shimmy\[dm-control\]'",
+        ),
+        ("MiniGrid-Empty-5x5-v0", "pip install minigrid"),
+        ("highway-fast-v0", "pip install highway-env"),
+        ("PandaReach-v3", "the module panda_gym registers it; pip install panda-gym"),
+        ("mo-halfcheetah-v5", "pip install mo-gymnasium"),
+        ("HopperBulletEnv-v0", "pip install pybullet_envs_gymnasium"),
         ("Drone-v0", "MODULE:Drone-v0"),
     ],
 )
 @pytest.mark.parametrize("make", [make_env, lambda env_id: make_vec(env_id, 1)])
-def test_an_id_of_a_package_is_answered_with_its_module(make, env_id, hint):
+def test_an_id_of_a_package_that_is_not_installed_is_answered_with_how_to(monkeypatch, make, env_id, hint):
+    monkeypatch.setattr(known_ids, "find_spec", lambda module: None)  # whatever is installed here
     with pytest.raises(ValueError, match=f"unknown environment '{env_id}'.*{hint}"):
         make(env_id)
+
+
+FLAPPY = """
+import gymnasium
+
+class Flappy(gymnasium.wrappers.TransformReward):
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1").env, lambda reward: 7.0)
+
+gymnasium.register("FlappyBird-v0", Flappy, max_episode_steps=5)
+"""
+
+
+@pytest.mark.parametrize("engine", ["gymnasium", "gymnasium_processes"])
+def test_the_module_of_a_known_package_is_imported_by_itself(module, tmp_path, monkeypatch, engine):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    module("flappy_bird_gymnasium", FLAPPY)
+    assert not runs_natively("FlappyBird-v0")
+    env = make_vec("FlappyBird-v0", 2, engine=engine, threads=2)
+    env.reset(seed=0)
+    assert env.step(torch.zeros(2, dtype=torch.int64))[1].tolist() == [7.0, 7.0]
+    env.close()
+    with pytest.raises(ValueError, match="unknown environment 'FlappyBird-v1'; did you mean FlappyBird-v0"):
+        make_env("FlappyBird-v1")
+
+
+def test_what_the_module_of_a_known_package_raises_is_named(module):
+    module("flappy_bird_gymnasium", "raise OSError('no sound')")
+    with pytest.raises(ValueError, match=r"^FlappyBird-v0: cannot import flappy_bird_gymnasium: OSError: no"):
+        make_env("FlappyBird-v0")
 
 
 @pytest.mark.parametrize("engine", ["auto", "gymnasium"])

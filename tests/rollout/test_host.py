@@ -313,14 +313,12 @@ def test_a_stop_is_obeyed_before_the_next_step_and_leaves_the_environments_usabl
     assert_same(rollout(player, few, [4, 5]), rollout(fresh, few, [4, 5]))
 
 
-def test_observations_that_are_no_box_are_refused():
-    env = gym.make_vec(
-        "FrozenLake-v1",
-        num_envs=2,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
-    )
-    with pytest.raises(ValueError, match="Discrete observations are not supported"):
+def test_observations_that_have_no_flat_form_are_refused():
+    class Speaks(gym.Env):
+        observation_space, action_space = gym.spaces.Text(3), gym.spaces.Discrete(2)
+
+    env = gym.vector.SyncVectorEnv([Speaks, Speaks], autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(ValueError, match="no flat form of Text observations"):
         HostPlayer(env)
 
 

@@ -1,0 +1,55 @@
+"""One number of a vector reward: the sum of its parts, each times its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from typing_extensions import override
+
+from es_flipout.envs.values import EnvFault, step_result, vector
+
+
+class WeightedReward(gym.Wrapper[Any, Any, Any, Any]):
+    """Makes the reward of an environment the weighted sum of its parts."""
+
+    def __init__(self, env: gym.Env[Any, Any], weights: Sequence[float]) -> None:
+        """Takes the environment, and the weights of the parts in their order."""
+        super().__init__(env)
+        self._weights = np.asarray(weights, np.float64)
+
+    @override
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Advances the environment.
+
+        Raises:
+            EnvFault: if the reward is no vector with as many parts as there are weights, or the environment
+                returned anything else than five values.
+        """
+        observation, reward, terminated, truncated, info = step_result(self.env.step(action))
+        parts = vector(reward)
+        if parts is None:
+            raise EnvFault(
+                f"the reward is a number, so it needs no reward_weights: {self._weights.tolist()} were given"
+            )
+        if len(parts) != len(self._weights):
+            raise EnvFault(
+                f"the reward has {len(parts)} parts, but there are {len(self._weights)} reward_weights: "
+                f"{self._weights.tolist()}"
+            )
+        return observation, float(self._weights @ parts), terminated, truncated, dict(info)
+
+
+def check_weights(weights: Any) -> None:
+    """Checks that weights are finite numbers.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if isinstance(weights, str) or not all(
+        isinstance(each, int | float | np.number) and not isinstance(each, bool) and np.isfinite(each)
+        for each in weights
+    ):
+        raise ValueError(f"reward_weights must be finite numbers, one per part of the reward, got {weights}")
