@@ -23,6 +23,7 @@ from benchmarks.speed import (
     memory,
     physics,
     policy,
+    robot,
     single_forward,
     startup,
     tables,
@@ -38,7 +39,7 @@ BENCHES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         *(policy, memory, update, env, loop, device, single_forward),
-        *(physics, configs, startup, before_after),
+        *(physics, configs, startup, before_after, robot),
     )
 }
 """By name; each has `add_options`, `measure` and the defaults of the common options."""

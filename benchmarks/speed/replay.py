@@ -7,7 +7,10 @@ the price of everything around the physics, and nothing else.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -18,8 +21,12 @@ from torch import Tensor
 from es_flipout.envs.engines.batch import BatchEngine
 from es_flipout.envs.engines.contract import Ids, PhysicsEngine
 
-Reset = tuple[Ids, NDArray[np.float64], NDArray[np.float64]]
+Model = Mapping[str, NDArray[Any]]
+Reset = tuple[Ids, NDArray[np.float64], NDArray[np.float64], Model]
 """Arguments of `PhysicsEngine.reset`."""
+
+
+NOMINAL: Model = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,11 @@ class PhysicsCalls:
         pending: list[Reset] = []
         reset, step = engine.reset, engine.step
 
-        def noting_reset(ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
-            pending.append((ids, qpos, qvel))
-            reset(ids, qpos, qvel)
+        def noting_reset(
+            ids: Ids, qpos: NDArray[np.float64], qvel: NDArray[np.float64], model: Model = NOMINAL
+        ) -> None:
+            pending.append((ids, qpos, qvel, model))
+            reset(ids, qpos, qvel, model)
 
         def noting_step(ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
             calls.num_substeps = num_substeps
@@ -76,14 +85,14 @@ class PhysicsCalls:
     @property
     def num_resets(self) -> int:
         """Resets of single simulations."""
-        return sum(len(ids) for resets in self.resets for ids, _, _ in resets)
+        return sum(len(reset[0]) for resets in self.resets for reset in resets)
 
     def episodes(self) -> list[Episode]:
         """Returns what each simulation did from one reset to the next, without episodes of no step."""
         found: list[tuple[NDArray[np.float64], NDArray[np.float64], list[Tensor]]] = []
         running: dict[int, list[Tensor]] = {}
         for resets, (ctrl, ids) in zip(self.resets, self.steps, strict=True):
-            for begun, qpos, qvel in resets:
+            for begun, qpos, qvel, _ in resets:
                 for i, env in enumerate(begun.tolist()):
                     running[env] = []
                     found.append((qpos[i], qvel[i], running[env]))
@@ -93,7 +102,8 @@ class PhysicsCalls:
 
     def replay(self, model: mujoco.MjModel, threads: int | None) -> float:
         """Repeats the calls on `mujoco.batch`, without any output; returns the seconds it took."""
-        engine = BatchEngine(model, self.num_envs, (), threads)
+        varied = {name for resets in self.resets for reset in resets for name in reset[3]}
+        engine = BatchEngine(model, self.num_envs, (), threads, sorted(varied))
         start = time.perf_counter()
         for resets, (ctrl, ids) in zip(self.resets, self.steps, strict=True):
             for reset in resets:

@@ -31,7 +31,7 @@ class Quadruped(MujocoTask):
 
     fields = ("qpos", "qvel", "sensordata")
     action_range = (-np.ones(12), np.ones(12))
-    noise = 24
+    noise = 30
 
     def __init__(self, reach: float = 0.3) -> None:
         super().__init__(MODEL, control_frequency=50, keyframe="home")
@@ -120,7 +120,7 @@ class Quadruped(MujocoTask):
             sensors[:, self.gyro] + 0.2 * noise[:, :3],
             sensors[:, self.up] + 0.05 * noise[:, 3:6],
             fields["qpos"][:, 7:] - self.constant(self.init_qpos[7:], noise) + 0.02 * noise[:, 6:18],
-            fields["qvel"][:, 6:] * 0.1,
+            0.1 * (fields["qvel"][:, 6:] + 0.5 * noise[:, 18:]),
             fields["actions"].flatten(1),
         )
 
@@ -129,7 +129,7 @@ class Quadruped(MujocoTask):
         speed, turn = sensors[:, self.velocity], sensors[:, self.gyro]
         speed_error = speed[:, 0] - command[:, 0]
         turn_error = turn[:, 2] - command[:, 1]
-        follows = torch.exp(-speed_error.square() / 0.1) + 0.5 * torch.exp(-turn_error.square() / 0.15)
+        follows = torch.exp(-10 * speed_error.square()) + 0.7 * torch.exp(-5 * turn_error.square())
         drift = speed[:, 1].square() + speed[:, 2].square() + 0.05 * turn[:, :2].square().sum(dim=1)
         on_floor = (sensors[:, self.feet] > 0).to(clock)
         first, second = (on_floor[:, 0] + on_floor[:, 3]) / 2, (on_floor[:, 1] + on_floor[:, 2]) / 2
