@@ -3,10 +3,12 @@
     es-train --config examples/quadruped/quadruped.yaml
     es-eval runs/quadruped --video quadruped.mp4
 
-Twelve position actuators hold the joints (PD control). Their targets are the home pose, the trot of a clock
-that lifts diagonal legs by turns, and what the policy adds, 50 times per second (as in Iscen et al., 2018,
-arXiv 1910.02812). A command is a forward speed and a turning rate; each episode has two of them. Episodes are
-randomized: masses, friction, gains, the delay of actions, pushes, and noise on what the robot measures.
+Twelve position actuators hold the joints (PD control). Their targets are the home pose, a trot that lifts
+diagonal legs by turns, and what the policy adds. 50 times per second the policy chooses how far the trot
+strides and turns, and an offset for each joint (policies that modulate trajectory generators: Iscen et al.,
+2018, arXiv 1910.02812). A command is a forward speed and a turning rate; each episode has two of them.
+Episodes are randomized: masses, friction, gains, the delay of actions, pushes, and noise on what the robot
+measures.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class Quadruped(MujocoTask):
     """Follows commands; on every engine, for all envs at once."""
 
     fields = ("qpos", "qvel", "sensordata")
-    action_range = (-np.ones(12), np.ones(12))
+    action_range = (-np.ones(14), np.ones(14))  # twelve joints, stride and turn
     noise = 30
 
     def __init__(self, reach: float = 0.3) -> None:
@@ -41,6 +43,9 @@ class Quadruped(MujocoTask):
         self.lift = np.zeros((2, 4, 3))  # of thigh and shank, for each pair of diagonal legs, in radians
         self.lift[[[0], [1]], [[0, 3], [1, 2]], 1:] = 0.3, -0.6
         self.lift = self.lift.reshape(2, 12)
+        self.stride = np.zeros((2, 4, 3))  # of the thighs, forward and to turn, in radians
+        self.stride[:, :, 1] = 0.8 * np.array([[1, -1, -1, 1], [-1, -1, 1, 1]])
+        self.stride = self.stride.reshape(2, 12)
         self.push_per_unit = np.zeros((2, self.model.nbody, 6))  # unit forces on the trunk
         self.push_per_unit[[0, 1], self.body("trunk"), [0, 1]] = 1
 
@@ -52,7 +57,8 @@ class Quadruped(MujocoTask):
         state = {
             "commands": commands,
             "step": 0,
-            "actions": np.zeros((2, 12)),  # the last two
+            "average": np.zeros(2),  # speed and turning rate, over about a stride
+            "actions": np.zeros((2, 14)),  # the last two
             "delay": 0.0,  # share of the action before the last
             "push": np.zeros(2),  # newtons
             "push_step": 0,
@@ -81,22 +87,33 @@ class Quadruped(MujocoTask):
         is_pushed = (fields["step"] - fields["push_step"]).abs() < 3  # for a tenth of a second
         push = (fields["push"] * is_pushed.unsqueeze(1)).view(-1, 2, 1, 1)
         return {
-            "ctrl": self.constant(self.init_ctrl, delay) + self.trot(fields) + self.reach * applied,
+            "ctrl": self.trot(fields, applied[:, 12:]) + self.reach * applied[:, :12],
             "xfrc_applied": (push * self.constant(self.push_per_unit, push)).sum(dim=1),
         }
 
-    def trot(self, fields):
-        """Returns how far the clock moves the targets of the joints, [N, 12]."""
-        swing = self.clock(fields)[:, :1]
-        swing = torch.cat([swing, -swing], dim=1).clamp(min=0)
-        return swing @ self.constant(self.lift, swing)
+    def trot(self, fields, strides):
+        """Returns targets of the joints, [N, 12], at the home pose or trotting."""
+        lifts, swings = self.clock(fields)[:, :1], self.clock(fields)[:, 1:]
+        lifts = torch.cat([lifts, -lifts], dim=1).clamp(min=0) @ self.constant(self.lift, lifts)
+        return (
+            self.constant(self.init_ctrl, lifts)
+            + lifts
+            + swings * strides @ self.constant(self.stride, lifts)
+        )
 
     def update_state(self, fields, actions):
         past = fields["actions"]
         return {
             "step": fields["step"] + 1,
+            "average": self.average(fields),
             "actions": torch.stack([actions.to(past), past[:, 0]], dim=1),
         }
+
+    def average(self, fields):
+        """Returns forward speed and turning rate, averaged over the last steps, [N, 2]."""
+        sensors, past = fields["sensordata"], fields["average"]
+        now = torch.stack([sensors[:, self.velocity][:, 0], sensors[:, self.gyro][:, 2]], dim=1)
+        return past + (now - past) * (2 / PERIOD)
 
     def command(self, fields):
         """Returns the forward speed and the turning rate that are asked for now, [N, 2]."""
@@ -127,17 +144,17 @@ class Quadruped(MujocoTask):
     def reward(self, before, after, fields, actions):
         sensors, command, clock = fields["sensordata"], self.command(fields), self.clock(fields)
         speed, turn = sensors[:, self.velocity], sensors[:, self.gyro]
-        speed_error = speed[:, 0] - command[:, 0]
-        turn_error = turn[:, 2] - command[:, 1]
-        follows = torch.exp(-10 * speed_error.square()) + 0.7 * torch.exp(-5 * turn_error.square())
+        error = (self.average(fields) - command).abs()  # over a stride
+        speed_follows = torch.exp(-10 * (speed[:, 0] - command[:, 0]).square())
+        turn_follows = torch.exp(-10 * error[:, 1].square())
         drift = speed[:, 1].square() + speed[:, 2].square() + 0.05 * turn[:, :2].square().sum(dim=1)
         on_floor = (sensors[:, self.feet] > 0).to(clock)
         first, second = (on_floor[:, 0] + on_floor[:, 3]) / 2, (on_floor[:, 1] + on_floor[:, 2]) / 2
         trots = clock[:, 0] * (second - first)  # diagonal legs take turns
         effort = (actions - fields["actions"][:, 0]).square().mean(dim=1)
         tilt = 1 - sensors[:, self.up][:, 2]
-        reward = 0.5 + follows - drift - tilt + 0.2 * trots - 0.1 * effort
-        return reward, {"speed_error": speed_error.abs(), "turn_error": turn_error.abs()}
+        reward = 0.5 + speed_follows + 0.7 * turn_follows - drift - tilt + 0.2 * trots - 0.1 * effort
+        return reward, {"speed_error": error[:, 0], "turn_error": error[:, 1]}
 
     def terminated(self, fields):
         return (fields["sensordata"][:, self.up][:, 2] < 0.5) | (fields["qpos"][:, 2] < 0.14)
