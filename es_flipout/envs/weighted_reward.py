@@ -36,8 +36,8 @@ class WeightedReward(gym.Wrapper[Any, Any, Any, Any]):
             )
         if len(parts) != len(self._weights):
             raise EnvFault(
-                f"the reward has {len(parts)} parts, but there are {len(self._weights)} reward_weights: "
-                f"{self._weights.tolist()}"
+                f"the reward has {len(parts)} parts, so it needs {len(parts)} reward_weights, "
+                f"got {self._weights.tolist()}"
             )
         return observation, float(self._weights @ parts), terminated, truncated, dict(info)
 

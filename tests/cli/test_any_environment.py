@@ -178,7 +178,7 @@ def test_wrappers_with_arguments_on_the_command_line(run):
         ),
         (
             ["--env.id", f"{__name__}:Paid-v0", "--env.reward_weights", "[1]"],
-            "the reward has 2 parts, but there",
+            "the reward has 2 parts, so it needs",
         ),
         (["--env.id", f"{__name__}:Paid-v0", "--env.reward_weights", "[a]"], "env.reward_weights must be"),
         (["--env.id", f"{__name__}:Paid-v0", "--env.reward_weights", "[.nan]"], "must be finite numbers"),
