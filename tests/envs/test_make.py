@@ -414,7 +414,7 @@ gym.register(
     name = module("registers_an_environment", source)
     with pytest.raises(ValueError, match="unknown environment 'Imported-v0'"):
         make_vec("Imported-v0", 1)
-    with pytest.raises(ValueError, match=rf"unknown environment 'Qqqq-v9': the module {name} does not regist"):
+    with pytest.raises(ValueError, match=rf"'Qqqq-v9': the module {name} does not register it"):
         make_vec(f"{name}:Qqqq-v9", 1)
     env = make_vec(f"{name}:Imported-v0", 2)
     assert truncated_at(env, 10) == 4

@@ -44,7 +44,11 @@ def test_the_reward_is_the_weighted_sum():
     [
         ("Two-v0", [], "the reward is an array of shape (2,), a number is needed: set env.reward_weights"),
         ("Two-v0", [1.0], "the reward has 2 parts, so it needs 2 reward_weights, got [1.0]"),
-        ("Two-v0", [1.0, 2.0, 3.0], "the reward has 2 parts, so it needs 2 reward_weights, got [1.0, 2.0, 3.0]"),
+        (
+            "Two-v0",
+            [1.0, 2.0, 3.0],
+            "the reward has 2 parts, so it needs 2 reward_weights, got [1.0, 2.0, 3.0]",
+        ),
         ("Pendulum-v1", [1.0], "the reward is a number, so it needs no reward_weights: [1.0] were given"),
     ],
 )
