@@ -48,8 +48,9 @@ def check_weights(weights: Any) -> None:
     Raises:
         ValueError: if they are not.
     """
-    if isinstance(weights, str) or not all(
-        isinstance(each, int | float | np.number) and not isinstance(each, bool) and np.isfinite(each)
+    is_list = isinstance(weights, Sequence | np.ndarray) and not isinstance(weights, str)
+    if not is_list or not all(
+        isinstance(each, int | float | np.number) and not isinstance(each, bool) and abs(each) < np.inf
         for each in weights
     ):
         raise ValueError(f"reward_weights must be finite numbers, one per part of the reward, got {weights}")

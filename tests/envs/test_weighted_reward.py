@@ -34,7 +34,7 @@ def step(env, action=1.5):
 def test_the_reward_is_the_weighted_sum():
     # 2 * 1.5 + 0.5 * -(1.5**2) = 3 - 1.125
     assert step(make_vec("Two-v0", 1, reward_weights=[2, 0.5])) == (1.875, None)
-    env = make_env("Two-v0", reward_weights=[0.0, 1.0])
+    env = make_env("Two-v0", reward_weights=np.array([0.0, 1.0]))
     env.reset()
     assert env.step(np.ones(1, np.float32))[1] == -1.0
 
@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit_are_a_fault(env_id, weights, message):
     assert message in failures[0]
 
 
-@pytest.mark.parametrize("weights", [["a"], [float("nan")], "12", [True]])
+@pytest.mark.parametrize("weights", [["a"], [float("nan")], "12", [True], 3, {1.0: 2.0}])
 def test_weights_are_numbers(weights):
     with pytest.raises(ValueError, match="reward_weights must be finite numbers"):
         make_env("Two-v0", reward_weights=weights)
