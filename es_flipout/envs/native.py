@@ -28,18 +28,7 @@ from es_flipout.error_text import FOREIGN, error_text
 
 NAMESPACE = "es_flipout/"
 """Gymnasium namespace of the native versions of its own tasks."""
-RENDERING_KEYWORDS = frozenset(
-    {
-        "render_mode",
-        "default_camera_config",
-        "width",
-        "height",
-        "camera_id",
-        "camera_name",
-        "max_geom",
-        "visual_options",
-    }
-)
+RENDERING_KEYWORDS = frozenset({"render_mode", *MujocoSingleEnv.VIEW_KEYWORDS})
 """Keyword arguments of Gymnasium's MuJoCo environments that do not touch physics, reward or observation."""
 
 _native: dict[str, tuple[Callable[..., MujocoTask], int | None]] = {}
