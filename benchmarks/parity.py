@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def table(results: Results) -> str:
-    """Returns the table of docs/environments.md."""
+    """Returns the table of docs/playing.md."""
     metrics = results.column("metric")
 
     def cell(task: str, metric: str) -> str:

@@ -94,10 +94,12 @@ def check_known(env_id: str, native_ids: Sequence[str]) -> None:
     package = None if module else _package_of(name)
     close = difflib.get_close_matches(name, known, n=1)
     if package is not None and find_spec(package.module) is None:
-        hint = f": the module {package.module} registers it; pip install {package.install or package.module}"
+        hint = f": {package.module} registers such ids; pip install {package.install or package.module}"
+    elif close:
+        hint = f"; did you mean {close[0]}?"
     else:
-        hint = f"; did you mean {close[0]}?" if close else ""
-    example = "" if module or package else f", if need be of a module: MODULE:{name}"
+        hint = f": the module {module} does not register it" if module else ""
+    example = "" if module else f", if need be of a module: MODULE:{name}"
     raise ValueError(
         f"unknown environment {name!r}{hint} "
         f"(native: {', '.join(native_ids)}; and every id registered in Gymnasium{example})"

@@ -70,7 +70,7 @@ def make_vec(
     if engine not in (engines := get_args(EngineName)):
         raise ValueError(f"engine must be one of {', '.join(engines)}, got {engine!r}")
     if runs_natively(env_id, engine, wrappers):
-        if reward_weights:
+        if len(reward_weights):
             raise ValueError(
                 f"reward_weights are for rewards that are vectors; the reward of {env_id} is a number"
             )

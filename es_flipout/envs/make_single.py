@@ -62,7 +62,7 @@ def make_env(
         raise EnvFault(f"{env_id}: {error_text(error)}{keyword_hint(kwargs)}") from error
     for each in found:
         env = each.around(env, env_id)
-    if reward_weights:
+    if len(reward_weights):
         env = WeightedReward(env, reward_weights)
     return with_limit(env, kwargs.get("max_episode_steps"))
 

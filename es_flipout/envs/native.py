@@ -28,18 +28,7 @@ from es_flipout.error_text import FOREIGN, error_text
 
 NAMESPACE = "es_flipout/"
 """Gymnasium namespace of the native versions of its own tasks."""
-RENDERING_KEYWORDS = frozenset(
-    {
-        "render_mode",
-        "default_camera_config",
-        "width",
-        "height",
-        "camera_id",
-        "camera_name",
-        "max_geom",
-        "visual_options",
-    }
-)
+RENDERING_KEYWORDS = frozenset({"render_mode", *MujocoSingleEnv.VIEW_KEYWORDS})
 """Keyword arguments of Gymnasium's MuJoCo environments that do not touch physics, reward or observation."""
 
 _native: dict[str, tuple[Callable[..., MujocoTask], int | None]] = {}
@@ -120,14 +109,17 @@ def is_exact(env_id: str, **kwargs: Any) -> bool:
 def can_randomize(env_id: str, **kwargs: Any) -> bool:
     """Returns whether an id is that of a task with a randomization, given its keyword arguments.
 
+    Those that the task does not have are left out: they may be those of `gymnasium.make` itself.
+
     Raises:
-        ValueError: if it is a task and does not know one of them.
+        ValueError: if it is a task and cannot be made.
     """
     name = _native_name(import_module_of(env_id))
     if name not in _native:
         return False
-    kwargs.pop("max_episode_steps", None)
-    return is_randomizable(_make_task(name, _native[name][0], _without_view(kwargs)))
+    task, _ = _native[name]
+    known = {key: kwargs[key] for key in inspect.signature(task).parameters if key in kwargs}
+    return is_randomizable(_make_task(name, task, known))
 
 
 def official_id(env_id: str) -> str:

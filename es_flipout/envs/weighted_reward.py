@@ -36,8 +36,8 @@ class WeightedReward(gym.Wrapper[Any, Any, Any, Any]):
             )
         if len(parts) != len(self._weights):
             raise EnvFault(
-                f"the reward has {len(parts)} parts, but there are {len(self._weights)} reward_weights: "
-                f"{self._weights.tolist()}"
+                f"the reward has {len(parts)} parts, so it needs {len(parts)} reward_weights, "
+                f"got {self._weights.tolist()}"
             )
         return observation, float(self._weights @ parts), terminated, truncated, dict(info)
 
@@ -48,8 +48,9 @@ def check_weights(weights: Any) -> None:
     Raises:
         ValueError: if they are not.
     """
-    if isinstance(weights, str) or not all(
-        isinstance(each, int | float | np.number) and not isinstance(each, bool) and np.isfinite(each)
+    is_list = isinstance(weights, Sequence | np.ndarray) and not isinstance(weights, str)
+    if not is_list or not all(
+        isinstance(each, int | float | np.number) and not isinstance(each, bool) and abs(each) < np.inf
         for each in weights
     ):
         raise ValueError(f"reward_weights must be finite numbers, one per part of the reward, got {weights}")

@@ -84,6 +84,8 @@ def find_wrappers(wrappers: Sequence[WrapperSpec]) -> list[Wrapping]:
     Raises:
         ValueError: if one does not exist, remembers earlier episodes, or takes other keyword arguments.
     """
+    if isinstance(wrappers, str | Mapping):
+        raise ValueError(f"wrappers must be a list, like [{_EXAMPLE}], got {wrappers!r}")
     return [_find(wrapper_name(each), each) for each in wrappers]
 
 

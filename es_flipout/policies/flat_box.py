@@ -128,14 +128,17 @@ def flat_box(space: gym.Space[Any]) -> spaces.Box:
 
 def no_flat_form(space: gym.Space[Any]) -> str:
     """Returns what in a space has no flat form of numbers, and a remedy; nothing if it has one."""
-    odd = [(path, part) for path, part in _parts(space, ()) if not isinstance(part, _FLAT)]
+    parts = list(_parts(space, ()))
+    if not parts:
+        return f"{short_name(space)} observations have no parts: there is nothing to act on"
+    odd = [(path, part) for path, part in parts if not isinstance(part, _FLAT)]
     if not odd:
         return ""
     path, part = odd[0]
     kind = type(part).__name__
     if not path:
         return f"no flat form of {kind} observations: turn them into a Box in a wrapper"
-    keys = {path[0]: None for path, _ in _parts(space, ())}
+    keys = {path[0]: None for path, _ in parts}
     kept = ", ".join(str(key) for key in keys if all(path[0] != key for path, _ in odd))
     how = f"by env.wrappers [{{name: FilterObservation, filter_keys: [{kept}]}}]" if kept else "in a wrapper"
     return f"no flat form of {kind}, the entry {entry(path)} of the observations: leave it out {how}"

@@ -37,7 +37,7 @@ def vector_box(space: gym.Space[Any]) -> spaces.Box:
 def _refusal(kind: str, more: str = "") -> str:
     return (
         f"{kind} are not supported, a policy needs vectors (a Box of one dimension): "
-        f"wrap the environment in gymnasium.wrappers.FlattenObservation{more}"
+        f"flatten them by env.wrappers [FlattenObservation] (gymnasium.wrappers.FlattenObservation){more}"
     )
 
 

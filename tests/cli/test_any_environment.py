@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ from torch import nn
 
 from es_flipout.cli import eval as es_eval
 from es_flipout.cli import train as es_train
+from es_flipout.envs import known_ids
 from es_flipout.run import checkpoint
 
 TINY = ["--es.population_size", 8, "--env.num_envs", 4, "--threads", 1, "--generations", 2, "--out", "run"]
@@ -83,6 +86,42 @@ class Paid(gym.Env):
         return np.ones(1, np.float32), np.array([action[0], -(action[0] ** 2)]), False, False, {}
 
 
+class Plain(gym.Env):
+    """Lasts for five steps; observes and acts in the spaces that it is given."""
+
+    def __init__(self, observations=None, actions=None, lasts=5, trouble=None):
+        self.observation_space = observations or spaces.Box(-1.0, 1.0, (3,), np.float32)
+        self.action_space = actions or spaces.Discrete(2)
+        self.lasts, self.trouble = lasts, trouble
+
+    def reset(self, *, seed=None, options=None):
+        if self.trouble:
+            raise self.trouble
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(self.observation_space.shape, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        is_over = self.steps >= self.lasts
+        observation = np.zeros(self.observation_space.shape, np.float32)
+        return observation, 1.0, is_over, False, {"is_success": is_over}
+
+
+TEXT = spaces.Text(5)
+PLAIN = {
+    "Asks-v0": {"observations": spaces.Dict(image=spaces.Box(0, 1, (3,)), mission=TEXT)},
+    "Endless-v0": {"lasts": np.inf},
+    "Flags-v0": {"actions": spaces.MultiBinary(2)},
+    "Free-v0": {"actions": spaces.Box(-np.inf, np.inf, (2,), np.float32)},
+    "Locked-v0": {"trouble": RuntimeError("no license")},
+    "Short-v0": {},
+    "Squares-v0": {"observations": spaces.Box(-1, 1, (5, 5))},
+    "Talks-v0": {"observations": TEXT},
+}
+
+for _env_id, _kwargs in PLAIN.items():
+    gym.register(_env_id, Plain, max_episode_steps=None, kwargs=_kwargs)
 gym.register("Sees-v0", Sees, max_episode_steps=6)
 gym.register("Paid-v0", Paid, max_episode_steps=3)
 
@@ -178,7 +217,7 @@ def test_wrappers_with_arguments_on_the_command_line(run):
         ),
         (
             ["--env.id", f"{__name__}:Paid-v0", "--env.reward_weights", "[1]"],
-            "the reward has 2 parts, but there",
+            "the reward has 2 parts, so it needs",
         ),
         (["--env.id", f"{__name__}:Paid-v0", "--env.reward_weights", "[a]"], "env.reward_weights must be"),
         (["--env.id", f"{__name__}:Paid-v0", "--env.reward_weights", "[.nan]"], "must be finite numbers"),
@@ -194,6 +233,50 @@ def test_a_mistake_is_told_in_one_line(run, arguments, message):
     assert message in err
     assert status == 2
     assert err.count("\n") == 1
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
+DOCUMENTED = [
+    "--env.id Hoper-v5",
+    "--env.id MiniGrid-Empty-5x5-v0",
+    "--env.id my_robots:Arm-v0",
+    "--env.id Hopper-v5 --env.kwargs.healthy 1",
+    "--env.id Locked-v0",
+    "--env.id Talks-v0",
+    "--env.id Asks-v0",
+    "--env.id Squares-v0",
+    "--env.id Paid-v0",
+    "--env.id Paid-v0 --env.reward_weights [1]",
+    "--env.id Pendulum-v1 --env.reward_weights [1]",
+    "--env.id CartPole-v1 --env.wrappers [FrameStack]",
+    "--env.id CartPole-v1 --env.wrappers '[{name: ClipReward, max: 1}]'",
+    "--env.id CartPole-v1 --env.wrappers [NormalizeReward]",
+    "--env.id Hopper-v5 --env.engine batch --env.wrappers [FlattenObservation]",
+    "--env.id CartPole-v1 --env.engine batch",
+    "--env.id Flags-v0",
+    "--env.id Free-v0",
+    "--env.id CartPole-v1 --rollout.action_noise 0.1",
+    "--env.id Short-v0 --evaluation.info [is_sucess]",
+    "--env.id Endless-v0 --env.num_envs 2 --es.population_size 2 --es.num_bases 1",
+]
+"""Mistakes, one for each row of the table in `PAGE`."""
+
+
+def documented_lines():
+    """Returns the lines of the table of mistakes, as regular expressions."""
+    table = PAGE.read_text().split("## What is refused")[1].split("\n## ")[0]
+    lines = re.findall(r"^\|[^|]+\| `([^|]*)` \|$", table, flags=re.MULTILINE)
+    return [re.escape(line).replace(r"\.\.\.", ".*") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"), list(zip(documented_lines(), DOCUMENTED, strict=True)), ids=DOCUMENTED
+)
+def test_the_documented_line_is_what_a_mistake_gives(run, monkeypatch, line, mistake):
+    monkeypatch.setattr(known_ids, "find_spec", lambda module: None)  # whatever is installed here
+    status, _, err = run("train", *TINY, *shlex.split(mistake))
+    assert status == 2
+    assert re.fullmatch(f"es-train: {line}\n", err)
 
 
 @pytest.mark.parametrize("backend", ["vectorized", "process_pool"])

@@ -139,6 +139,12 @@ def test_the_short_name_has_no_bounds():
     assert flat_box(spaces.Tuple([BOX, spaces.Discrete(3)])).short_name == "Tuple(Box(2, 3), Discrete(3))"
 
 
+@pytest.mark.parametrize("space", [spaces.Dict(), spaces.Tuple([]), spaces.Dict(arm=spaces.Dict())])
+def test_observations_without_parts_are_refused(space):
+    with pytest.raises(ValueError, match="observations have no parts"):
+        flat_box(space)
+
+
 PLACE = spaces.Box(-1, 1, (2,), np.float32)
 PARTS = spaces.Dict(place=PLACE, kind=spaces.Discrete(3), pair=spaces.Tuple([PLACE, spaces.Discrete(2)]))
 GOOD = {"place": np.zeros(2, np.float32), "kind": 1, "pair": (np.zeros(2, np.float32), 0)}

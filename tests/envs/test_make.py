@@ -117,6 +117,14 @@ def test_a_native_task_may_run_in_gymnasium():
     assert torch.equal(env.step(torch.ones(2, 3))[0], native.step(torch.ones(2, 3))[0])
 
 
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "tests.robots:Robot-v0"])
+def test_gymnasium_takes_its_own_keyword_arguments_if_randomization_is_wanted(env_id):
+    options = {"engine": "gymnasium", "randomize": True, "disable_env_checker": True}
+    make_vec(env_id, 1, **options).close()
+    with pytest.raises(ValueError, match="disable_env_checkers"):
+        make_vec(env_id, 1, engine="gymnasium", randomize=True, disable_env_checkers=True)
+
+
 @pytest.mark.parametrize(("name", "engine"), [("batch", BatchEngine), ("mjdata_pool", MjDataPoolEngine)])
 def test_a_native_engine_may_be_chosen(name, engine):
     assert type(make_vec("Hopper-v5", 1, engine=name, threads=1).engine) is engine
@@ -313,16 +321,17 @@ def test_what_an_import_raises_is_named_with_the_id(module, source):
 @pytest.mark.parametrize(
     ("env_id", "hint"),
     [
-        ("ALE/Pong-v5", "the module ale_py registers it; pip install ale-py"),
+        ("ALE/Pong-v5", "ale_py registers such ids; pip install ale-py"),
         ("FetchReach-v4", "pip install gymnasium-robotics"),
-        ("AdroitHandDoor-v1", "the module gymnasium_robotics"),
+        ("AdroitHandDoor-v1", "gymnasium_robotics registers such ids"),
+        ("FetchBall-v0", "if need be of a module: MODULE:FetchBall-v0"),  # which may be the user's own
         (
             "dm_control/cartpole-swingup-v0",
-            r"the module shimmy registers it; pip install 'shimmy\[dm-control\]'",
+            r"shimmy registers such ids; pip install 'shimmy\[dm-control\]'",
         ),
         ("MiniGrid-Empty-5x5-v0", "pip install minigrid"),
         ("highway-fast-v0", "pip install highway-env"),
-        ("PandaReach-v3", "the module panda_gym registers it; pip install panda-gym"),
+        ("PandaReach-v3", "panda_gym registers such ids; pip install panda-gym"),
         ("mo-halfcheetah-v5", "pip install mo-gymnasium"),
         ("HopperBulletEnv-v0", "pip install pybullet_envs_gymnasium"),
         ("Drone-v0", "MODULE:Drone-v0"),
@@ -405,6 +414,8 @@ gym.register(
     name = module("registers_an_environment", source)
     with pytest.raises(ValueError, match="unknown environment 'Imported-v0'"):
         make_vec("Imported-v0", 1)
+    with pytest.raises(ValueError, match=rf"'Qqqq-v9': the module {name} does not register it"):
+        make_vec(f"{name}:Qqqq-v9", 1)
     env = make_vec(f"{name}:Imported-v0", 2)
     assert truncated_at(env, 10) == 4
     env = make_vec(f"{name}:Imported-v0", 2, engine="gymnasium_processes", threads=1)

@@ -34,7 +34,7 @@ def step(env, action=1.5):
 def test_the_reward_is_the_weighted_sum():
     # 2 * 1.5 + 0.5 * -(1.5**2) = 3 - 1.125
     assert step(make_vec("Two-v0", 1, reward_weights=[2, 0.5])) == (1.875, None)
-    env = make_env("Two-v0", reward_weights=[0.0, 1.0])
+    env = make_env("Two-v0", reward_weights=np.array([0.0, 1.0]))
     env.reset()
     assert env.step(np.ones(1, np.float32))[1] == -1.0
 
@@ -43,8 +43,12 @@ def test_the_reward_is_the_weighted_sum():
     ("env_id", "weights", "message"),
     [
         ("Two-v0", [], "the reward is an array of shape (2,), a number is needed: set env.reward_weights"),
-        ("Two-v0", [1.0], "the reward has 2 parts, but there are 1 reward_weights: [1.0]"),
-        ("Two-v0", [1.0, 2.0, 3.0], "the reward has 2 parts, but there are 3 reward_weights"),
+        ("Two-v0", [1.0], "the reward has 2 parts, so it needs 2 reward_weights, got [1.0]"),
+        (
+            "Two-v0",
+            [1.0, 2.0, 3.0],
+            "the reward has 2 parts, so it needs 2 reward_weights, got [1.0, 2.0, 3.0]",
+        ),
         ("Pendulum-v1", [1.0], "the reward is a number, so it needs no reward_weights: [1.0] were given"),
     ],
 )
@@ -53,7 +57,7 @@ def test_weights_that_do_not_fit_are_a_fault(env_id, weights, message):
     assert message in failures[0]
 
 
-@pytest.mark.parametrize("weights", [["a"], [float("nan")], "12", [True]])
+@pytest.mark.parametrize("weights", [["a"], [float("nan")], "12", [True], 3, {1.0: 2.0}])
 def test_weights_are_numbers(weights):
     with pytest.raises(ValueError, match="reward_weights must be finite numbers"):
         make_env("Two-v0", reward_weights=weights)

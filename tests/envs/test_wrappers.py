@@ -83,6 +83,12 @@ def test_a_mistake_is_told_in_one_line(make, wrapper, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("wrappers", ["FlattenObservation", STACK])
+def test_wrappers_are_a_list(wrappers):
+    with pytest.raises(ValueError, match=r"^wrappers must be a list, like \[{name: FrameStackObservation"):
+        make_env("CartPole-v1", wrappers)
+
+
 def test_what_a_wrapper_makes_of_its_arguments_is_named_with_it():
     with pytest.raises(ValueError, match=r"^CartPole-v1: \w+ \(in FrameStackObservation\): .*-1"):
         make_env("CartPole-v1", [{"name": "FrameStackObservation", "stack_size": -1}])
