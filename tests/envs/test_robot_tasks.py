@@ -428,3 +428,30 @@ def test_a_model_may_be_given_in_any_form(tmp_path):
 def test_a_frequency_must_fit_the_time_step(arguments, message):
     with pytest.raises(ValueError, match=message):
         Robot(**arguments)
+
+
+class Shifting(Robot):
+    """Keeps its last two actions in two entries, of which one becomes the other."""
+
+    def initial_state(self, rng):
+        qpos, qvel, state = super().initial_state(rng)
+        return qpos, qvel, {**state, "last": np.zeros(2), "previous": np.zeros(2)}
+
+    def update_state(self, fields, actions):
+        own = {"last": actions.to(fields["last"]), "previous": fields["last"]}
+        return {**super().update_state(fields, actions), **own}
+
+    def reward(self, before, after, fields, actions):
+        return fields["previous"][:, 0], {}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("retires", [False, True])
+def test_an_entry_may_become_another(fused, retires):
+    env = MujocoVectorEnv(Shifting(), 2, threads=1, dtype=torch.float64, info=False, fused=fused)
+    assert (env.fused is not None) == fused, env.not_fused
+    env.reset(seed=0)
+    if retires:  # then some envs are live, not all
+        env.retire(np.array([False, True]))
+    rewards = [env.step(torch.full((2, 2), value))[1][0].item() for value in (0.25, 0.5, 0.75, 1)]
+    assert rewards == [0, 0, 0.25, 0.5]

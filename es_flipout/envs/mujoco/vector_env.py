@@ -202,7 +202,6 @@ class MujocoVectorEnv(TorchVectorEnv):
         failures = {**raised, **failures, **self.engine.failures}
         self._hooks.located.copy_(outcome.located)
         self._observations.copy_(outcome.observations)
-        self._state.keep(outcome.state, None if live_ids is None else live)
         rewards = outcome.rewards
         terminated = outcome.terminated.cpu().numpy()
         self._elapsed += 1
@@ -219,7 +218,10 @@ class MujocoVectorEnv(TorchVectorEnv):
         info = self._end_failed(failures)
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
-        return self._given_step(rewards.double(), info | self._given_all(outcome.info))
+        given = self._given_step(rewards.double(), info | self._given_all(outcome.info))
+        # Last, because rewards and info may be views of entries, as they were before the step.
+        self._state.keep(outcome.state, None if live_ids is None else live)
+        return given
 
     def _hand_over(self, inputs: Mapping[str, Tensor]) -> None:
         """Gives the physics its inputs for a step, [N, ...] each; forces that are missing are 0."""
