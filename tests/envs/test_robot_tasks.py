@@ -455,3 +455,15 @@ def test_an_entry_may_become_another(fused, retires):
         env.retire(np.array([False, True]))
     rewards = [env.step(torch.full((2, 2), value))[1][0].item() for value in (0.25, 0.5, 0.75, 1)]
     assert rewards == [0, 0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_observation_of_a_frozen_env_stays(way):
+    env = make_vec("tests.robots:Robot-v0", 2, threads=1, **WAYS[way])
+    env.reset(seed=0)
+    before = env.step(torch.zeros(2, 2))[0]
+    env.retire(np.array([True, False]))
+    after = env.step(torch.ones(2, 2))[0]
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+    env.close()

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, check_num_envs, failure_info, observation_box
 from es_flipout.envs.engines.contract import Ids
+from es_flipout.envs.masks import where_rows
 from es_flipout.envs.mujoco.checked_task import CheckedTask
 from es_flipout.envs.mujoco.env_state import EnvState
 from es_flipout.envs.mujoco.hook_calls import HookCalls
@@ -200,9 +201,11 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._state.draw(live, torch.from_numpy(self._elapsed + 1).to(self.engine.device))
         outcome, raised = self._hooks.outcome(actions, live_list)
         failures = {**raised, **failures, **self.engine.failures}
+        rewards, observations = outcome.rewards, outcome.observations
+        if live_ids is not None:  # `update_state` has moved on in frozen envs, too
+            observations = where_rows(live, observations, self._observations)
         self._hooks.located.copy_(outcome.located)
-        self._observations.copy_(outcome.observations)
-        rewards = outcome.rewards
+        self._observations.copy_(observations)
         terminated = outcome.terminated.cpu().numpy()
         self._elapsed += 1
         if live_ids is None:
