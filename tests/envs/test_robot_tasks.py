@@ -467,3 +467,15 @@ def test_the_observation_of_a_frozen_env_stays(way):
     assert torch.equal(before[0], after[0])
     assert not torch.equal(before[1], after[1])
     env.close()
+
+
+def test_a_copy_of_a_task_has_constants_of_its_own():
+    task, like = Robot(), torch.zeros(1, dtype=torch.float64)
+    for i in range(100):
+        task.weights = np.full(2, i, np.float64)
+        task.constant(task.weights, like)
+    copied = pickle.loads(pickle.dumps(task))
+    del task  # and its arrays, whose memory others take
+    arrays = [np.full(2, -i, np.float64) for i in range(1, 1000)]
+    for array in arrays:
+        assert np.array_equal(copied.constant(array, like), array)

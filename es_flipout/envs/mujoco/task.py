@@ -170,9 +170,11 @@ class MujocoTask(ABC):
             like: some field, for example.
         """
         key = id(values), like.device, like.dtype
-        if key not in self._constants:
-            self._constants[key] = values, torch.from_numpy(values).to(like)
-        return self._constants[key][1]
+        array, constant = self._constants.get(key, (None, like))
+        if array is not values:  # in a copy of a task, keys are of the arrays of the original
+            constant = torch.from_numpy(values).to(like)
+            self._constants[key] = values, constant
+        return constant
 
     def keyframe(self, keyframe: int | str) -> tuple[NDArray[np.float64], ...]:
         """Returns qpos [nq], qvel [nv] and ctrl [nu] of a keyframe."""
