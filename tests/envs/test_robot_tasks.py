@@ -479,3 +479,23 @@ def test_a_copy_of_a_task_has_constants_of_its_own():
     arrays = [np.full(2, -i, np.float64) for i in range(1, 1000)]
     for array in arrays:
         assert np.array_equal(copied.constant(array, like), array)
+
+
+@pytest.mark.parametrize("name", ["body_ipos", "body_pos", "geom_size", "geom_pos", "qpos0"])
+def test_warp_varies_shapes_and_centers_of_mass(name):
+    def draw(self, rng):
+        value = getattr(self.model, name)
+        return {name: value + rng.uniform(0, 0.02, value.shape) * (value != 0)}
+
+    task, found = randomizing(draw), {}
+    for engine in ("batch", "warp"):
+        env = MujocoVectorEnv(task(), 2, engine=engine, threads=1, randomize=True, info=False)
+        nominal = MujocoVectorEnv(task(), 2, engine=engine, threads=1, info=False)
+        for each in (env, nominal):
+            each.reset(seed=[3, 4])
+            for actions in some_actions(2)[:8]:
+                observations = each.step(torch.from_numpy(actions))[0]
+            found[engine, each is env] = observations.double()
+    torch.testing.assert_close(found["warp", True], found["batch", True], rtol=1e-3, atol=1e-3)
+    if name != "qpos0":  # of which only springs and constants depend
+        assert (found["batch", True] - found["batch", False]).abs().max() > 0.01
