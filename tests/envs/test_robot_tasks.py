@@ -499,3 +499,30 @@ def test_warp_varies_shapes_and_centers_of_mass(name):
     torch.testing.assert_close(found["warp", True], found["batch", True], rtol=1e-3, atol=1e-3)
     if name != "qpos0":  # of which only springs and constants depend
         assert (found["batch", True] - found["batch", False]).abs().max() > 0.01
+
+
+WITH_A_CUBE = """
+<mujoco>
+  <worldbody>
+    <body name="arm"><joint/><geom size=".1" fromto="0 0 0 1 0 0" type="capsule"/></body>
+    <body name="cube" pos="0 0 3"><freejoint/><geom type="box" size=".1 .1 .1"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_a_center_of_mass_may_vary_beside_simple_bodies():
+    model = mujoco.MjModel.from_xml_string(WITH_A_CUBE)
+    arm, cube = (model.body(name).id for name in ("arm", "cube"))
+    assert model.body_simple[[arm, cube]].tolist() == [0, 1]
+    centers = model.body_ipos.copy()
+    centers[arm, 0] += 0.1
+    variants = ModelVariants(model, {"body_ipos": centers})
+    assert {"dof_invweight0", "dof_M0"} <= set(variants.names)
+    other = copy.copy(model)
+    other.body_ipos[:] = centers
+    mujoco.mj_setConst(other, mujoco.MjData(other))
+    assert np.array_equal(variants.complete({"body_ipos": centers})["dof_M0"], other.dof_M0)
+    centers[cube, 0] += 0.1
+    with pytest.raises(ValueError, match="body 2 is compiled as simple"):
+        variants.complete({"body_ipos": centers})
