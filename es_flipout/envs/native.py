@@ -41,6 +41,8 @@ RENDERING_KEYWORDS = frozenset(
     }
 )
 """Keyword arguments of Gymnasium's MuJoCo environments that do not touch physics, reward or observation."""
+_GYMNASIUM_KEYWORDS = frozenset(inspect.signature(gym.make).parameters)
+"""Those that `gymnasium.make` does not pass on, such as disable_env_checker."""
 
 _native: dict[str, tuple[Callable[..., MujocoTask], int | None]] = {}
 
@@ -126,8 +128,8 @@ def can_randomize(env_id: str, **kwargs: Any) -> bool:
     name = _native_name(import_module_of(env_id))
     if name not in _native:
         return False
-    kwargs.pop("max_episode_steps", None)
-    return is_randomizable(_make_task(name, _native[name][0], _without_view(kwargs)))
+    own = {each: value for each, value in kwargs.items() if each not in _GYMNASIUM_KEYWORDS}
+    return is_randomizable(_make_task(name, _native[name][0], _without_view(own)))
 
 
 def official_id(env_id: str) -> str:

@@ -526,3 +526,15 @@ def test_a_center_of_mass_may_vary_beside_simple_bodies():
     centers[cube, 0] += 0.1
     with pytest.raises(ValueError, match="body 2 is compiled as simple"):
         variants.complete({"body_ipos": centers})
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "tests.robots:Robot-v0"])
+def test_keyword_arguments_of_gymnasium_make_do_not_get_in_the_way(env_id):
+    options = {"engine": "gymnasium", "disable_env_checker": True}
+    found = []
+    for randomize in (False, True):
+        env = make_vec(env_id, 1, dtype=torch.float64, randomize=randomize, **options)
+        env.reset(seed=3)
+        found.append(env.step(torch.zeros(env.action_space.shape))[0])
+        env.close()
+    assert torch.equal(*found) == (env_id == "Hopper-v5")
