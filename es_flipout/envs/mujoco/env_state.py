@@ -53,7 +53,7 @@ class EnvState:
         self.draws = has_noise and task.is_randomized
 
     def begin(self, ids: Ids, starts: StartBatch) -> None:
-        """StartBatch episodes in envs, [M]."""
+        """Begins episodes in envs, [M]."""
         index = torch.from_numpy(ids).long().to(self.noise.device)
         for name, values in self.entries.items():
             values[index] = torch.from_numpy(starts.state[name]).to(values)
@@ -64,7 +64,7 @@ class EnvState:
             self.draw(torch.from_numpy(mask), torch.zeros_like(self.keys))
 
     def begin_where(self, mask: Tensor, entries: Mapping[str, Tensor], keys: Tensor) -> None:
-        """StartBatch episodes in the envs of a mask, bool [N], without looking at it.
+        """Begins episodes in the envs of a mask, bool [N], without looking at it.
 
         Args:
             mask: which envs.

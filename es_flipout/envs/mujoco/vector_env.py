@@ -157,7 +157,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         return self._given(self._observations), info
 
     def _start(self, ids: Ids, seeds: Sequence[int | None]) -> dict[int, str]:
-        """StartBatch an episode in each of some envs, [M]; returns what went wrong, by env."""
+        """Starts an episode in each of some envs, [M]; returns what went wrong, by env."""
         self._started = True
         self._elapsed[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
