@@ -397,6 +397,7 @@ def test_parts_are_found_by_name():
     ):
         with pytest.raises(ValueError, match=message):
             find(name)
+    assert task.touching("trunk", "floor") == slice(9, 10)  # what failed has left nothing behind
 
 
 def test_a_model_may_be_given_in_any_form(tmp_path):
@@ -479,6 +480,13 @@ def test_a_copy_of_a_task_has_constants_of_its_own():
     arrays = [np.full(2, -i, np.float64) for i in range(1, 1000)]
     for array in arrays:
         assert np.array_equal(copied.constant(array, like), array)
+
+
+def test_a_part_of_an_array_is_copied_to_the_device_once():
+    task, like = Robot(), torch.zeros(1)
+    part = task.constant(task.init_qpos[7:], like)
+    assert part is task.constant(task.init_qpos[7:], like)
+    assert part.tolist() == pytest.approx([0.1, -0.1])
 
 
 @pytest.mark.parametrize("name", ["body_ipos", "body_pos", "geom_size", "geom_pos", "qpos0"])
