@@ -16,7 +16,9 @@ from gymnasium.utils import seeding
 from es_flipout import make_vec
 from es_flipout.envs import MujocoVectorEnv
 from es_flipout.envs.mujoco.checked_task import CheckedTask
+from es_flipout.envs.mujoco.env_state import EnvState
 from es_flipout.envs.mujoco.model_variants import ModelVariants
+from es_flipout.envs.mujoco.start import StartBatch
 from es_flipout.envs.mujoco.task_error import TaskError
 from es_flipout.step_noise import fill_normal
 from tests.robots import PERIOD, ROBOT, Robot
@@ -546,3 +548,13 @@ def test_keyword_arguments_of_gymnasium_make_do_not_get_in_the_way(env_id):
         found.append(env.step(torch.zeros(env.action_space.shape))[0])
         env.close()
     assert torch.equal(*found) == (env_id == "Hopper-v5")
+
+
+def test_the_state_of_envs_is_on_one_device():
+    task = CheckedTask(Robot(), randomize=True)
+    qpos = torch.zeros(3, 9, device="meta")  # which refuses what is elsewhere, as a GPU does
+    state = EnvState(task, {"qpos": qpos}, 3)
+    state.begin(np.array([0, 2], np.int32), StartBatch.of([task.seeded_start(seed) for seed in (1, 2)]))
+    state.draw(torch.ones(3, dtype=torch.bool, device="meta"), torch.ones_like(state.keys))
+    state.keep(task.update_state(state.fields, qpos[:, :2]))
+    assert {each.device.type for each in state.fields.values()} == {"meta"}

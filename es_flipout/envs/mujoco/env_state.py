@@ -61,7 +61,7 @@ class EnvState:
         if self.draws:
             mask = np.zeros(len(self.noise), np.bool_)
             mask[ids] = True
-            self.draw(torch.from_numpy(mask), torch.zeros_like(self.keys))
+            self.draw(torch.from_numpy(mask).to(self.keys.device), torch.zeros_like(self.keys))
 
     def begin_where(self, mask: Tensor, entries: Mapping[str, Tensor], keys: Tensor) -> None:
         """Begins episodes in the envs of a mask, bool [N], without looking at it.
