@@ -87,6 +87,7 @@ class Starts:
         state: entries of the episodes' own state, float32 [U, ...] each.
         model: MjModel fields that vary, likewise.
         noise_keys: int64 [U].
+        fields: what `CheckedTask.control` reads besides, [U, ...] each.
         observations: [U, O].
         located: `CheckedTask.locate`, [U, ...].
     """
@@ -97,6 +98,7 @@ class Starts:
     state: Mapping[str, Tensor]
     model: Mapping[str, Tensor]
     noise_keys: Tensor
+    fields: Mapping[str, Tensor]
     observations: Tensor
     located: Tensor
 
@@ -106,6 +108,8 @@ class Starts:
     ) -> Starts:
         """Computes what follows from the states; uses all envs of the engine."""
         observations, located, starts = [], [], states.starts
+        others = set(task.fields) - {"qpos", "qvel"} if task.has_controls else set()
+        seen: dict[str, list[Tensor]] = {name: [] for name in sorted(others)}
         env_state = EnvState(task, engine.fields, engine.num_envs)
         for first in range(0, len(starts.qpos), engine.num_envs):
             some = starts.part(slice(first, first + engine.num_envs))
@@ -115,6 +119,8 @@ class Starts:
             env_state.begin(ids, some)
             observations.append(task.observe(env_state.fields, dtype)[:size].clone())
             located.append(task.locate(env_state.fields)[:size].clone())
+            for name, parts in seen.items():
+                parts.append(engine.fields[name][:size].clone())
 
         def on_device(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values).to(engine.device)
@@ -126,6 +132,7 @@ class Starts:
             {name: on_device(values).float() for name, values in starts.state.items()},
             {name: on_device(values).float() for name, values in starts.model.items()},
             on_device(starts.noise_keys),
+            {name: torch.cat(parts) for name, parts in seen.items()},
             torch.cat(observations),
             torch.cat(located),
         )
@@ -263,8 +270,10 @@ class DeviceLoop:
         some_episode = episode.clamp(max=self._none - 1)
         start = starts.of_episode[some_episode]
         self._members.copy_(torch.where(taking, self._member_of_episode[some_episode], self._members))
-        model = {name: values[start] for name, values in starts.model.items()}
-        self._engine.restart(taking | ~self.live, starts.qpos[start], starts.qvel[start], model)
+        model, fields = (
+            {name: values[start] for name, values in each.items()} for each in (starts.model, starts.fields)
+        )
+        self._engine.restart(taking | ~self.live, starts.qpos[start], starts.qvel[start], model, fields)
         entries = {name: values[start] for name, values in starts.state.items()}
         self._state.begin_where(taking, entries, starts.noise_keys[start])
 

@@ -16,7 +16,9 @@ from gymnasium.utils import seeding
 from es_flipout import make_vec
 from es_flipout.envs import MujocoVectorEnv
 from es_flipout.envs.mujoco.checked_task import CheckedTask
+from es_flipout.envs.mujoco.env_state import EnvState
 from es_flipout.envs.mujoco.model_variants import ModelVariants
+from es_flipout.envs.mujoco.start import StartBatch
 from es_flipout.envs.mujoco.task_error import TaskError
 from es_flipout.step_noise import fill_normal
 from tests.robots import PERIOD, ROBOT, Robot
@@ -397,6 +399,7 @@ def test_parts_are_found_by_name():
     ):
         with pytest.raises(ValueError, match=message):
             find(name)
+    assert task.touching("trunk", "floor") == slice(9, 10)  # what failed has left nothing behind
 
 
 def test_a_model_may_be_given_in_any_form(tmp_path):
@@ -428,3 +431,130 @@ def test_a_model_may_be_given_in_any_form(tmp_path):
 def test_a_frequency_must_fit_the_time_step(arguments, message):
     with pytest.raises(ValueError, match=message):
         Robot(**arguments)
+
+
+class Shifting(Robot):
+    """Keeps its last two actions in two entries, of which one becomes the other."""
+
+    def initial_state(self, rng):
+        qpos, qvel, state = super().initial_state(rng)
+        return qpos, qvel, {**state, "last": np.zeros(2), "previous": np.zeros(2)}
+
+    def update_state(self, fields, actions):
+        own = {"last": actions.to(fields["last"]), "previous": fields["last"]}
+        return {**super().update_state(fields, actions), **own}
+
+    def reward(self, before, after, fields, actions):
+        return fields["previous"][:, 0], {}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("retires", [False, True])
+def test_an_entry_may_become_another(fused, retires):
+    env = MujocoVectorEnv(Shifting(), 2, threads=1, dtype=torch.float64, info=False, fused=fused)
+    assert (env.fused is not None) == fused, env.not_fused
+    env.reset(seed=0)
+    if retires:  # then some envs are live, not all
+        env.retire(np.array([False, True]))
+    rewards = [env.step(torch.full((2, 2), value))[1][0].item() for value in (0.25, 0.5, 0.75, 1)]
+    assert rewards == [0, 0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_observation_of_a_frozen_env_stays(way):
+    env = make_vec("tests.robots:Robot-v0", 2, threads=1, **WAYS[way])
+    env.reset(seed=0)
+    before = env.step(torch.zeros(2, 2))[0]
+    env.retire(np.array([True, False]))
+    after = env.step(torch.ones(2, 2))[0]
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+    env.close()
+
+
+def test_a_copy_of_a_task_has_constants_of_its_own():
+    task, like = Robot(), torch.zeros(1, dtype=torch.float64)
+    for i in range(100):
+        task.weights = np.full(2, i, np.float64)
+        task.constant(task.weights, like)
+    copied = pickle.loads(pickle.dumps(task))
+    del task  # and its arrays, whose memory others take
+    arrays = [np.full(2, -i, np.float64) for i in range(1, 1000)]
+    for array in arrays:
+        assert np.array_equal(copied.constant(array, like), array)
+
+
+def test_a_part_of_an_array_is_copied_to_the_device_once():
+    task, like = Robot(), torch.zeros(1)
+    part = task.constant(task.init_qpos[7:], like)
+    assert part is task.constant(task.init_qpos[7:], like)
+    assert part.tolist() == pytest.approx([0.1, -0.1])
+
+
+@pytest.mark.parametrize("name", ["body_ipos", "body_pos", "geom_size", "geom_pos", "qpos0"])
+def test_warp_varies_shapes_and_centers_of_mass(name):
+    def draw(self, rng):
+        value = getattr(self.model, name)
+        return {name: value + rng.uniform(0, 0.02, value.shape) * (value != 0)}
+
+    task, found = randomizing(draw), {}
+    for engine in ("batch", "warp"):
+        env = MujocoVectorEnv(task(), 2, engine=engine, threads=1, randomize=True, info=False)
+        nominal = MujocoVectorEnv(task(), 2, engine=engine, threads=1, info=False)
+        for each in (env, nominal):
+            each.reset(seed=[3, 4])
+            for actions in some_actions(2)[:8]:
+                observations = each.step(torch.from_numpy(actions))[0]
+            found[engine, each is env] = observations.double()
+    torch.testing.assert_close(found["warp", True], found["batch", True], rtol=1e-3, atol=1e-3)
+    if name != "qpos0":  # of which only springs and constants depend
+        assert (found["batch", True] - found["batch", False]).abs().max() > 0.01
+
+
+WITH_A_CUBE = """
+<mujoco>
+  <worldbody>
+    <body name="arm"><joint/><geom size=".1" fromto="0 0 0 1 0 0" type="capsule"/></body>
+    <body name="cube" pos="0 0 3"><freejoint/><geom type="box" size=".1 .1 .1"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_a_center_of_mass_may_vary_beside_simple_bodies():
+    model = mujoco.MjModel.from_xml_string(WITH_A_CUBE)
+    arm, cube = (model.body(name).id for name in ("arm", "cube"))
+    assert model.body_simple[[arm, cube]].tolist() == [0, 1]
+    centers = model.body_ipos.copy()
+    centers[arm, 0] += 0.1
+    variants = ModelVariants(model, {"body_ipos": centers})
+    assert {"dof_invweight0", "dof_M0"} <= set(variants.names)
+    other = copy.copy(model)
+    other.body_ipos[:] = centers
+    mujoco.mj_setConst(other, mujoco.MjData(other))
+    assert np.array_equal(variants.complete({"body_ipos": centers})["dof_M0"], other.dof_M0)
+    centers[cube, 0] += 0.1
+    with pytest.raises(ValueError, match="body 2 is compiled as simple"):
+        variants.complete({"body_ipos": centers})
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "tests.robots:Robot-v0"])
+def test_keyword_arguments_of_gymnasium_make_do_not_get_in_the_way(env_id):
+    options = {"engine": "gymnasium", "disable_env_checker": True}
+    found = []
+    for randomize in (False, True):
+        env = make_vec(env_id, 1, dtype=torch.float64, randomize=randomize, **options)
+        env.reset(seed=3)
+        found.append(env.step(torch.zeros(env.action_space.shape))[0])
+        env.close()
+    assert torch.equal(*found) == (env_id == "Hopper-v5")
+
+
+def test_the_state_of_envs_is_on_one_device():
+    task = CheckedTask(Robot(), randomize=True)
+    qpos = torch.zeros(3, 9, device="meta")  # which refuses what is elsewhere, as a GPU does
+    state = EnvState(task, {"qpos": qpos}, 3)
+    state.begin(np.array([0, 2], np.int32), StartBatch.of([task.seeded_start(seed) for seed in (1, 2)]))
+    state.draw(torch.ones(3, dtype=torch.bool, device="meta"), torch.ones_like(state.keys))
+    state.keep(task.update_state(state.fields, qpos[:, :2]))
+    assert {each.device.type for each in state.fields.values()} == {"meta"}

@@ -11,12 +11,13 @@ import torch
 from playing import rollout
 from ranks import RankProcesses
 
-from es_flipout import FlipoutES
+from es_flipout import FlipoutES, register_task
 from es_flipout.envs import make_vec
 from es_flipout.perturbations import Flipout
 from es_flipout.policies import GRUPolicy, MLPPolicy
 from es_flipout.population import Population
 from es_flipout.rollout import DevicePlayer, Episodes, HostPlayer, RankPlayer, WorkerPlayer, reset_seeds
+from tests.robots import Robot
 
 ROBOT = "tests.robots:Robot-v0"
 MEMBERS = 16
@@ -109,6 +110,26 @@ def test_the_loop_of_the_device_finds_what_the_host_finds(device, randomize):
     on_cpu = rollout(HostPlayer(MAKE(6, randomize=randomize)), make_population(env), SEEDS, episode_limit=3)
     short = rollout(DevicePlayer(env), population, SEEDS, episode_limit=3)
     torch.testing.assert_close(short.returns, on_cpu.returns, rtol=2e-3, atol=2e-3)
+
+
+class Springy(Robot):
+    """Its controls follow what its sensors and its feet say."""
+
+    def control(self, fields, actions):
+        sensors = fields["sensordata"]
+        return actions + 0.5 * sensors[:, self.velocity][:, 1:] + sensors[:, self.feet]
+
+
+register_task("Springy-v0", Springy, max_episode_steps=60)
+
+
+def test_controls_on_the_device_see_the_start_of_their_episode(device):
+    env = make_vec("Springy-v0", 4, info=False, engine="warp", device=device)
+    population = make_population(env, device=device)
+    expected = rollout(HostPlayer(env), population, SEEDS, episode_limit=3)
+    found = rollout(DevicePlayer(env), population, SEEDS, episode_limit=3)
+    tolerance = 1e-5 if device == "cpu" else 1e-3
+    torch.testing.assert_close(found.returns, expected.returns, rtol=tolerance, atol=tolerance)
 
 
 def test_nothing_of_a_robot_waits_for_a_value_or_moves_in_memory():

@@ -153,7 +153,14 @@ class WarpEngine(PhysicsEngine):
         self.compile(num_substeps)
         self._graphs.launch(num_substeps)
 
-    def restart(self, mask: Tensor, qpos: Tensor, qvel: Tensor, model: Mapping[str, Tensor] = {}) -> None:
+    def restart(
+        self,
+        mask: Tensor,
+        qpos: Tensor,
+        qvel: Tensor,
+        model: Mapping[str, Tensor] = {},
+        fields: Mapping[str, Tensor] = {},
+    ) -> None:
         """Puts envs at the start of an episode, without computing the other fields.
 
         Args:
@@ -161,6 +168,7 @@ class WarpEngine(PhysicsEngine):
             qpos: positions, float32 [N, nq]; ignored where the mask is False.
             qvel: velocities, float32 [N, nv]; likewise.
             model: values of the fields that vary, float32 [N, ...]; likewise. Others are left out.
+            fields: what some of the other fields are there, [N, ...]; likewise.
         """
         column = mask.unsqueeze(1)
         torch.where(column, qpos, self._qpos, out=self._qpos)
@@ -170,6 +178,8 @@ class WarpEngine(PhysicsEngine):
                 values.copy_(where_rows(mask, model[name], values))
         for state in self._cleared:
             state.masked_fill_(mask.view(-1, *(1,) * (state.ndim - 1)), 0)
+        for name, values in fields.items():
+            self.fields[name].copy_(where_rows(mask, values, self.fields[name]))
 
     def faults(self) -> Tensor:
         """Returns what has gone wrong in each env, bits of `FAULTS`, int32 [N].

@@ -17,6 +17,8 @@ from es_flipout.envs.engines.warp_setup import import_warp
 
 SET_BY_MUJOCO = frozenset(getattr(mujoco.MjModel, "_setconst_outputs", ()))
 """Constants that MuJoCo derives from other fields (mj_setConst)."""
+FOR_SLEEP = "dof_length"
+"""The one that mujoco_warp shares between all envs, but reads only if bodies may be put to sleep."""
 
 
 def varied_fields(
@@ -24,8 +26,8 @@ def varied_fields(
 ) -> dict[str, Tensor]:
     """Gives a `mujoco_warp.Model` a row per env of some fields; returns live views, float32 [N, ...].
 
-    It must be called before anything is recorded. What mujoco_warp does not have is left out, if MuJoCo
-    derives it from other fields.
+    It must be called before anything is recorded. What mujoco_warp does not have, or does not use, is left
+    out, if MuJoCo derives it from other fields.
 
     Raises:
         ValueError: if mujoco_warp cannot vary one of the others.
@@ -38,6 +40,8 @@ def varied_fields(
     for name in names:
         if dimensions.get(name, ())[:1] != ("*",):
             if name in SET_BY_MUJOCO and name not in dimensions:
+                continue
+            if name == FOR_SLEEP and not model.opt.enableflags & mujoco.mjtEnableBit.mjENBL_SLEEP:
                 continue
             can = sorted(each for each, shape in dimensions.items() if shape[:1] == ("*",))
             close = [each for each in can if each.partition("_")[0] == name.partition("_")[0]]

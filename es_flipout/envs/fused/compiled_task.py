@@ -129,6 +129,7 @@ class CompiledTask:
         inputs = dict(task.control(some, actions)) if task.has_controls else {}
         observed = task.observe(some, self._dtype)
         expected, state = _called(task, some, before, actions, self._dtype)
+        expected = {name: value.clone() for name, value in expected.items()}  # not views of entries
         found = {name: torch.zeros_like(value) for name, value in expected.items()}
         found["located"] = before
         given = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in inputs.items()}

@@ -123,7 +123,10 @@ class CheckedTask:
         return {name: _without_graph(value) for name, value in inputs.items()}
 
     def update_state(self, fields: Fields, actions: Tensor) -> dict[str, Tensor]:
-        """Returns the entries of the state that a step changes, [N, ...] each, in the dtype of the fields."""
+        """Returns the entries of the state that a step changes, [N, ...] each, in the dtype of the fields.
+
+        They are copies: a hook may return an entry as the new value of another.
+        """
         if not self._keeps_state:
             return {}
         given = self._call("update_state", fields, actions)
@@ -138,7 +141,7 @@ class CheckedTask:
             shape = self._check("update_state", value, fields, what, f"give {name!r} as")
             if shape[1:] != self.state[name]:
                 self._refuse("update_state", f"must give {name!r} as {what}, got {described(value)}")
-            entries[name] = _without_graph(value).to(fields["qpos"].dtype)
+            entries[name] = _without_graph(value).to(fields["qpos"].dtype, copy=True)
         return entries
 
     def observe(self, fields: Fields, dtype: torch.dtype) -> Tensor:

@@ -53,7 +53,7 @@ class EnvState:
         self.draws = has_noise and task.is_randomized
 
     def begin(self, ids: Ids, starts: StartBatch) -> None:
-        """StartBatch episodes in envs, [M]."""
+        """Begins episodes in envs, [M]."""
         index = torch.from_numpy(ids).long().to(self.noise.device)
         for name, values in self.entries.items():
             values[index] = torch.from_numpy(starts.state[name]).to(values)
@@ -61,10 +61,10 @@ class EnvState:
         if self.draws:
             mask = np.zeros(len(self.noise), np.bool_)
             mask[ids] = True
-            self.draw(torch.from_numpy(mask), torch.zeros_like(self.keys))
+            self.draw(torch.from_numpy(mask).to(self.keys.device), torch.zeros_like(self.keys))
 
     def begin_where(self, mask: Tensor, entries: Mapping[str, Tensor], keys: Tensor) -> None:
-        """StartBatch episodes in the envs of a mask, bool [N], without looking at it.
+        """Begins episodes in the envs of a mask, bool [N], without looking at it.
 
         Args:
             mask: which envs.

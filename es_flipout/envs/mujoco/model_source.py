@@ -70,8 +70,12 @@ class ModelSource:
                 "the task one of these instead of an MjModel, or add <contact> sensors to the MJCF and read "
                 "them with sensor(NAME)"
             )
-        self._pairs += pairs
-        return self.compile()
+        before, self._pairs = self._pairs, [*self._pairs, *pairs]
+        try:
+            return self.compile()
+        except ValueError:
+            self._pairs = before
+            raise
 
     def _spec(self) -> mujoco.MjSpec:
         """Returns a specification of its own, with the sensors that were added."""

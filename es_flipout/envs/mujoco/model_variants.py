@@ -59,7 +59,7 @@ class ModelVariants:
         self._data = mujoco.MjData(self._model)
         before = _numeric_fields(self._model)
 
-        self._set({name: value * 1.125 + 0.125 for name, value in self._nominal.items()})
+        self._set({name: _moved(model, name, value) for name, value in self._nominal.items()})
         after = _numeric_fields(self._model)
         self._follow = {
             name: value
@@ -87,6 +87,17 @@ class ModelVariants:
             mujoco.mj_setConst(self._model, self._data)
         except mujoco.FatalError as error:
             raise ValueError(f"MuJoCo cannot use these fields: {error}") from error
+
+
+def _moved(model: mujoco.MjModel, name: str, nominal: Floats) -> Floats:
+    """Returns other values of a field, for which all constants that follow from it change.
+
+    The inertial frames of "simple" bodies stay: MuJoCo has compiled in that they are those of the bodies.
+    """
+    moved: Floats = nominal * 1.125 + 0.125
+    if name in ("body_ipos", "body_iquat"):
+        moved = np.where(model.body_simple[:, np.newaxis] > 0, nominal, moved)
+    return moved
 
 
 def _has_constants(names: Mapping[str, Any]) -> bool:

@@ -103,7 +103,7 @@ class MujocoTask(ABC):
         self.init_qvel: NDArray[np.float64] = data.qvel.copy()
         self.init_ctrl: NDArray[np.float64] = data.ctrl.copy()
         self.follow = _free_body(self.model)
-        self._constants: dict[Any, tuple[NDArray[np.float64], Tensor]] = {}
+        self._constants: dict[Any, Tensor] = {}
 
     @cached_property
     def dt(self) -> float:
@@ -144,7 +144,8 @@ class MujocoTask(ABC):
     def touching(self, ones: str | Sequence[str], other: str) -> slice:
         """Returns where in sensordata the numbers of contacts of parts with another are, one each.
 
-        It adds contact sensors to the model, so that every engine computes them. To be called in `__init__`;
+        It adds contact sensors to the model, so that every engine computes them. To be called in `__init__`,
+        before anything in `self.model` is changed: the model is compiled anew.
         `fields["sensordata"][:, feet] > 0` then tells which feet touch.
 
         Args:
@@ -166,13 +167,14 @@ class MujocoTask(ABC):
         from the host.
 
         Args:
-            values: an attribute of the task, which does not change.
+            values: an attribute of the task, or a part of one, which does not change.
             like: some field, for example.
         """
-        key = id(values), like.device, like.dtype
+        # By what it holds: an expression such as self.init_qpos[7:] is another array in each call.
+        key = values.tobytes(), values.shape, values.dtype, like.device, like.dtype
         if key not in self._constants:
-            self._constants[key] = values, torch.from_numpy(values).to(like)
-        return self._constants[key][1]
+            self._constants[key] = torch.from_numpy(values.copy()).to(like)
+        return self._constants[key]
 
     def keyframe(self, keyframe: int | str) -> tuple[NDArray[np.float64], ...]:
         """Returns qpos [nq], qvel [nv] and ctrl [nu] of a keyframe."""

@@ -16,7 +16,7 @@ from es_flipout.envs.mujoco.task import Fields
 from es_flipout.envs.mujoco.task_error import TaskError
 
 STARTS = 3
-"""StartBatch that the hooks are tried at: at all of them together, and at each alone."""
+"""Starts that the hooks are tried at: at all of them together, and at each alone."""
 
 
 def try_task(task: CheckedTask, engine: PhysicsEngine, state: EnvState, *, info: bool) -> None:

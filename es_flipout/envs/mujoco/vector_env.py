@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from es_flipout.envs.contract import Mask, TorchVectorEnv, check_num_envs, failure_info, observation_box
 from es_flipout.envs.engines.contract import Ids
+from es_flipout.envs.masks import where_rows
 from es_flipout.envs.mujoco.checked_task import CheckedTask
 from es_flipout.envs.mujoco.env_state import EnvState
 from es_flipout.envs.mujoco.hook_calls import HookCalls
@@ -156,7 +157,7 @@ class MujocoVectorEnv(TorchVectorEnv):
         return self._given(self._observations), info
 
     def _start(self, ids: Ids, seeds: Sequence[int | None]) -> dict[int, str]:
-        """StartBatch an episode in each of some envs, [M]; returns what went wrong, by env."""
+        """Starts an episode in each of some envs, [M]; returns what went wrong, by env."""
         self._started = True
         self._elapsed[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
@@ -200,10 +201,11 @@ class MujocoVectorEnv(TorchVectorEnv):
             self._state.draw(live, torch.from_numpy(self._elapsed + 1).to(self.engine.device))
         outcome, raised = self._hooks.outcome(actions, live_list)
         failures = {**raised, **failures, **self.engine.failures}
+        rewards, observations = outcome.rewards, outcome.observations
+        if live_ids is not None:  # `update_state` has moved on in frozen envs, too
+            observations = where_rows(live, observations, self._observations)
         self._hooks.located.copy_(outcome.located)
-        self._observations.copy_(outcome.observations)
-        self._state.keep(outcome.state, None if live_ids is None else live)
-        rewards = outcome.rewards
+        self._observations.copy_(observations)
         terminated = outcome.terminated.cpu().numpy()
         self._elapsed += 1
         if live_ids is None:
@@ -219,7 +221,10 @@ class MujocoVectorEnv(TorchVectorEnv):
         info = self._end_failed(failures)
         if info:
             rewards = torch.where(torch.from_numpy(info["failed"]).to(rewards.device), 0.0, rewards)
-        return self._given_step(rewards.double(), info | self._given_all(outcome.info))
+        given = self._given_step(rewards.double(), info | self._given_all(outcome.info))
+        # Last, because rewards and info may be views of entries, as they were before the step.
+        self._state.keep(outcome.state, None if live_ids is None else live)
+        return given
 
     def _hand_over(self, inputs: Mapping[str, Tensor]) -> None:
         """Gives the physics its inputs for a step, [N, ...] each; forces that are missing are 0."""
