@@ -49,8 +49,11 @@ def check_weights(weights: Any) -> None:
         ValueError: if they are not.
     """
     is_list = isinstance(weights, Sequence | np.ndarray) and not isinstance(weights, str)
-    if not is_list or not all(
-        isinstance(each, int | float | np.number) and not isinstance(each, bool) and abs(each) < np.inf
-        for each in weights
-    ):
+    if not is_list or not all(map(_is_finite, weights)):
         raise ValueError(f"reward_weights must be finite numbers, one per part of the reward, got {weights}")
+
+
+def _is_finite(weight: Any) -> bool:
+    return (
+        isinstance(weight, int | float | np.number) and not isinstance(weight, bool) and abs(weight) < np.inf
+    )
