@@ -54,6 +54,6 @@ def check_weights(weights: Any) -> None:
 
 
 def _is_finite(weight: Any) -> bool:
-    return (
-        isinstance(weight, int | float | np.number) and not isinstance(weight, bool) and abs(weight) < np.inf
-    )
+    is_number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
+    size: Any = abs(weight) if is_number else np.inf
+    return bool(size < np.inf)
