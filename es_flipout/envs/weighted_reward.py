@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, SupportsFloat
 
@@ -54,6 +55,9 @@ def check_weights(weights: Any) -> None:
 
 
 def _is_finite(weight: Any) -> bool:
-    is_number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
-    size: Any = abs(weight) if is_number else np.inf
-    return bool(size < np.inf)
+    if not isinstance(weight, int | float | np.number) or isinstance(weight, bool):
+        return False
+    try:
+        return math.isfinite(weight)
+    except OverflowError:  # an integer beyond all floats
+        return False
