@@ -11,10 +11,8 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 
 import mujoco
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,14 +87,14 @@ def cpu_rate(play: Callable[[], int], seconds: float) -> float:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this bench."""
-    parser.add_argument("--run", required=True, type=Path, help="run directory of a policy for the task")
+    parser.add_argument("--run", required=True, help="run directory of a policy for the task")
     parser.add_argument("--num-envs", type=int, default=32, help="envs stepped together")
 
 
 def measure(options: argparse.Namespace, results: Results) -> None:
     """Measures all contestants in alternating rounds."""
     torch.set_num_threads(1)  # as es-train has it
-    run = RunDirectory.open(str(options.run))
+    run = RunDirectory.open(options.run)
     config = load_config(run.config)
 
     def make(randomize: bool) -> MujocoVectorEnv:
@@ -125,6 +123,3 @@ def measure(options: argparse.Namespace, results: Results) -> None:
         }
         for index, name in turns(contestants, options.rounds):
             results.add(index, name, {ENV_STEPS: cpu_rate(contestants[name], options.seconds)})
-    for one, other in ((NATIVE, LOOP), (RANDOMIZED, NATIVE)):
-        spread = np.median(results.ratios((one, ENV_STEPS), (other, ENV_STEPS)))
-        print(f"{one} / {other}: {spread:.3f}")

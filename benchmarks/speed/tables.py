@@ -14,6 +14,7 @@ from benchmarks.speed import (
     memory,
     physics,
     policy,
+    robot,
     single_forward,
     startup,
     update,
@@ -247,6 +248,16 @@ def before_after_table(results: Results) -> str:
     return markdown(["", "env steps", *heads[:2], "before / after", *heads[2:]], rows)
 
 
+def robot_table(results: Results) -> str:
+    """Returns live env steps per CPU second of a robot's task, and what they are relative to others."""
+    rates = {name: results.spread(name, ENV_STEPS) for name in (robot.LOOP, robot.NATIVE, robot.RANDOMIZED)}
+    rows = [[name, str(rate)] for name, rate in rates.items()]
+    for one, other in ((robot.NATIVE, robot.LOOP), (robot.RANDOMIZED, robot.NATIVE)):
+        ratios = results.ratios((one, ENV_STEPS), (other, ENV_STEPS))
+        rows.append([f"{one} / {other}", two_decimals(ratios)])
+    return markdown(["", "live env steps per CPU second"], rows)
+
+
 OF_BENCH: dict[str, Callable[[Results], str]] = {
     "policy": lambda results: "\n\n".join(
         make(results) for make in (forward_table, noise_table, limits_table)
@@ -261,5 +272,6 @@ OF_BENCH: dict[str, Callable[[Results], str]] = {
     "configs": configs_table,
     "startup": startup_table,
     "before_after": before_after_table,
+    "robot": robot_table,
 }
 """What a bench of `benchmarks.speed` prints."""
