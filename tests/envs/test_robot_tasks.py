@@ -247,11 +247,6 @@ def controlling(of):
     return variant(control=lambda self, fields, actions: of(Robot.control(self, fields, actions)))
 
 
-def counting():
-    calls = []
-    return lambda self, rng: {f"x{calls.append(0)}{len(calls)}": 1.0}
-
-
 MISTAKES = {
     "state is no dict": (
         variant(initial_state=lambda self, rng: (*Robot.initial_state(self, rng)[:2], [1.0])),
@@ -318,9 +313,19 @@ MISTAKES = {
         r"^Odd.randomize must give 'body_mass' whole, \[4\], got",
     ),
     "another field each time": (
-        randomizing(lambda self, rng: {rng.choice(["body_mass", "dof_damping"]): None}),
-        "^Odd.randomize must give '.*' as numbers",
+        randomizing(
+            lambda self, rng: {
+                name: getattr(self.model, name)
+                for name in (["body_mass", "dof_damping"] if rng.random() < 0.5 else ["body_mass"])
+            }
+        ),
+        "^Odd.randomize varies dof_damping, but did not for seed 0",
     ),
+    "state that is no name": (
+        with_state(lambda rng: {"my command": 1.0}),
+        "may not name .*'my command': a name",
+    ),
+    "state named as the model": (with_state(lambda rng: {"body_mass": 1.0}), "may not name .*'body_mass'"),
     "randomize raises": (randomizing(lambda self, rng: 1 / 0), "^Odd.randomize: ZeroDivisionError"),
     "randomize by itself": (
         randomizing(

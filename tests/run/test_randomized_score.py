@@ -72,12 +72,14 @@ def test_a_task_without_randomization_says_so(tmp_path, capsys):
 
 
 def test_scores_are_of_the_same_seeds():
-    scores = []
+    scores, commands = [], []
     for randomize in (False, True):
         env = make_vec(ROBOT, 4, dtype=torch.float64, threads=1, randomize=randomize)
         policy = torch.nn.Linear(env.single_observation_space.shape[0], 2, dtype=torch.float64)
         torch.nn.init.zeros_(policy.weight), torch.nn.init.zeros_(policy.bias)
         episodes = Scorer(env).score(policy, seed=7)
         scores.append(episodes.returns)
+        commands.append(env._state.entries["command"].clone())
     assert not np.array_equal(*scores)
-    assert np.abs(scores[0] - scores[1]).max() < 20  # the same commands
+    assert torch.equal(*commands)
+    assert len(commands[0].unique()) == 4

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium.utils import seeding
-from mujoco.batch import DATA_FIELDS
+from mujoco.batch import DATA_FIELDS, MODEL_FIELDS
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from es_flipout.envs.mujoco.task_error import TaskError, call_hook
 from es_flipout.error_text import described
 
 Floats = NDArray[np.float64]
+_TAKEN = DATA_FIELDS | MODEL_FIELDS | {"noise"}
+"""Names that mean something else among the fields, or in what `randomize` returns."""
 
 
 def is_randomizable(task: MujocoTask) -> bool:
@@ -113,8 +115,12 @@ class CheckedStarts:
             self._refuse("initial_state", f"must return the state as a dict, got {described(entries)}")
         state = {}
         for name, value in entries.items():
-            if not isinstance(name, str) or name in DATA_FIELDS or name == "noise":
-                self._refuse("initial_state", f"may not name an entry of the state {name!r}")
+            if not isinstance(name, str) or not name.isidentifier() or name in _TAKEN:
+                self._refuse(
+                    "initial_state",
+                    f"may not name an entry of the state {name!r}: a name in Python is needed, and none of "
+                    "MjData's or MjModel's fields",
+                )
             state[str(name)] = self._numbers("initial_state", name, value)
         return (
             self._coordinates("qpos", given[0], model.nq),
