@@ -68,6 +68,7 @@ def test_pushes_masses_and_delays_are_those_of_the_episode():
     assert not task.control(fields, torch.zeros(3, 14))["xfrc_applied"].any()
 
 
+@pytest.mark.slow
 def test_the_arm_learns_to_reach(tmp_path):
     metrics = run_training(
         "examples/reach/reach.yaml",

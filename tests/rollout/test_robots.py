@@ -54,7 +54,12 @@ PLAYERS = {
 }
 
 
-@pytest.mark.parametrize("kind", PLAYERS)
+SLOW = ("compiled hooks", "torch")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=pytest.mark.slow) if each in SLOW else each for each in PLAYERS]
+)
 def test_returns_are_equal_to_the_last_bit_whoever_plays(three, kind):
     policy_class, options = PLAYERS[kind]
     found = {}
@@ -93,7 +98,7 @@ def test_members_of_a_pair_share_model_pushes_and_noise():
     assert nominal.returns[0] != returns[0]
 
 
-@pytest.mark.parametrize("randomize", [False, True])
+@pytest.mark.parametrize("randomize", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_loop_of_the_device_finds_what_the_host_finds(device, randomize):
     env = MAKE(6, engine="warp", device=device, randomize=randomize)
     population = make_population(env, device=device)
