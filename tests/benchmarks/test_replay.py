@@ -14,7 +14,7 @@ class Engine:
 
     num_envs = 2
 
-    def reset(self, ids, qpos, qvel):
+    def reset(self, ids, qpos, qvel, model):
         pass
 
     def step(self, ctrl, num_substeps, ids=None):

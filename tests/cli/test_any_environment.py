@@ -111,7 +111,7 @@ class Plain(gym.Env):
 TEXT = spaces.Text(5)
 PLAIN = {
     "Asks-v0": {"observations": spaces.Dict(image=spaces.Box(0, 1, (3,)), mission=TEXT)},
-    "Endless-v0": {"lasts": np.inf},
+    "Unlimited-v0": {"lasts": np.inf},
     "Flags-v0": {"actions": spaces.MultiBinary(2)},
     "Free-v0": {"actions": spaces.Box(-np.inf, np.inf, (2,), np.float32)},
     "Locked-v0": {"trouble": RuntimeError("no license")},
@@ -257,7 +257,7 @@ DOCUMENTED = [
     "--env.id Free-v0",
     "--env.id CartPole-v1 --rollout.action_noise 0.1",
     "--env.id Short-v0 --evaluation.info [is_sucess]",
-    "--env.id Endless-v0 --env.num_envs 2 --es.population_size 2 --es.num_bases 1",
+    "--env.id Unlimited-v0 --env.num_envs 2 --es.population_size 2 --es.num_bases 1",
 ]
 """Mistakes, one for each row of the table in `PAGE`."""
 
