@@ -92,7 +92,9 @@ def test_the_quadruped_trains_on_engine_warp(tmp_path):
 
 @pytest.mark.slow
 def test_the_quadruped_learns_to_follow_a_speed(tmp_path):
-    metrics = run_training("examples/quadruped/quadruped.yaml", tmp_path / "run", max_env_steps="600000")
-    scored = [each for each in metrics if each["score"] is not None]
-    assert scored[-1]["score"] > scored[0]["score"] + 100
-    assert scored[-1]["score_info"]["mean:turn_error"] < 0.3
+    options = {"max_env_steps": "600000", "evaluation.interval": "5"}
+    metrics = run_training("examples/quadruped/quadruped.yaml", tmp_path / "run", **options)
+    first, *_, last = (each for each in metrics if each["score"] is not None)
+    assert last["score"] > first["score"] + 50
+    for name, share in (("mean:speed_error", 0.95), ("mean:turn_error", 0.85)):
+        assert last["score_info"][name] < share * first["score_info"][name]
