@@ -21,8 +21,6 @@ _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB13311
 """SplitMix64's constants."""
 _UGAMMA, _UMIX_1, _UMIX_2 = (np.uint64(each) for each in (_GAMMA, _MIX_1, _MIX_2))
 _U30, _U27, _U31, _U32, _U1, _LOW = (np.uint64(each) for each in (30, 27, 31, 32, 1, 0xFFFFFFFF))
-
-
 ACTIONS = 1
 """What noise on actions is drawn for; see `episode_keys`."""
 

@@ -135,13 +135,7 @@ def _step(
     connection.recv()
     steps, start = 0, time.perf_counter()
     for episode in itertools.cycle(episodes):
-        mujoco.mj_resetData(model, data)
-        data.qpos[:], data.qvel[:] = episode.qpos, episode.qvel
-        mujoco.mj_forward(model, data)
-        for ctrl in episode.ctrl:
-            data.ctrl[:] = ctrl
-            mujoco.mj_step(model, data, nstep=num_substeps)
-        steps += len(episode.ctrl)
+        steps += episode.play(model, data, num_substeps)
         if (elapsed := time.perf_counter() - start) >= seconds:
             connection.send(steps / elapsed)
             return

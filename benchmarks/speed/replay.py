@@ -14,7 +14,6 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,6 +26,7 @@ Reset = tuple[Ids, NDArray[np.float64], NDArray[np.float64], Model]
 
 
 NOMINAL: Model = MappingProxyType({})
+"""No field of the model is an env's own."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,16 @@ class Episode:
     qpos: NDArray[np.float64]
     qvel: NDArray[np.float64]
     ctrl: NDArray[np.floating]
+
+    def play(self, model: mujoco.MjModel, data: mujoco.MjData, num_substeps: int) -> int:
+        """Repeats it by a plain loop of `mj_step`; returns the env steps."""
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = self.qpos, self.qvel
+        mujoco.mj_forward(model, data)
+        for ctrl in self.ctrl:
+            data.ctrl[:] = ctrl
+            mujoco.mj_step(model, data, nstep=num_substeps)
+        return len(self.ctrl)
 
 
 @dataclass
@@ -69,7 +79,7 @@ class PhysicsCalls:
             calls.num_substeps = num_substeps
             calls.resets.append(pending.copy())
             # Copies: the caller may use the same memory for the next step.
-            used = torch.from_numpy(engine.controls.copy()) if ctrl is None else ctrl.clone()
+            used = (engine.input("ctrl") if ctrl is None else ctrl).clone()
             calls.steps.append((used, None if ids is None else ids.copy()))
             pending.clear()
             step(ctrl, num_substeps, ids)

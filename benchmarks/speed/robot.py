@@ -27,23 +27,24 @@ from es_flipout.run.build import make_policy
 from es_flipout.run.run_directory import RunDirectory
 
 NATIVE, LOOP, RANDOMIZED = "native environment", "plain loop of mj_step", "native environment, randomized"
-SETTINGS_SEED = 0
 DEFAULTS = {"rounds": 7, "seconds": 2.0}
 
 
 class Player:
     """Plays the same episodes again and again."""
 
-    def __init__(self, env: MujocoVectorEnv, policy: nn.Module) -> None:
+    def __init__(self, env: MujocoVectorEnv, policy: nn.Module, seed: int) -> None:
         """Plays them once, and notes the actions.
 
         Args:
             env: all of its envs play one episode.
             policy: the actions are its.
+            seed: reset seed of the first episode; that of env i is seed + i.
         """
-        self._env, self._actions = env, []
+        self._env, self._seed = env, seed
+        self._actions: list[Tensor] = []
         self.calls = PhysicsCalls.record(env.engine)
-        observations, _ = env.reset(seed=SETTINGS_SEED)
+        observations, _ = env.reset(seed=seed)
         with torch.no_grad():
             while not env.ended.all():
                 self._actions.append(policy(observations))
@@ -51,14 +52,9 @@ class Player:
         del env.engine.reset, env.engine.step  # what notes the calls
         self.env_steps = self.calls.env_steps
 
-    @property
-    def actions(self) -> Sequence[Tensor]:
-        """Actions of all steps, [N, A] each."""
-        return self._actions
-
     def play(self) -> int:
         """Plays; returns the live env steps."""
-        self._env.reset(seed=SETTINGS_SEED)
+        self._env.reset(seed=self._seed)
         for actions in self._actions:
             self._env.step(actions)
         return self.env_steps
@@ -67,14 +63,7 @@ class Player:
 def plain_loop(model: mujoco.MjModel, episodes: Sequence[Episode], num_substeps: int) -> int:
     """Steps one simulation after the other; returns the env steps."""
     data = mujoco.MjData(model)
-    for episode in episodes:
-        mujoco.mj_resetData(model, data)
-        data.qpos[:], data.qvel[:] = episode.qpos, episode.qvel
-        mujoco.mj_forward(model, data)
-        for ctrl in episode.ctrl:
-            data.ctrl[:] = ctrl
-            mujoco.mj_step(model, data, nstep=num_substeps)
-    return sum(len(each.ctrl) for each in episodes)
+    return sum(episode.play(model, data, num_substeps) for episode in episodes)
 
 
 def cpu_rate(play: Callable[[], int], seconds: float) -> float:
@@ -114,7 +103,7 @@ def measure(options: argparse.Namespace, results: Results) -> None:
         policy = make_policy(config.policy, nominal.single_observation_space, nominal.single_action_space)
         path = run.best if run.best.exists() else run.last
         checkpoint.load_policy(policy, checkpoint.load(path), path)
-        native, varied = Player(nominal, policy), Player(randomized, policy)
+        native, varied = (Player(env, policy, options.seed) for env in (nominal, randomized))
         episodes, model, num_substeps = native.calls.episodes(), nominal.task.model, nominal.task.frame_skip
         contestants: dict[str, Callable[[], int]] = {
             NATIVE: native.play,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import gymnasium as gym
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
 from es_flipout.envs.known_ids import check_known, import_module_of
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.envs.mujoco.rendering import VARIABLE, lacks_display
 from es_flipout.envs.native import native_ids
 from es_flipout.envs.time_limit import check_limit, with_limit
 from es_flipout.envs.values import EnvFault
@@ -52,8 +52,8 @@ def make_env(
     check_limit(kwargs.get("max_episode_steps"))
     check_weights(reward_weights)
     found = find_wrappers(wrappers)
-    if "render_mode" in kwargs:
-        _draw_without_display()
+    if "render_mode" in kwargs and lacks_display():
+        os.environ.setdefault(VARIABLE, "egl")  # what Gymnasium tries first would fail
     try:
         with deprecations_silenced():
             # What Gymnasium's checker looks at is checked by `GuardedEnv`, in every episode.
@@ -65,9 +65,3 @@ def make_env(
     if len(reward_weights):
         env = WeightedReward(env, reward_weights)
     return with_limit(env, kwargs.get("max_episode_steps"))
-
-
-def _draw_without_display() -> None:
-    """Has MuJoCo draw by EGL where it cannot open a window; what Gymnasium tries first would fail."""
-    if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
-        os.environ.setdefault("MUJOCO_GL", "egl")

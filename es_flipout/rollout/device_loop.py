@@ -130,7 +130,7 @@ class Starts:
             on_device(starts.qpos).float(),
             on_device(starts.qvel).float(),
             {name: on_device(values).float() for name, values in starts.state.items()},
-            {name: on_device(values).float() for name, values in starts.model.items()},
+            {name: on_device(starts.model[name]).float() for name in engine.varied},
             on_device(starts.noise_keys),
             {name: torch.cat(parts) for name, parts in seen.items()},
             torch.cat(observations),

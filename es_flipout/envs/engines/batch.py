@@ -54,7 +54,7 @@ class BatchEngine(PhysicsEngine):
         self.num_envs = num_envs
         self._batch = Batch(model, num_envs, threads or available_cores())
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
-        self.controls = self._batch.bind("ctrl")
+        self._ctrl = self._batch.bind("ctrl")
         self.fields = {name: _live_tensor(self._batch.bind(name)) for name in fields}
         self.failures: dict[int, str] = {}
         self._warnings: NDArray[np.int32] = self._batch.warning[:, :, 1]
@@ -82,7 +82,7 @@ class BatchEngine(PhysicsEngine):
     @override
     def step(self, ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
         if ctrl is not None:
-            self.controls[:] = ctrl.numpy()
+            self._ctrl[:] = ctrl.numpy()
         self._run(lambda: self._batch.step(ids, nstep=num_substeps))
 
     def _run(self, call: Callable[[], None]) -> None:
@@ -99,4 +99,4 @@ class BatchEngine(PhysicsEngine):
     @override
     def close(self) -> None:
         self.fields, self._varied = {}, {}
-        del self._batch, self._qpos, self._qvel, self.controls, self._warnings
+        del self._batch, self._qpos, self._qvel, self._ctrl, self._warnings

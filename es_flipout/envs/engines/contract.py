@@ -28,7 +28,6 @@ class PhysicsEngine(ABC):
     Attributes:
         model: the MuJoCo model.
         num_envs: N.
-        controls: on the CPU, those of the next step, float64 [N, nu], to be written to.
         device: where fields and controls are.
         fields: live tensors [N, ...] over MjData fields, by their MjData names, float64 unless the engine
             says otherwise. They always hold what a loop over MjData would show after the same calls; the
@@ -40,7 +39,6 @@ class PhysicsEngine(ABC):
 
     model: mujoco.MjModel
     num_envs: int
-    controls: NDArray[np.float64]
     device: torch.device = torch.device("cpu")
     fields: Mapping[str, Tensor]
     failures: Mapping[int, str]

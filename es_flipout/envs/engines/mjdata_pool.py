@@ -44,7 +44,7 @@ class _Thread:
         model: mujoco.MjModel,
         states: NDArray[np.float64],
         copied: Mapping[str, NDArray[np.float64]],
-        varied: Mapping[str, NDArray[np.float64]],
+        varied: Mapping[str, NDArray[Any]],
     ) -> None:
         self.model = copy.copy(model) if varied else model
         self.varied = [(getattr(self.model, name), array) for name, array in varied.items()]
@@ -121,7 +121,6 @@ class MjDataPoolEngine(PhysicsEngine):
         self.model = model
         self.num_envs = num_envs
         states = np.zeros((num_envs, mujoco.mj_stateSize(model, _STATE)))
-        self.controls = states[:, _state_slice(model, mujoco.mjtState.mjSTATE_CTRL)]
         in_state = {
             "qpos": states[:, _state_slice(model, mujoco.mjtState.mjSTATE_QPOS)],
             "qvel": states[:, _state_slice(model, mujoco.mjtState.mjSTATE_QVEL)],
@@ -167,7 +166,7 @@ class MjDataPoolEngine(PhysicsEngine):
     @override
     def step(self, ctrl: Tensor | None, num_substeps: int, ids: Ids | None = None) -> None:
         if ctrl is not None:
-            self.controls[:] = ctrl.numpy()
+            self.input("ctrl").copy_(ctrl)
         all_or_some = range(self.num_envs) if ids is None else ids.tolist()
         self._distribute(all_or_some, lambda thread, i, k: thread.step(i, num_substeps))
 

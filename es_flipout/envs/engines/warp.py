@@ -48,6 +48,7 @@ class WarpEngine(PhysicsEngine):
 
     Attributes:
         ctrl: controls, float32 [N, nu], to be written before `advance`.
+        varied: names of the MjModel fields that each env has for itself.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class WarpEngine(PhysicsEngine):
                 self._model.opt.warn_overflow = 0  # `faults` reports it
                 self._model.opt.deterministic = deterministic
                 self._varied = varied_fields(self._model, model, varied, num_envs)
+                self.varied = tuple(self._varied)
                 # Without conditional nodes the solver always runs all of its iterations.
                 conditional = self.device.type == "cpu" or wp.is_conditional_graph_supported()
                 self._model.opt.graph_conditional = conditional
@@ -167,15 +169,14 @@ class WarpEngine(PhysicsEngine):
             mask: which envs, bool [N].
             qpos: positions, float32 [N, nq]; ignored where the mask is False.
             qvel: velocities, float32 [N, nv]; likewise.
-            model: values of the fields that vary, float32 [N, ...]; likewise. Others are left out.
+            model: values of fields in `varied`, float32 [N, ...]; likewise.
             fields: what some of the other fields are there, [N, ...]; likewise.
         """
         column = mask.unsqueeze(1)
         torch.where(column, qpos, self._qpos, out=self._qpos)
         torch.where(column, qvel, self._qvel, out=self._qvel)
-        for name, values in self._varied.items():
-            if name in model:
-                values.copy_(where_rows(mask, model[name], values))
+        for name, values in model.items():
+            self._varied[name].copy_(where_rows(mask, values, self._varied[name]))
         for state in self._cleared:
             state.masked_fill_(mask.view(-1, *(1,) * (state.ndim - 1)), 0)
         for name, values in fields.items():
@@ -204,7 +205,7 @@ class WarpEngine(PhysicsEngine):
             return some.new_zeros(self.num_envs, *values.shape[1:]).index_copy_(0, index, some)
 
         kept = self._copies()
-        own = {name: for_all_envs(values) for name, values in model.items() if name in self._varied}
+        own = {name: for_all_envs(values) for name, values in model.items() if name in self.varied}
         self.restart(mask, for_all_envs(qpos), for_all_envs(qvel), own)
         self.forward()
         self._put_back(~mask, kept)

@@ -16,6 +16,7 @@ from gymnasium.utils import seeding
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
+from es_flipout.envs.contract import OWN_INFO
 from es_flipout.envs.mujoco.checked_starts import CheckedStarts, is_randomizable
 from es_flipout.envs.mujoco.declarations import declared_action_range, declared_fields
 from es_flipout.envs.mujoco.start import Start
@@ -27,7 +28,7 @@ INPUTS = ("ctrl", "qfrc_applied", "xfrc_applied")
 """Fields of MjData that `control` may give, which are 0 at the start of an episode."""
 NOISE = "noise"
 """The field of noise numbers."""
-RESERVED = frozenset({"failed", "failures", "failure", "started"})
+RESERVED = frozenset({*OWN_INFO, "failure"})
 """Info entries by which environments say what became of an episode."""
 
 _SEQUENCES = (tuple, list)

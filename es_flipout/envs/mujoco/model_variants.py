@@ -58,7 +58,6 @@ class ModelVariants:
         self._model = copy.copy(model)
         self._data = mujoco.MjData(self._model)
         before = _numeric_fields(self._model)
-
         self._set({name: _moved(model, name, value) for name, value in self._nominal.items()})
         after = _numeric_fields(self._model)
         self._follow = {

@@ -128,12 +128,16 @@ class Camera:
         self._renderer.close()  # type: ignore[no-untyped-call]
 
 
+def lacks_display() -> bool:
+    """Returns whether no window can be opened here."""
+    return sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+
+
 @contextlib.contextmanager
 def _backend() -> Iterator[str]:
     """Chooses EGL if there is no display and no choice of the user: what Gymnasium tries first would fail."""
     chosen = os.environ.get(VARIABLE)
-    has_display = sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    if chosen is None and not has_display:
+    if chosen is None and lacks_display():
         os.environ[VARIABLE] = "egl"
     try:
         yield os.environ.get(VARIABLE, "")
