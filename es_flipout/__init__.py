@@ -1,78 +1,16 @@
-"""Evolution strategies at the speed of the physics: one forward for a whole population, by flipout."""
+"""Evolution strategies at the speed of the physics: one forward for a whole population, by flipout.
 
-from es_flipout.envs import MujocoTask, make_vec, register_task
-from es_flipout.fitness import centered_ranks, nes, raw, standardized
-from es_flipout.normalization import ObservationNormalizer, RunningStatistics
-from es_flipout.optimizers import ClipUp
-from es_flipout.perturbations import (
-    Flipout,
-    Independent,
-    LowRank,
-    Perturbation,
-    UnsupportedOperationError,
-    rule,
-)
-from es_flipout.policies import (
-    CNNPolicy,
-    GRUPolicy,
-    LinearPolicy,
-    LSTMPolicy,
-    MLPPolicy,
-    StackedPolicy,
-    stacked_space,
-)
-from es_flipout.population import Population
-from es_flipout.rollout import (
-    BaselinePlayer,
-    Episodes,
-    GymnasiumRollout,
-    HostPlayer,
-    Scorer,
-    evaluate,
-    reset_seeds,
-)
-from es_flipout.run.config import Config
-from es_flipout.run.trainer import Trainer
-from es_flipout.strategy import FlipoutES
-from es_flipout.update import Update
+`__init__.pyi` says where each name is from; a name is imported when it is first used, so that
+`import es_flipout` and the commands' --help do not wait for torch.
+"""
+
+from lazy_loader import attach_stub
+
+from es_flipout.envs.gymnasium_ids import register_native_ids
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "BaselinePlayer",
-    "CNNPolicy",
-    "ClipUp",
-    "Config",
-    "Episodes",
-    "Flipout",
-    "FlipoutES",
-    "GRUPolicy",
-    "GymnasiumRollout",
-    "HostPlayer",
-    "Independent",
-    "LSTMPolicy",
-    "LinearPolicy",
-    "LowRank",
-    "MLPPolicy",
-    "MujocoTask",
-    "ObservationNormalizer",
-    "Perturbation",
-    "Population",
-    "RunningStatistics",
-    "Scorer",
-    "StackedPolicy",
-    "Trainer",
-    "UnsupportedOperationError",
-    "Update",
-    "__version__",
-    "centered_ranks",
-    "evaluate",
-    "make_vec",
-    "nes",
-    "raw",
-    "register_task",
-    "reset_seeds",
-    "rule",
-    "stacked_space",
-    "standardized",
-]
+__getattr__, __dir__, _names = attach_stub(__name__, __file__)
+__all__ = [*_names, "__version__"]
+
+register_native_ids()

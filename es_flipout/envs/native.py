@@ -11,6 +11,7 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
 
+from es_flipout.envs.gymnasium_ids import NAMESPACE
 from es_flipout.envs.keyword_arguments import check_keywords, keyword_hint
 from es_flipout.envs.known_ids import import_module_of
 from es_flipout.envs.mujoco import TASKS
@@ -26,8 +27,6 @@ from es_flipout.envs.values import EnvFault
 from es_flipout.envs.wrappers import WrapperSpec
 from es_flipout.error_text import FOREIGN, error_text
 
-NAMESPACE = "es_flipout/"
-"""Gymnasium namespace of the native versions of its own tasks."""
 RENDERING_KEYWORDS = frozenset({"render_mode", *MujocoSingleEnv.VIEW_KEYWORDS})
 """Keyword arguments of Gymnasium's MuJoCo environments that do not touch physics, reward or observation."""
 
@@ -50,15 +49,11 @@ def register_task(
             `make_vec` adds one of `DEFAULT_EPISODE_STEPS`.
     """
     _native[env_id] = task, max_episode_steps
-    _register_in_gymnasium(env_id, task, max_episode_steps)
-
-
-def _register_in_gymnasium(env_id: str, task: Callable[..., MujocoTask], limit: int | None) -> None:
     gym.register(
         id=env_id,
-        entry_point=partial(_make_single, task),
-        vector_entry_point=partial(_make_numpy, env_id, task),
-        max_episode_steps=limit,
+        entry_point=partial(make_single_env, task),
+        vector_entry_point=partial(make_numpy_vec, env_id, task),
+        max_episode_steps=max_episode_steps,
     )
 
 
@@ -195,7 +190,7 @@ def _make_native(
     return env
 
 
-def _make_numpy(
+def make_numpy_vec(
     env_id: str,
     task: Callable[..., MujocoTask],
     num_envs: int,
@@ -203,22 +198,22 @@ def _make_numpy(
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     **kwargs: Any,
 ) -> NumpyVectorEnv:
+    """Makes what `gymnasium.make_vec` returns for a task; it gets NumPy actions and returns NumPy arrays."""
     return NumpyVectorEnv(_make_native(env_id, task, num_envs, **kwargs), autoreset_mode)
 
 
-def _make_single(
+def make_single_env(
     task: Callable[..., MujocoTask],
     *,
     render_mode: str | None = None,
     randomize: bool = False,
     **kwargs: Any,
 ) -> MujocoSingleEnv:
+    """Makes what `gymnasium.make` returns for a task."""
     view = {name: kwargs[name] for name in MujocoSingleEnv.VIEW_KEYWORDS if name in kwargs}
     made = task(**_without_view(kwargs))
     return MujocoSingleEnv(made, render_mode=render_mode, randomize=randomize, **view)
 
 
 for _env_id, _task in TASKS.items():
-    _limit = gym.spec(_env_id).max_episode_steps
-    _native[_env_id] = _task, _limit
-    _register_in_gymnasium(NAMESPACE + _env_id, _task, _limit)
+    _native[_env_id] = _task, gym.spec(_env_id).max_episode_steps
