@@ -32,6 +32,8 @@ from .rollout import (
     reset_seeds,
 )
 from .run.config import Config
+from .run.metrics import GenerationMetrics
+from .run.reporters.contract import Reporter, RunInfo
 from .run.trainer import Trainer
 from .strategy import FlipoutES
 from .update import Update
@@ -47,6 +49,7 @@ __all__ = [
     "Flipout",
     "FlipoutES",
     "GRUPolicy",
+    "GenerationMetrics",
     "GymnasiumRollout",
     "HostPlayer",
     "Independent",
@@ -58,6 +61,8 @@ __all__ = [
     "ObservationNormalizer",
     "Perturbation",
     "Population",
+    "Reporter",
+    "RunInfo",
     "RunningStatistics",
     "Scorer",
     "StackedPolicy",

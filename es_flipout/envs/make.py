@@ -13,7 +13,7 @@ from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
 from es_flipout.envs.native import can_randomize, native_ids, native_maker, runs_natively
-from es_flipout.envs.wrappers import WrapperSpec
+from es_flipout.named_spec import NamedSpec
 
 EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
 
@@ -30,7 +30,7 @@ def make_vec(
     info: bool | Sequence[str] = True,
     fused: bool = True,
     randomize: bool = False,
-    wrappers: Sequence[WrapperSpec] = (),
+    wrappers: Sequence[NamedSpec] = (),
     reward_weights: Sequence[float] = (),
     **kwargs: Any,
 ) -> TorchVectorEnv:

@@ -23,6 +23,7 @@ from es_flipout.rollout.episodes import BLOCK_SIZE
 from es_flipout.rollout.score_info import parse_all
 from es_flipout.rollout.seeds import ResetSeeds
 from es_flipout.run.checks import require, require_not_negative, require_positive
+from es_flipout.run.reporters.names import JSONL, REPORTERS, TENSORBOARD, reporter_name
 from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
 
 _NOT_ENV_KWARGS = frozenset(
@@ -274,10 +275,12 @@ class EvaluationConfig:
 class LoggingConfig:
     """What is written, and how often."""
 
-    tensorboard: bool = True
-    """Whether to write TensorBoard events to the run directory."""
+    reporters: list[str | dict[str, Any]] = field(default_factory=lambda: [JSONL, TENSORBOARD])
+    """Where metrics go: jsonl (metrics.jsonl, the run's own record, which es-report reads), tensorboard
+    (events in the run directory), mlflow, wandb, a class of your own as MODULE:CLASS, or a name with keyword
+    arguments, for example {name: mlflow, tracking_uri: 'http://localhost:5000'}."""
     histogram_interval: int = 10
-    """Generations between TensorBoard histograms of fitness and parameters. 0 turns them off."""
+    """Generations between histograms of fitness and parameters. 0 turns them off."""
     checkpoint_interval: int = 1
     """Generations between writes of checkpoints/last.pt."""
     keep_interval: int = 0
@@ -286,6 +289,9 @@ class LoggingConfig:
     """Whether to estimate the signal-to-noise ratio of each gradient estimate, which costs a second one."""
 
     def __post_init__(self) -> None:
+        names = [reporter_name(each) for each in self.reporters]
+        for name in REPORTERS:
+            require(names.count(name) < 2, f"logging.reporters names {name} more than once")
         require_not_negative("logging.histogram_interval", self.histogram_interval)
         require_positive("logging.checkpoint_interval", self.checkpoint_interval)
         require_not_negative("logging.keep_interval", self.keep_interval)
