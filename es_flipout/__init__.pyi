@@ -32,6 +32,7 @@ from .rollout import (
     reset_seeds,
 )
 from .run.config import Config
+from .run.loaded_policy import LoadedPolicy, load_policy
 from .run.trainer import Trainer
 from .strategy import FlipoutES
 from .update import Update
@@ -52,6 +53,7 @@ __all__ = [
     "Independent",
     "LSTMPolicy",
     "LinearPolicy",
+    "LoadedPolicy",
     "LowRank",
     "MLPPolicy",
     "MujocoTask",
@@ -67,6 +69,7 @@ __all__ = [
     "__version__",
     "centered_ranks",
     "evaluate",
+    "load_policy",
     "make_vec",
     "nes",
     "raw",
