@@ -33,6 +33,8 @@ from .rollout import (
 )
 from .run.config import Config
 from .run.loaded_policy import LoadedPolicy, load_policy
+from .run.metrics import GenerationMetrics
+from .run.reporters.contract import Reporter, RunInfo
 from .run.trainer import Trainer
 from .strategy import FlipoutES
 from .update import Update
@@ -48,6 +50,7 @@ __all__ = [
     "Flipout",
     "FlipoutES",
     "GRUPolicy",
+    "GenerationMetrics",
     "GymnasiumRollout",
     "HostPlayer",
     "Independent",
@@ -60,6 +63,8 @@ __all__ = [
     "ObservationNormalizer",
     "Perturbation",
     "Population",
+    "Reporter",
+    "RunInfo",
     "RunningStatistics",
     "Scorer",
     "StackedPolicy",

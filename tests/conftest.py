@@ -26,7 +26,7 @@ TINY_RUN = {
     "es": {"population_size": 16, "sigma": 0.1},
     "optimizer": {"lr": 0.05},
     "evaluation": {"interval": 2, "episodes": 2},
-    "logging": {"tensorboard": False},
+    "logging": {"reporters": ["jsonl"]},
     "generations": 6,
     "threads": 1,
 }

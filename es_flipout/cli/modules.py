@@ -12,6 +12,7 @@ from es_flipout.dotted_path import is_dotted
 from es_flipout.envs.wrappers import wrapper_name
 from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.run.config import Config
+from es_flipout.run.reporters.names import reporter_name
 
 
 def check_modules(config: Config) -> None:
@@ -22,6 +23,7 @@ def check_modules(config: Config) -> None:
     """
     paths = [("env.id", config.env.id, ":")]
     paths += [("env.wrappers", wrapper_name(each), ":") for each in config.env.wrappers]
+    paths += [("logging.reporters", reporter_name(each), ":") for each in config.logging.reporters]
     for option, path in (("policy.kind", config.policy.kind), ("optimizer.name", config.optimizer.name)):
         paths += [(option, path, ":" if ":" in path else ".")] if is_dotted(path) else []
     for option, path, separator in paths:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -18,10 +18,11 @@ from es_flipout.rollout import ProcessGroup, Ranks, RanksLostError, RefusedError
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError, RunError
-from es_flipout.run.metrics import JsonLines, Reporter
 from es_flipout.run.placement import carried_over
+from es_flipout.run.reporters.contract import Reporter, RunInfo
+from es_flipout.run.reporters.find import FoundReporter, find_reporters
+from es_flipout.run.reporters.names import TENSORBOARD
 from es_flipout.run.run_directory import RunDirectory
-from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.terminal import Terminal
 from es_flipout.run.trainer import Trainer
 
@@ -59,6 +60,10 @@ def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], No
         request = continued(request)
     console = OutputConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
     check_modules(request.config)
+    try:
+        found = find_reporters(request.config.logging.reporters)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     check_ranks(request.config, ranks, resumes=request.resume is not None)
     use_own_gpu(request.config, ranks)
     if request.keeps_device:
@@ -87,14 +92,18 @@ def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], No
             action += f" on {ranks.size} ranks"
         if trainer.config.init_from is not None and not request.resume:
             action += f" with the policy of {trainer.config.init_from}"
-        console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
+        is_on_board = any(each.name == TENSORBOARD for each in found)
+        follow = f"; follow it with: tensorboard --logdir {name}" if is_on_board else ""
+        console.print(f"run {run.path} {action}{follow}")
         stop = StopRequest(ranks=ranks)
         stack.callback(stop.restore)
         try:
             if request.resume:
                 run.write_config(trainer.config)
-            for reporter in (reporters := _reporters(request, trainer, run, console)):
+            reporters = []
+            for reporter in _reporters(request, found, trainer, run, console):
                 stack.callback(reporter.close)
+                reporters.append(reporter)
             trainer.train(run, reporters, stop)
             if is_whole := trainer.progress >= 1.0 and not trainer.awaits_score:
                 trainer.wait_for_ranks()
@@ -160,11 +169,14 @@ def _open_run(request: TrainArguments, trainer: Trainer, stack: ExitStack) -> Ru
 
 
 def _reporters(
-    request: TrainArguments, trainer: Trainer, run: RunDirectory, console: Console
-) -> list[Reporter]:
-    terminal = Terminal(console, progress=trainer.progress if request.config.has_budget else None)
-    reporters: list[Reporter] = [JsonLines(run.metrics), terminal]
-    if request.config.logging.tensorboard:
-        purge_after = trainer.reported_env_steps if request.resume else None
-        reporters.insert(0, TensorBoard(run.path, purge_after, console.print))
-    return reporters
+    request: TrainArguments,
+    found: Sequence[FoundReporter],
+    trainer: Trainer,
+    run: RunDirectory,
+    console: Console,
+) -> Iterator[Reporter]:
+    """Makes the reporters one by one, so that whoever gets them can close each."""
+    info = RunInfo(run.path, trainer.config, trainer.reported_env_steps if request.resume else None)
+    for each in found:
+        yield each.make(info, console.print)
+    yield Terminal(console, progress=trainer.progress if request.config.has_budget else None)

@@ -32,10 +32,10 @@ def metadata(policy: LoadedPolicy, module: ExportedModule) -> dict[str, Any]:
         module: its inputs and outputs.
 
     Returns:
-        `env`, `observation_space`, `action_space`; `observations` and `states`, the inputs in their order, with
-        `name`, `shape` and `dtype` of a row: an observation also has the `path` of keys to it, a state the
-        output with its `next` value and its `initial` value; `score` (None if this checkpoint was not scored),
-        `generation`, `env_steps`, `config` and `versions`.
+        `env`, `observation_space`, `action_space`; `observations` and `states`, the inputs in their order,
+        each with `name`, `shape` and `dtype` of a row: an observation also has the `path` of keys to it, a
+        state the output with its `next` value and its `initial` value; `score` (None if there is none of this
+        checkpoint), `generation`, `env_steps`, `config` and `versions`.
     """
     config = {name: value for name, value in asdict(policy.config).items() if name not in _PLACES}
     return {

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 RUN = {
     "es": {"population_size": 44, "sigma": 0.05},
     "evaluation": {"interval": 2, "episodes": 2},
-    "logging": {"tensorboard": False, "keep_interval": 2, "histogram_interval": 2},
+    "logging": {"reporters": ["jsonl"], "keep_interval": 2, "histogram_interval": 2},
     "generations": 5,
 }
 PENDULUM = {
