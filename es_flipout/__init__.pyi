@@ -32,6 +32,7 @@ from .rollout import (
     reset_seeds,
 )
 from .run.config import Config
+from .run.loaded_policy import LoadedPolicy, load_policy
 from .run.metrics import GenerationMetrics
 from .run.reporters.contract import Reporter, RunInfo
 from .run.trainer import Trainer
@@ -55,6 +56,7 @@ __all__ = [
     "Independent",
     "LSTMPolicy",
     "LinearPolicy",
+    "LoadedPolicy",
     "LowRank",
     "MLPPolicy",
     "MujocoTask",
@@ -72,6 +74,7 @@ __all__ = [
     "__version__",
     "centered_ranks",
     "evaluate",
+    "load_policy",
     "make_vec",
     "nes",
     "raw",

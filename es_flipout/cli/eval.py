@@ -59,7 +59,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     with _stdout_on_stderr() if parsed.json else contextlib.nullcontext(), _display() as before_step:
         played = play_run(
             run,
-            _checkpoint_path(run, parsed.checkpoint),
+            run.find_checkpoint(parsed.checkpoint),
             episodes=parsed.episodes,
             seed=parsed.seed,
             randomize=parsed.randomize,
@@ -96,12 +96,6 @@ def _print_text(parsed: argparse.Namespace, played: Playback) -> None:
         outcome = "failed" if 0 in episodes.faults else f"return {figure(episodes.returns[0])}"
         about_film = f"{film.num_frames} frames, episode of seed {parsed.seed}, {outcome}"
         print(f"video   {parsed.video if film.num_frames else 'none'} ({about_film})")
-
-
-def _checkpoint_path(run: RunDirectory, name: str | None) -> Path:
-    if name is None:
-        return run.best if run.best.exists() else run.last
-    return {"best": run.best, "last": run.last}.get(name, Path(name))
 
 
 @contextlib.contextmanager

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
+from es_flipout.choices import EngineName
 from es_flipout.envs.contract import TorchVectorEnv, check_num_envs
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
 from es_flipout.envs.native import can_randomize, native_ids, native_maker, runs_natively
 from es_flipout.named_spec import NamedSpec
-
-EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
 
 
 def make_vec(
