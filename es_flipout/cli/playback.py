@@ -17,6 +17,7 @@ from es_flipout.cli.config_file import UsageError
 from es_flipout.cli.film import SUFFIXES, Film, FilmError
 from es_flipout.cli.modules import check_modules, told
 from es_flipout.cli.process import silence_mujoco
+from es_flipout.envs.mujoco.following import follow_what_moves
 from es_flipout.envs.native import can_randomize
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
@@ -130,6 +131,8 @@ def _make_film(config: Config, num_frames: int | None, randomize: bool) -> Film:
     mode = config.env.kwargs.get("render_mode", "rgb_array")  # which observations may depend on
     with told(f"--video needs render_mode {mode}, with which {config.env.id} cannot be made"):
         env = official_maker(config.env, randomize=randomize)(render_mode=mode)
+        if "render_mode" not in config.env.kwargs:
+            follow_what_moves(env, config.env.kwargs)
         return Film(env, max_frames=num_frames or math.inf)
 
 
