@@ -13,7 +13,7 @@ from torch import nn
 
 from es_flipout import Config, Trainer
 from es_flipout.run.config import EnvConfig, ESConfig, EvaluationConfig, LoggingConfig, PolicyConfig
-from es_flipout.run.metrics import JsonLines
+from es_flipout.run.reporters.jsonl import JsonLines
 from es_flipout.run.run_directory import RunDirectory
 
 KINDS = {
@@ -78,7 +78,7 @@ def train_small_run(kind: str, path: Path) -> RunDirectory:
         policy=policy,
         es=ESConfig(population_size=4),
         evaluation=EvaluationConfig(episodes=2),
-        logging=LoggingConfig(tensorboard=False),
+        logging=LoggingConfig(reporters=["jsonl"]),
         generations=1,
         threads=1,
         out=str(path),

@@ -19,6 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.completion import add_completion
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED, keyword_arguments
 from es_flipout.cli.process import OutputConsole, UsageParser, run_command, silence_mujoco
 from es_flipout.cli.results import Results, describe_machine, number
@@ -91,6 +92,8 @@ def _parser() -> tuple[UsageParser, argparse.ArgumentParser]:
     option("seed", "of every draw", type=SEED, default=0)
     option("quick", "small sizes, done within a minute: other defaults", action="store_true")
     option("out", "folder for the results as JSON", type=Path, metavar="DIR")
+    add_completion(bench)
+    add_completion(parser)
     return parser, bench
 
 
