@@ -142,7 +142,7 @@ class LoadedPolicy:
                 f"observations of {self.env_id} have shape {shape}, or N of them in a batch, got {found}"
             )
         if flat is None:
-            rows = torch.as_tensor(first)
+            rows = first if is_torch else torch.from_numpy(np.array(first))  # a copy: it may be read-only
             rows = rows if is_batch else rows.unsqueeze(0)
         else:
             arrays = tree_map(lambda each: np.asarray(each.cpu() if is_torch else each), observation)
