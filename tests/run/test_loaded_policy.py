@@ -112,7 +112,7 @@ def test_observations_of_any_kind_of_array(small_run):
     frozen.flags.writeable = False
     for same in (frozen, observation.tolist(), [observation] * 2, np.stack([observation] * 2)[::-1]):
         np.testing.assert_allclose(
-            policy.predict(same)[0], np.broadcast_to(wanted, np.shape(same)[:-1] + (6,))
+            policy.predict(same)[0], np.broadcast_to(wanted, (*np.shape(same)[:-1], 6))
         )
 
 
