@@ -79,7 +79,7 @@ def test_tensorboard_that_cannot_write_ends_no_run(whole, capfd):
     with largest_file(size):
         assert train.main([*RUN, "--out", "run"]) == 0
     printed, errors = capfd.readouterr()
-    assert printed.count("no more TensorBoard events: cannot write run/events.out.tfevents.") == 1
+    assert printed.count("no more reports to tensorboard: cannot write run/events.out.tfevents.") == 1
     assert errors == ""
     assert state_of("run") == state_of(whole)
 

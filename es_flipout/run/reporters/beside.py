@@ -32,8 +32,8 @@ MOST_WITH_HISTOGRAMS = 16
 """Generations that may wait with their histograms, which may be as large as the policy."""
 SECONDS_TO_CLOSE = 60.0
 """How long the end of a run waits for a reporter."""
-SECONDS_TO_SEND = 1.0
-"""How long a process may take to receive what is sent to it."""
+SECONDS_TO_SEND = 10
+"""How long a process that receives reports may take to go on receiving."""
 
 
 class ReporterBeside(Reporter):
@@ -49,7 +49,8 @@ class ReporterBeside(Reporter):
         """
         self._name, self._announce = name, announce
         self._num_waiting = 0
-        self._is_closed = False  # whether the process has said that the reporter is closed
+        self._is_receiving = self._is_closed = False  # as far as the process has said so
+        self._held: list[object] = []  # what is to be sent once it receives
         self._worker: Worker | None = None
         try:
             self._worker = Worker(_serve, cloudpickle.dumps(make))
@@ -60,6 +61,8 @@ class ReporterBeside(Reporter):
     @override
     def report(self, metrics: GenerationMetrics, histograms: Histograms, progress: float) -> None:
         self._listen(0.0)
+        if self._worker is None:
+            return
         if self._num_waiting >= MOST_WAITING:
             self._turn_off(f"{self._num_waiting} generations wait for it")
         shown = histograms if self._num_waiting < MOST_WITH_HISTOGRAMS else {}
@@ -67,14 +70,14 @@ class ReporterBeside(Reporter):
         self._send((metrics, shown, progress))
 
     def _send(self, message: object) -> None:
-        if self._worker is None:
-            return
-        try:
-            self._worker.connection.send(message)
-        except BlockingIOError:
-            self._turn_off("its process does not receive anything any more")
-        except OSError:
-            self._listen(SECONDS_TO_SEND)  # it may have said why it ended
+        self._held.append(message)
+        while self._worker is not None and self._is_receiving and self._held:
+            try:
+                self._worker.connection.send(self._held.pop(0))
+            except BlockingIOError:
+                self._turn_off("its process does not receive anything any more")
+            except OSError:
+                self._listen(SECONDS_TO_SEND)  # it may have said why it ended
 
     def _listen(self, seconds: float) -> None:
         """Takes what the process has said, and waits for more if there is nothing."""
@@ -88,6 +91,7 @@ class ReporterBeside(Reporter):
                     self._is_closed = True
                     return
                 else:
+                    self._is_receiving = True
                     self._num_waiting -= answer
         except (WorkerDiedError, OSError) as error:
             self._turn_off(str(error).replace("the worker process", "its process"))
@@ -104,32 +108,38 @@ class ReporterBeside(Reporter):
 
     @override
     def close(self) -> None:
-        self._send(None)
         deadline = time.monotonic() + SECONDS_TO_CLOSE
         try:
+            while self._worker is not None and not self._is_receiving:
+                self._listen_until(deadline)
+            self._send(None)
             while self._worker is not None and not self._is_closed:
-                if (left := deadline - time.monotonic()) <= 0:
-                    self._turn_off(f"it has not ended within {SECONDS_TO_CLOSE:g} seconds")
-                else:
-                    self._listen(left)
+                self._listen_until(deadline)
         finally:
             self._end()
+
+    def _listen_until(self, deadline: float) -> None:
+        if (left := deadline - time.monotonic()) > 0:
+            self._listen(left)
+        else:
+            self._turn_off(f"it has not ended within {SECONDS_TO_CLOSE:g} seconds")
 
 
 def _limit_sending(connection: Connection) -> None:
     """Has a send fail that takes too long, instead of waiting for a process that never reads."""
-    seconds = struct.pack("ll", int(SECONDS_TO_SEND), 0)
+    seconds = struct.pack("ll", SECONDS_TO_SEND, 0)
     with socket.socket(fileno=os.dup(connection.fileno())) as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
 
 
 def _serve(connection: Connection, make: bytes) -> None:
-    """Takes reports until None comes; says how many are done, or in a string what went wrong."""
+    """Takes reports until None comes; says how many more are done, or in a string what went wrong."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the run that is told to stop closes its reporters
     use_one_thread()
     inbox: queue.SimpleQueue[tuple[GenerationMetrics, Histograms, float] | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
+        connection.send(0)
         reporter: Reporter = cloudpickle.loads(make)()
         while (taken := inbox.get()) is not None:
             reporter.report(*taken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class MLflow(Reporter):
         """
         import mlflow
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         if tracking_uri is not None:
             mlflow.set_tracking_uri(tracking_uri)
         self._client, self._run = mlflow.MlflowClient(), RunDirectory(run.path)

@@ -46,6 +46,8 @@ class WandB(Reporter):
         import wandb
 
         self._directory, self._progress = RunDirectory(run.path), 0.0
+        settings = wandb.Settings(silent=True, console="off")
+        wandb.setup(settings)
         self._run = wandb.init(
             project=project,
             entity=entity,
@@ -56,7 +58,7 @@ class WandB(Reporter):
             name=run.path.absolute().name,
             resume="allow",
             config=flat_config(run.config),
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=settings,
         )
 
     @override
