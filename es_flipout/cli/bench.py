@@ -21,7 +21,7 @@ from rich.table import Table
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED, keyword_arguments
 from es_flipout.cli.process import OutputConsole, UsageParser, run_command, silence_mujoco
-from es_flipout.cli.results import Results, describe_machine, number
+from es_flipout.cli.results import Results, number
 from es_flipout.cli.throughput import (
     ENV_STEPS,
     GATHERING,
@@ -43,6 +43,7 @@ from es_flipout.rollout import PlayError, ProcessGroup, Ranks
 from es_flipout.rollout.process_group import START_SECONDS
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
+from es_flipout.run.machine import describe_machine
 from es_flipout.run.run_directory import safe_name
 
 QUICK = {"num_envs": 32, "population_size": 32, "rounds": 2, "seconds": 0.5}

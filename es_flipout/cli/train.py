@@ -18,6 +18,7 @@ from es_flipout.rollout import ProcessGroup, Ranks, RanksLostError, RefusedError
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError, RunError
+from es_flipout.run.machine import describe_start
 from es_flipout.run.metrics import JsonLines, Reporter
 from es_flipout.run.placement import carried_over
 from es_flipout.run.run_directory import RunDirectory
@@ -93,6 +94,7 @@ def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], No
         try:
             if request.resume:
                 run.write_config(trainer.config)
+            run.add_start(describe_start(trainer.config.device, ranks.size))
             for reporter in (reporters := _reporters(request, trainer, run, console)):
                 stack.callback(reporter.close)
             trainer.train(run, reporters, stop)
