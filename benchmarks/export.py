@@ -21,11 +21,11 @@ import torch
 from es_flipout import LoadedPolicy, load_policy
 from es_flipout.choices import EXPORT_SUFFIXES
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.cli.results import describe_machine
 from es_flipout.export.check import check, exported_actor
 from es_flipout.export.formats import open_exported, write
 from es_flipout.export.metadata import metadata
 from es_flipout.export.module import ExportedModule
+from es_flipout.run.machine import describe_machine
 
 
 def returns_of(policy: LoadedPolicy, act: Any, episodes: int) -> list[float]:

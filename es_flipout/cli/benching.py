@@ -19,7 +19,7 @@ from rich.table import Table
 
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.process import OutputConsole, silence_mujoco
-from es_flipout.cli.results import Results, describe_machine, number
+from es_flipout.cli.results import Results, number
 from es_flipout.cli.throughput import (
     ENV_STEPS,
     GATHERING,
@@ -41,6 +41,7 @@ from es_flipout.rollout import PlayError, ProcessGroup, Ranks
 from es_flipout.rollout.process_group import START_SECONDS
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
+from es_flipout.run.machine import describe_machine
 from es_flipout.run.run_directory import safe_name
 
 

@@ -19,6 +19,7 @@ from es_flipout.rollout import ProcessGroup, Ranks, RanksLostError, RefusedError
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError, RunError
+from es_flipout.run.machine import describe_start
 from es_flipout.run.placement import carried_over
 from es_flipout.run.reporters.contract import Reporter, RunInfo
 from es_flipout.run.reporters.find import FoundReporter, find_reporters
@@ -104,6 +105,7 @@ def _lead(request: TrainArguments, ranks: Ranks, publish: Callable[[Config], Non
         try:
             if request.resume:
                 run.write_config(trainer.config)
+            run.add_start(describe_start(trainer.config.device, ranks.size))
             reporters = []
             for reporter in _reporters(request, found, trainer, run, console):
                 stack.callback(reporter.close)
