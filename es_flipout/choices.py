@@ -51,3 +51,8 @@ ResetSeeds = Literal["fresh", "common", "fixed"]
 """Which episodes start from the same states; see `reset_seeds`."""
 BLOCK_SIZE: Final = 4
 """Episodes per block of a table; see `Episodes`."""
+
+ExportFormat = Literal["onnx", "torch"]
+"""Format of an exported policy: ONNX, or a program of torch.export."""
+EXPORT_SUFFIXES: Final[dict[ExportFormat, str]] = {"onnx": ".onnx", "torch": ".pt2"}
+"""How the names of exported files end."""

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from es_flipout.choices import FitnessShaping
-from es_flipout.error_text import described, error_text
+from es_flipout.described import described
+from es_flipout.error_text import error_text
 
 Shaping = Callable[[Tensor], Tensor]
 

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from es_flipout.error_text import described
-
 NamedSpec = str | Mapping[str, Any]
 """A name, which may be MODULE:CLASS, or a mapping of `name` and keyword arguments."""
 
@@ -27,7 +25,7 @@ def spec_name(spec: NamedSpec, kind: str, example: str) -> str:
     if isinstance(spec, str) and re.fullmatch(r"[\w.]+(:[\w.]+)?", spec):
         return spec
     if not isinstance(spec, Mapping):
-        raise ValueError(f"a {kind} must be a name or a mapping like {example}, got {described(spec)}")
+        raise ValueError(f"a {kind} must be a name or a mapping like {example}, got {spec!r:.40}")
     for key in spec:
         if not isinstance(key, str):
             raise ValueError(f"a {kind}'s keyword arguments have names, got {key!r} in {dict(spec)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.completion import add_completion
 from es_flipout.cli.playback import Playback, check_video, play_run
 from es_flipout.cli.process import UsageParser, run_command
 from es_flipout.cli.score_report import as_json, figure, report
@@ -41,6 +42,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--randomize", action="store_true", help="play randomized episodes, if the task has a randomization"
     )
     option("--json", action="store_true", help="print the figures of every episode, as JSON")
+    add_completion(parser)
     parsed = parser.parse_args(arguments)
     if parsed.episodes < 1:
         raise UsageError(f"--episodes must be >= 1, got {parsed.episodes}")

@@ -129,7 +129,7 @@ def _check_randomization(config: Config, wanted: bool) -> None:
 
 def _make_film(config: Config, num_frames: int | None, randomize: bool) -> Film:
     mode = config.env.kwargs.get("render_mode", "rgb_array")  # which observations may depend on
-    with told(f"--video needs render_mode {mode}, with which {config.env.id} cannot be made"):
+    with told(f"a film needs render_mode {mode}, with which {config.env.id} cannot be made"):
         env = official_maker(config.env, randomize=randomize)(render_mode=mode)
         if "render_mode" not in config.env.kwargs:
             follow_what_moves(env, config.env.kwargs)

@@ -11,9 +11,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from es_flipout.described import described
 from es_flipout.envs.guarded_env import close_env
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import FOREIGN, described, error_text
+from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.named_spec import NamedSpec, check_kwargs, spec_kwargs, spec_name
 from es_flipout.policies.flat_box import no_flat_form
 

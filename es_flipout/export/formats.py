@@ -8,22 +8,19 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.choices import ExportFormat
 from es_flipout.error_text import error_text
 from es_flipout.export.metadata import KEY
 from es_flipout.export.module import ExportedModule
 from es_flipout.run.errors import RunError, writing
 
-Format = Literal["onnx", "torch"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
-"""How the names of files end."""
 Array = NDArray[Any]
 Run = Callable[[list[Array]], list[Array]]
 """Runs an exported policy: from its inputs, each [N, ...], to its outputs, each [N, ...]."""
@@ -32,7 +29,7 @@ _OPSET = 18
 """Version of ONNX's operators: ONNX Runtime has it since 1.14 (2023)."""
 
 
-def write(module: ExportedModule, metadata: Mapping[str, Any], format: Format, path: Path) -> None:
+def write(module: ExportedModule, metadata: Mapping[str, Any], format: ExportFormat, path: Path) -> None:
     """Writes a policy as one file.
 
     Raises:
@@ -53,7 +50,7 @@ def write(module: ExportedModule, metadata: Mapping[str, Any], format: Format, p
             raise RunError(f"policy {name} cannot be exported to {format}: {error_text(error)}") from error
 
 
-def open_exported(format: Format, path: Path) -> Run:
+def open_exported(format: ExportFormat, path: Path) -> Run:
     """Returns what runs an exported policy from its file alone."""
     return _open_onnx(path) if format == "onnx" else _open_torch(path)
 

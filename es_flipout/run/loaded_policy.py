@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from es_flipout.described import described
 from es_flipout.envs.guarded_env import close_env, spaces_of
 from es_flipout.envs.masks import where_rows
-from es_flipout.error_text import described
 from es_flipout.policies import FlatBox
 from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import is_recurrent
@@ -142,7 +142,7 @@ class LoadedPolicy:
                 f"observations of {self.env_id} have shape {shape}, or N of them in a batch, got {found}"
             )
         if flat is None:
-            rows = torch.as_tensor(first)
+            rows = first if is_torch else torch.from_numpy(np.array(first))  # a copy: it may be read-only
             rows = rows if is_batch else rows.unsqueeze(0)
         else:
             arrays = tree_map(lambda each: np.asarray(each.cpu() if is_torch else each), observation)

@@ -2,6 +2,7 @@
 
 RUN/config.yaml            the resolved configuration
 RUN/metrics.jsonl          one line per generation
+RUN/starts.jsonl           one line per start of es-train: when, and on which machine
 RUN/events.out.tfevents.*  TensorBoard
 RUN/checkpoints/last.pt    where a resumed run continues
 RUN/checkpoints/best.pt    the highest center score so far
@@ -16,7 +17,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,6 +45,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Metrics of each generation: one JSON object per line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def starts(self) -> Path:
+        """When and where each process of the run started: one JSON object per line."""
+        return self.path / "starts.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -204,6 +210,28 @@ class RunDirectory:
         kept = [line for line in self.read_metrics() if line["generation"] <= generation]
         with writing(self.metrics), atomic_write(self.metrics) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """Returns what `add_start` has added, oldest first; nothing for a run of a version without that.
+
+        What cannot be read is left out: nothing depends on it.
+        """
+        found = []
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            for line in self.starts.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    start = json.loads(line)
+                    found += [start] if isinstance(start, dict) else []
+        return found
+
+    def add_start(self, start: Mapping[str, object]) -> None:
+        """Adds when and where a process of the run started; see `describe_start`.
+
+        Raises:
+            RunBrokenError: if it cannot be written.
+        """
+        with writing(self.starts), atomic_write(self.starts) as file:
+            file.write("".join(json.dumps(each) + "\n" for each in [*self.read_starts(), start]).encode())
 
 
 def safe_name(text: str) -> str:

@@ -1,6 +1,7 @@
 """The sections of a configuration. Field docstrings are the command line's help.
 
 Ranges are checked here. Whether a name exists (an environment, an optimizer) is checked where it is resolved.
+Importing this does not import torch: the checks that need it do, when there is something to check.
 """
 
 from __future__ import annotations
@@ -32,9 +33,6 @@ from es_flipout.choices import (
     Initialization,
     ResetSeeds,
 )
-from es_flipout.envs.weighted_reward import check_weights
-from es_flipout.envs.wrappers import wrapper_name
-from es_flipout.rollout.score_info import parse_all
 from es_flipout.run.checks import require, require_not_negative, require_positive
 from es_flipout.run.reporters.names import JSONL, REPORTERS, TENSORBOARD, reporter_name
 from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
@@ -96,12 +94,18 @@ class EnvConfig:
             not self.wrappers or self.engine not in ("batch", "mjdata_pool", "warp"),
             f"env.wrappers need a gymnasium engine, got env.engine {self.engine}",
         )
-        for wrapper in self.wrappers:
-            try:
-                wrapper_name(wrapper)
-            except ValueError as error:
-                raise ValueError(f"env.wrappers: {error}") from error
-        check_weights(self.reward_weights)
+        if self.wrappers:
+            from es_flipout.envs.wrappers import wrapper_name
+
+            for wrapper in self.wrappers:
+                try:
+                    wrapper_name(wrapper)
+                except ValueError as error:
+                    raise ValueError(f"env.wrappers: {error}") from error
+        if self.reward_weights:
+            from es_flipout.envs.weighted_reward import check_weights
+
+            check_weights(self.reward_weights)
         require(
             self.kwargs.get("render_mode") != "human",
             "env.kwargs.render_mode must not be human, which opens windows; rgb_array draws images",
@@ -276,10 +280,13 @@ class EvaluationConfig:
         require_not_negative("evaluation.interval", self.interval)
         require_positive("evaluation.episodes", self.episodes)
         require_not_negative("evaluation.seed", self.seed)
-        try:
-            parse_all(self.info)
-        except ValueError as error:
-            raise ValueError(f"evaluation.info: {error}") from error
+        if self.info:
+            from es_flipout.rollout.score_info import parse_all
+
+            try:
+                parse_all(self.info)
+            except ValueError as error:
+                raise ValueError(f"evaluation.info: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,20 @@ import torch
 from small_runs import KINDS
 
 from es_flipout import load_policy
+from es_flipout.choices import EXPORT_SUFFIXES
 from es_flipout.cli.export import main
 from es_flipout.cli.playback import play_run
 from es_flipout.export.check import check
-from es_flipout.export.formats import FORMATS, SUFFIXES, open_exported
+from es_flipout.export.formats import open_exported
 from es_flipout.export.module import ExportedModule
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_SUFFIXES)
 def test_actions_are_the_same_step_by_step(kind, format, small_run, tmp_path, capsys):
-    path = tmp_path / f"policy{SUFFIXES[format]}"
+    path = tmp_path / f"policy{EXPORT_SUFFIXES[format]}"
     arguments = [str(small_run(kind).path), "--to", format, "--out", str(path), "--steps", "200"]
     assert main(arguments) == 0, capsys.readouterr().err
     policy = load_policy(small_run(kind).path)
@@ -39,9 +40,9 @@ def test_actions_are_the_same_step_by_step(kind, format, small_run, tmp_path, ca
     assert found.largest is None or found.largest < 1e-5
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_SUFFIXES)
 def test_a_batch_of_any_size(format, small_run, tmp_path):
-    path = tmp_path / f"policy{SUFFIXES[format]}"
+    path = tmp_path / f"policy{EXPORT_SUFFIXES[format]}"
     assert main([str(small_run("mlp").path), "--to", format, "--out", str(path), "--steps", "1"]) == 0
     policy, run = load_policy(small_run("mlp").path), open_exported(format, path)
     observations = np.random.default_rng(0).normal(size=(7, 17))
@@ -120,7 +121,7 @@ def test_a_file_that_acts_otherwise_is_not_written(small_run, tmp_path, monkeypa
         exported = open_exported(format, path)
         return lambda inputs: [output + np.float32(1e-3) for output in exported(inputs)]
 
-    monkeypatch.setattr("es_flipout.cli.export.open_exported", wrong)
+    monkeypatch.setattr("es_flipout.cli.exporting.open_exported", wrong)
     assert main([str(run.path), "--to", "onnx", "--out", str(path), "--steps", "10"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("es-export: the exported policy does not act as the policy does: checked over 10")

@@ -104,6 +104,18 @@ def test_stable_baselines3_evaluates_it(small_run):
     assert mean == pytest.approx(play_run(run, run.best, episodes=2, seed=5).episodes.mean_return, rel=1e-5)
 
 
+def test_observations_of_any_kind_of_array(small_run):
+    policy = load_policy(small_run("mlp").path)
+    observation = np.linspace(-1, 1, 17)
+    wanted, _ = policy.predict(observation)
+    frozen = observation.astype(np.float32)
+    frozen.flags.writeable = False
+    for same in (frozen, observation.tolist(), [observation] * 2, np.stack([observation] * 2)[::-1]):
+        np.testing.assert_allclose(
+            policy.predict(same)[0], np.broadcast_to(wanted, (*np.shape(same)[:-1], 6))
+        )
+
+
 def test_it_says_what_it_is(small_run):
     run = small_run("parts")
     policy = load_policy(run.path, checkpoint="last")
