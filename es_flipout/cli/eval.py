@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.completion import add_completion
-from es_flipout.cli.playback import Playback, check_video, play_run
+from es_flipout.cli.playback import MOST_FRAMES, Follow, Playback, check_video, play_run
 from es_flipout.cli.process import UsageParser, run_command
 from es_flipout.cli.score_report import as_json, figure, report
+from es_flipout.rollout import Episodes
+from es_flipout.run.onlooker import LOOKS_PER_SECOND
 from es_flipout.run.run_directory import RunDirectory
 
 
@@ -36,7 +39,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     which = "best, last, or a checkpoint file (default: best if it exists, otherwise last)"
     option("--checkpoint", help=which)
     option("--video", type=Path, metavar="FILE", help="film the first episode into FILE (.mp4 or .gif)")
-    length = "end the video after N frames, however long the episode is (default: all of it)"
+    length = f"end the video after N frames if the episode goes on (default: {MOST_FRAMES})"
     option("--video-frames", type=int, metavar="N", help=length)
     option(
         "--randomize", action="store_true", help="play randomized episodes, if the task has a randomization"
@@ -58,7 +61,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _evaluate(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     run = RunDirectory.open(parsed.run)
-    with _stdout_on_stderr() if parsed.json else contextlib.nullcontext(), _display() as before_step:
+    with _stdout_on_stderr() if parsed.json else contextlib.nullcontext(), _display(parsed) as follow:
         played = play_run(
             run,
             run.find_checkpoint(parsed.checkpoint),
@@ -66,8 +69,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
             seed=parsed.seed,
             randomize=parsed.randomize,
             video=parsed.video,
-            video_frames=parsed.video_frames,
-            before_step=before_step,
+            video_frames=parsed.video_frames or MOST_FRAMES,
+            follow=follow,
         )
     if parsed.json:
         _print_json(parsed, played)
@@ -115,11 +118,27 @@ def _stdout_on_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _display() -> Iterator[Callable[[], None]]:
-    """Shows on a terminal how far the episodes are; gives what is to be called before every step."""
-    console, steps = Console(stderr=True), itertools.count()
-    if not console.is_terminal:
-        yield lambda: None
-        return
-    with console.status("") as status:
-        yield lambda: status.update(f"step {next(steps):,}")
+def _display(parsed: argparse.Namespace) -> Iterator[Follow]:
+    """Shows on a terminal how far the episodes and the film are; gives what is told before every step."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[right]}")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        played = bars.add_task("episodes", total=parsed.episodes, right="")
+        filmed = None
+        next_look = 0.0
+
+        def follow(episodes: Episodes, steps: int, frames: int) -> None:
+            nonlocal filmed, next_look
+            if bars.disable or time.monotonic() < next_look:
+                return
+            next_look = time.monotonic() + 1 / LOOKS_PER_SECOND
+            running = episodes.unplayed
+            env_steps = episodes.env_steps + running * steps
+            right = f"{parsed.episodes - running} of {parsed.episodes}, {env_steps:,} env steps"
+            bars.update(played, completed=parsed.episodes - running, right=right)
+            if frames:
+                total = parsed.video_frames
+                filmed = bars.add_task("video", total=total, right="") if filmed is None else filmed
+                bars.update(filmed, completed=frames, right=f"{frames:,} frames")
+
+        yield follow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,6 +24,11 @@ from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker, official_scorer
 from es_flipout.run.config import Config
 from es_flipout.run.run_directory import RunDirectory
+
+Follow = Callable[[Episodes, int, int], None]
+"""Is told the table of episodes as it is, how many steps all running ones have made, and frames filmed."""
+MOST_FRAMES = 10_000
+"""Where a film ends, unless its length is chosen: an episode may have no end."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ def play_run(
     seed: int = 0,
     randomize: bool = False,
     video: Path | None = None,
-    video_frames: int | None = None,
-    before_step: Callable[[], None] = lambda: None,
+    video_frames: int = MOST_FRAMES,
+    follow: Follow = lambda episodes, steps, frames: None,
 ) -> Playback:
     """Plays episodes of a checkpoint's policy, without any noise.
 
@@ -65,8 +70,8 @@ def play_run(
         seed: reset seed of the first episode; episode i uses `seed + i`.
         randomize: whether to play randomized episodes.
         video: file for a film of the first episode; see `check_video`.
-        video_frames: where the film ends; None for the end of the episode.
-        before_step: called before every step of all episodes.
+        video_frames: where the film ends if the episode goes on.
+        follow: called before every step of all episodes.
 
     Raises:
         FilmError: if the film cannot be written.
@@ -84,13 +89,16 @@ def play_run(
         torch.set_num_threads(1)
         silence_mujoco()
 
+        begun: list[Episodes] = []
+        steps = itertools.count()
+
         def should_stop() -> bool:
-            before_step()
+            follow(begun[0], next(steps), film.num_frames if film else 0)
             return film is not None and film.error is not None
 
         filming = contextlib.nullcontext() if film is None or video is None else film.into(video)
         with _failures_told(config), filming, contextlib.suppress(PlayStoppedError):
-            played = scorer.score(policy, seed=seed, should_stop=should_stop)
+            played = scorer.score(policy, seed=seed, should_stop=should_stop, begun=begun.append)
     return Playback(config, path, state.get("generation"), played, film)
 
 
@@ -127,13 +135,13 @@ def _check_randomization(config: Config, wanted: bool) -> None:
             raise UsageError(f"--randomize: {config.env.id} has no randomization")
 
 
-def _make_film(config: Config, num_frames: int | None, randomize: bool) -> Film:
+def _make_film(config: Config, num_frames: int, randomize: bool) -> Film:
     mode = config.env.kwargs.get("render_mode", "rgb_array")  # which observations may depend on
     with told(f"a film needs render_mode {mode}, with which {config.env.id} cannot be made"):
         env = official_maker(config.env, randomize=randomize)(render_mode=mode)
         if "render_mode" not in config.env.kwargs:
             follow_what_moves(env, config.env.kwargs)
-        return Film(env, max_frames=num_frames or math.inf)
+        return Film(env, max_frames=num_frames)
 
 
 def _make_scorer(config: Config, episodes: int, film: Film | None, randomize: bool) -> Scorer:

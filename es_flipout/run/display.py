@@ -77,18 +77,17 @@ class Display(Onlooker):
             visible=True,
         )
 
-    def progress(self, label: str, completed: float | None, right: str) -> None:
-        """Shows how far the run is, and that its last generation is whole.
+    def progress(self, completed: float | None, right: str) -> None:
+        """Shows how far the run is, and that a generation is whole.
 
         Args:
-            label: what is at the left of the bar.
             completed: used share of the run's budget, in [0, 1]; None for a run without a limit.
-            right: what is at its right.
+            right: what is at the right of the bar.
         """
         self._bars.update(self._generation, visible=False)
         self._bars.update(
             self._run,
-            description=label,
+            description="run",
             total=None if completed is None else 1.0,
             completed=completed or 0.0,
             right=right,

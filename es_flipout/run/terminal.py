@@ -34,7 +34,7 @@ class Terminal(Reporter):
         """
         self._console, self._has_budget = console, progress is not None
         self._display, self._owns_display = display or Display(console), display is None
-        self._display.progress("running", progress, "")
+        self._display.progress(progress, "")
         self._start: tuple[float, float] | None = None
         self._score, self._info = "-", ""
 
@@ -57,7 +57,7 @@ class Terminal(Reporter):
         self._print_failures(metrics.failures, "episode")
         self._print_failures(metrics.score_failures, "episode of the score")
         share = progress if self._has_budget else None
-        self._display.progress(f"generation {metrics.generation}", share, f"left {left}")
+        self._display.progress(share, f"left {left}")
 
     def _print_failures(self, failures: Mapping[str, int], kind: str) -> None:
         reasons = list(failures.items())
