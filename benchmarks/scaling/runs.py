@@ -68,7 +68,7 @@ class Workload:
             f"--es.population_size={self.population_size}",
             f"--rollout.block_size={self.block_size}",
             "--evaluation.interval=0",
-            "--logging.tensorboard=false",
+            "--logging.reporters=[jsonl]",
             f"--seed={self.seed}",
             "--device=cpu",
             "--threads=1",

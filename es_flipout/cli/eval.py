@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.completion import add_completion
 from es_flipout.cli.playback import Playback, check_video, play_run
 from es_flipout.cli.process import UsageParser, run_command
 from es_flipout.cli.score_report import as_json, figure, report
@@ -41,6 +42,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--randomize", action="store_true", help="play randomized episodes, if the task has a randomization"
     )
     option("--json", action="store_true", help="print the figures of every episode, as JSON")
+    add_completion(parser)
     parsed = parser.parse_args(arguments)
     if parsed.episodes < 1:
         raise UsageError(f"--episodes must be >= 1, got {parsed.episodes}")
@@ -59,7 +61,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     with _stdout_on_stderr() if parsed.json else contextlib.nullcontext(), _display() as before_step:
         played = play_run(
             run,
-            _checkpoint_path(run, parsed.checkpoint),
+            run.find_checkpoint(parsed.checkpoint),
             episodes=parsed.episodes,
             seed=parsed.seed,
             randomize=parsed.randomize,
@@ -96,12 +98,6 @@ def _print_text(parsed: argparse.Namespace, played: Playback) -> None:
         outcome = "failed" if 0 in episodes.faults else f"return {figure(episodes.returns[0])}"
         about_film = f"{film.num_frames} frames, episode of seed {parsed.seed}, {outcome}"
         print(f"video   {parsed.video if film.num_frames else 'none'} ({about_film})")
-
-
-def _checkpoint_path(run: RunDirectory, name: str | None) -> Path:
-    if name is None:
-        return run.best if run.best.exists() else run.last
-    return {"best": run.best, "last": run.last}.get(name, Path(name))
 
 
 @contextlib.contextmanager

@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from es_flipout.cli.arguments import UsageError, load_config
+from es_flipout.cli.config_file import UsageError
 from es_flipout.cli.film import SUFFIXES, Film, FilmError
-from es_flipout.cli.modules import check_modules
+from es_flipout.cli.modules import check_modules, told
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.envs.native import can_randomize
-from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.rollout import Episodes, PlayError, PlayStoppedError, Scorer
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker, official_scorer
@@ -73,7 +72,7 @@ def play_run(
         RunError: if the checkpoint cannot be read, or is of another policy.
         UsageError: if the run's environment or policy cannot be made or fails, or there are no such episodes.
     """
-    config = load_config(run.config)
+    config = run.read_config()
     check_modules(config)
     _check_randomization(config, randomize)
     film = None if video is None else _make_film(config, video_frames, randomize)
@@ -109,17 +108,6 @@ def check_video(path: Path, option: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(where: str) -> Iterator[None]:
-    """Turns whatever a user's code raises in the block into one line. A `ValueError` is a line already."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    except FOREIGN as error:
-        raise UsageError(f"{where}: {error_text(error)}") from error
-
-
-@contextlib.contextmanager
 def _failures_told(config: Config) -> Iterator[None]:
     """Turns failures of `render()` and of the policy into usage errors."""
     try:
@@ -133,24 +121,24 @@ def _failures_told(config: Config) -> Iterator[None]:
 
 
 def _check_randomization(config: Config, wanted: bool) -> None:
-    with _told(config.env.id):
+    with told(config.env.id):
         if wanted and not can_randomize(config.env.id, **config.env.kwargs):
             raise UsageError(f"--randomize: {config.env.id} has no randomization")
 
 
 def _make_film(config: Config, num_frames: int | None, randomize: bool) -> Film:
     mode = config.env.kwargs.get("render_mode", "rgb_array")  # which observations may depend on
-    with _told(f"a film needs render_mode {mode}, with which {config.env.id} cannot be made"):
+    with told(f"a film needs render_mode {mode}, with which {config.env.id} cannot be made"):
         env = official_maker(config.env, randomize=randomize)(render_mode=mode)
         return Film(env, max_frames=num_frames or math.inf)
 
 
 def _make_scorer(config: Config, episodes: int, film: Film | None, randomize: bool) -> Scorer:
     info = config.evaluation.info
-    with _told(config.env.id):
+    with told(config.env.id):
         return official_scorer(config.env, episodes, info=info, first=film, randomize=randomize)
 
 
 def _make_policy(config: Config, scorer: Scorer) -> nn.Module:
-    with _told(f"policy {config.policy.kind}"):
+    with told(f"policy {config.policy.kind}"):
         return make_policy(config.policy, scorer.observation_space, scorer.action_space)

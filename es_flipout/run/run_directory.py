@@ -26,6 +26,7 @@ from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError, writing
 from es_flipout.run.migration import migrate_metrics
+from es_flipout.run.stored_config import read_stored_config
 from es_flipout.run.stored_paths import with_absolute_paths
 
 
@@ -124,6 +125,24 @@ class RunDirectory:
         if not run.config.is_file():
             raise RunError(f"{path} is not a run directory: it has no config.yaml")
         return run
+
+    def find_checkpoint(self, name: str | None) -> Path:
+        """Returns the checkpoint that a name means.
+
+        Args:
+            name: best, last, or a file; None for the best if there is one, otherwise the last.
+        """
+        if name is None:
+            return self.best if self.best.exists() else self.last
+        return {"best": self.best, "last": self.last}.get(name, Path(name))
+
+    def read_config(self) -> Config:
+        """Reads the resolved configuration, of this version or of an earlier one.
+
+        Raises:
+            RunError: if it cannot be read, or is not a configuration.
+        """
+        return read_stored_config(self.config)
 
     def write_config(self, config: Config) -> None:
         """Writes the resolved configuration.
