@@ -20,13 +20,14 @@ from torch import nn
 
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
 from es_flipout.envs import make_vec
 from es_flipout.processes import available_cores
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_scorer
 from es_flipout.run.config import EnvConfig
+from es_flipout.run.machine import describe_machine
 from es_flipout.run.run_directory import RunDirectory
 
 RETURN = "return"

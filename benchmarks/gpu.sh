@@ -126,7 +126,7 @@ second() {
   # The time that is left, minus what ending, summarizing, scoring and packing may take.
   local left=$((${TOTAL:-560} - (SECONDS - start) - 95))
   es train "${train[@]}" --device "$device" --engine warp --out "$work/log/run" --evaluation.interval 5 \
-    --logging.tensorboard false "${train_args[@]}"
+    --logging.reporters '[jsonl]' "${train_args[@]}"
   stage train "$left" "${command[@]}"
   pack # with the policy, whatever may come
   stage summary 10 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.5 --device "$device" \
@@ -166,7 +166,7 @@ third() {
   local left=$((${TOTAL:-560} - (SECONDS - start) - 30))
   [ "$left" -ge 60 ] || left=60
   es train "${train[@]}" --device "$device" --engine warp --out "$work/log/run" --evaluation.interval 5 \
-    --logging.tensorboard false --optimizer.lr 2.0e-4 "${train_args[@]}"
+    --logging.reporters '[jsonl]' --optimizer.lr 2.0e-4 "${train_args[@]}"
   stage train "$left" "${command[@]}"
   pack
   stage summary 15 "$python" -m scripts.summarize_run "$work/log/run" --minutes 0.25 --device "$device" \

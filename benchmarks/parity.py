@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from benchmarks.speed.tables import markdown
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
 from es_flipout.envs import TASKS, make_vec
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
+from es_flipout.run.machine import describe_machine
 
 
 def info_error(info: dict[str, Any], rows: np.ndarray, official_infos: list[dict[str, Any]]) -> float:

@@ -33,7 +33,7 @@ from benchmarks.speed.tables import (
     two_decimals,
     update_table,
 )
-from es_flipout.cli import bench
+from es_flipout.cli import benching
 from es_flipout.cli.results import Results
 from es_flipout.cli.throughput import ENV_STEPS
 
@@ -60,7 +60,7 @@ def if_measured(name: str, make: Callable[[Results], str]) -> str:
 
 def throughput_table(*documents: Results) -> str:
     """Returns the table of es-bench throughput, tasks side by side."""
-    tables = [bench.table(each) for each in documents]
+    tables = [benching.table(each) for each in documents]
     lines = [
         [one[0], *(cell for line in (one, *others) for cell in line[1:])]
         for one, *others in zip(*tables, strict=True)

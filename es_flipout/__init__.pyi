@@ -32,6 +32,9 @@ from .rollout import (
     reset_seeds,
 )
 from .run.config import Config
+from .run.loaded_policy import LoadedPolicy, load_policy
+from .run.metrics import GenerationMetrics
+from .run.reporters.contract import Reporter, RunInfo
 from .run.trainer import Trainer
 from .strategy import FlipoutES
 from .update import Update
@@ -47,17 +50,21 @@ __all__ = [
     "Flipout",
     "FlipoutES",
     "GRUPolicy",
+    "GenerationMetrics",
     "GymnasiumRollout",
     "HostPlayer",
     "Independent",
     "LSTMPolicy",
     "LinearPolicy",
+    "LoadedPolicy",
     "LowRank",
     "MLPPolicy",
     "MujocoTask",
     "ObservationNormalizer",
     "Perturbation",
     "Population",
+    "Reporter",
+    "RunInfo",
     "RunningStatistics",
     "Scorer",
     "StackedPolicy",
@@ -67,6 +74,7 @@ __all__ = [
     "__version__",
     "centered_ranks",
     "evaluate",
+    "load_policy",
     "make_vec",
     "nes",
     "raw",

@@ -14,17 +14,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Set, Sized
 from itertools import islice
 from numbers import Real
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from es_flipout.error_text import described, error_text
+from es_flipout.choices import FitnessShaping
+from es_flipout.described import described
+from es_flipout.error_text import error_text
 
-FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
-FITNESS_SHAPING: Final = "centered_ranks"
-"""The default."""
 Shaping = Callable[[Tensor], Tensor]
 
 

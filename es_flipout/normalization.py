@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from es_flipout.choices import OBSERVATION_CLIP
+
 VARIANCE_FLOOR = 1e-8
 """Lower bound of the variance in the denominator: constant features stay near zero."""
-OBSERVATION_CLIP = 10.0
-"""Default bound on each standardized observation, in standard deviations."""
 
 
 class RunningStatistics:

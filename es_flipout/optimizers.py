@@ -18,13 +18,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from es_flipout.choices import LEARNING_RATE
 from es_flipout.dotted_path import import_class, is_dotted
 from es_flipout.error_text import error_text
 
-OPTIMIZER: Final = "Adam"
-"""Name of the default optimizer."""
-LEARNING_RATE: Final = 0.01
-"""Default learning rate."""
 FLOAT16_EPS: Final = 1e-2
 """Default `eps` of Adam and its relatives for a policy with float16 parameters.
 

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 CONTEXT = mp.get_context("forkserver")
 """A fork of this process could inherit locked locks from its threads; a spawn would import all anew."""
-CONTEXT.set_forkserver_preload(["es_flipout", "es_flipout.compilation"])
+CONTEXT.set_forkserver_preload(["es_flipout.run.trainer", "es_flipout.compilation"])  # all that any needs
 
 _MAIN_MODULE = threading.Lock()
 """Held while `sys.modules["__main__"]` is another one."""

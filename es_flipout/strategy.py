@@ -17,26 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from es_flipout.choices import FITNESS_SHAPING, LEARNING_RATE, OPTIMIZER, FitnessShaping
 from es_flipout.estimate import mean_gradient
 from es_flipout.estimate import signal_to_noise as signal_to_noise_of
-from es_flipout.fitness import (
-    FITNESS_SHAPING,
-    FitnessShaping,
-    Shaping,
-    as_fitness,
-    as_shaping,
-    as_utilities,
-    tied_fraction,
-)
-from es_flipout.optimizers import (
-    LEARNING_RATE,
-    OPTIMIZER,
-    check_optimizer,
-    follow_policy,
-    load_state,
-    make_optimizer,
-    with_frozen,
-)
+from es_flipout.fitness import Shaping, as_fitness, as_shaping, as_utilities, tied_fraction
+from es_flipout.optimizers import check_optimizer, follow_policy, load_state, make_optimizer, with_frozen
 from es_flipout.parameters import (
     changed_parameter,
     check_policy,

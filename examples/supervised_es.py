@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from es_flipout import Flipout, FlipoutES, Independent, LowRank, Population
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.results import describe_machine
 from es_flipout.perturbations import Perturbation
+from es_flipout.run.machine import describe_machine
 from es_flipout.seeding import torch_generator
 from examples.images import NUM_CLASSES, Images, load_digits, load_mnist
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from es_flipout import Flipout, Independent, LowRank, Population
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.results import describe_machine
 from es_flipout.parameters import trained_parameters
 from es_flipout.perturbations import Perturbation
+from es_flipout.run.machine import describe_machine
 from es_flipout.seeding import torch_generator
 
 FAMILIES: dict[str, Perturbation] = {

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from es_flipout.cli.arguments import load_config
-from es_flipout.cli.results import describe_machine
 from es_flipout.run.errors import RunError
+from es_flipout.run.machine import describe_machine
 from es_flipout.run.run_directory import RunDirectory
 
 

@@ -31,11 +31,11 @@ import torch
 
 from es_flipout.cli.arguments import load_config, parse_train
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.cli.results import describe_machine
 from es_flipout.processes import available_cores
 from es_flipout.run import checkpoint, yaml_text
 from es_flipout.run.build import make_policy, official_scorer
 from es_flipout.run.config import Config
+from es_flipout.run.machine import describe_machine
 from es_flipout.run.placement import place
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.stored_paths import with_absolute_paths

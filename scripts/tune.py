@@ -32,12 +32,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from es_flipout.cli.arguments import parse_train
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.cli.results import describe_machine
 from es_flipout.run import yaml_text
 from es_flipout.run.build import official_scorer
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError
-from es_flipout.run.metrics import JsonLines
+from es_flipout.run.machine import describe_machine
+from es_flipout.run.reporters.jsonl import JsonLines
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 
@@ -80,7 +80,7 @@ def config_of(asked: argparse.Namespace, params: Mapping[str, Any], out: Path, s
         "device": "cpu",
         "evaluation.interval": 0,
         "evaluation.episodes": asked.episodes,
-        "logging.tensorboard": "false",
+        "logging.reporters": "[jsonl]",
         "logging.checkpoint_interval": 1_000_000,
     }
     arguments = [f"--{name}={value}" for name, value in fixed.items()]

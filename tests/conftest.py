@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, settings
+from small_runs import train_small_run
+
+from es_flipout.run.run_directory import RunDirectory
 
 # The same examples every time, and no verdict on how busy the machine is.
 settings.register_profile(
@@ -21,7 +26,7 @@ TINY_RUN = {
     "es": {"population_size": 16, "sigma": 0.1},
     "optimizer": {"lr": 0.05},
     "evaluation": {"interval": 2, "episodes": 2},
-    "logging": {"tensorboard": False},
+    "logging": {"reporters": ["jsonl"]},
     "generations": 6,
     "threads": 1,
 }
@@ -52,3 +57,15 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDirectory]:
+    """Returns the run of a kind of policy, trained when it is first asked for; see `small_runs.KINDS`."""
+    folder = tmp_path_factory.mktemp("small_runs")
+
+    @functools.cache
+    def run(kind: str) -> RunDirectory:
+        return train_small_run(kind, folder / kind)
+
+    return run

@@ -55,6 +55,16 @@ def test_the_recipes_of_noise_on_weights_run() -> None:
     assert bool((spread > 0).all())
 
 
+def test_the_page_on_trained_policies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    in_python, with_onnx, _ = code(ROOT / "docs" / "export.md")
+    exec(compile(in_python, "export.md", "exec"), {})
+    assert float(capsys.readouterr().out.removeprefix("return ")) > 5000
+    assert with_onnx == (ROOT / "examples" / "run_onnx.py").read_text()
+
+
 def test_the_rule_in_contributing_makes_an_operation_usable() -> None:
     class Policy(nn.Module):
         def __init__(self) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from es_flipout.error_text import described, error_text
+from es_flipout.described import described
+from es_flipout.error_text import error_text
 
 
 class MuteError(Exception):

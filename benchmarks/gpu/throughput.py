@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 
 from es_flipout.cli.process import silence_mujoco
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
 from es_flipout.cli.throughput import FirstGeneration, contestants
 from es_flipout.run.config import Config, EnvConfig, ESConfig, PolicyConfig
+from es_flipout.run.machine import describe_machine
 
 
 def measure(options: argparse.Namespace, results: Results) -> None:

@@ -31,8 +31,9 @@ from benchmarks.speed.tables import markdown, two_decimals
 from benchmarks.speed.timing import Stopwatch, available_device, recorded, turns
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.results import Results, describe_machine, number
+from es_flipout.cli.results import Results, number
 from es_flipout.processes import available_cores
+from es_flipout.run.machine import describe_machine
 from es_flipout.stochastic import MultiplicativeGaussian, perturbed
 
 UNPERTURBED = "unperturbed"

@@ -31,8 +31,9 @@ from benchmarks.paper.models import convnet, fully_connected
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
 from es_flipout.processes import available_cores
+from es_flipout.run.machine import describe_machine
 from es_flipout.stochastic import Estimator, LearnedGaussian, MultiplicativeGaussian
 
 MODELS = ("fc", "conv")

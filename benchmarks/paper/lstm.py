@@ -47,7 +47,8 @@ from benchmarks.paper.text import SPLITS, Text
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
+from es_flipout.run.machine import describe_machine
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "characters": {

@@ -28,8 +28,9 @@ from typing import Any
 import psutil
 
 from benchmarks.peers.contestant import LEARNING_RATE, MAX_EPISODE_STEPS, SIGMA
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
 from es_flipout.cli.throughput import ENV_STEPS
+from es_flipout.run.machine import describe_machine
 
 TASKS = ["HalfCheetah-v5", "Humanoid-v5"]
 POPULATIONS = [64, 256]

@@ -71,7 +71,7 @@ class Update:
             env=EnvConfig(id="Humanoid-v5", num_envs=1),
             policy=POLICIES[policy],
             evaluation=EvaluationConfig(interval=0),
-            logging=LoggingConfig(tensorboard=False, histogram_interval=0),
+            logging=LoggingConfig(reporters=["jsonl"], histogram_interval=0),
             device="cpu",
             threads=1,
         )

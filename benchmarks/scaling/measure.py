@@ -26,7 +26,8 @@ from benchmarks.scaling.local_costs import OBSERVATIONS, POLICIES, Update, merge
 from benchmarks.scaling.rank_costs import CLAIM_ALONE, CLAIM_TOGETHER, COMPUTED, EXCHANGE, SECONDS
 from es_flipout.cli.option_types import COUNT
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
+from es_flipout.run.machine import describe_machine
 
 MERGE, UPDATE, STEP = "merge", "update", "step"
 """Contestants measured in this process."""

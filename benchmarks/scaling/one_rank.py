@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks.scaling.launch import ROOT, torchrun
 from es_flipout.cli.option_types import COUNT
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
+from es_flipout.run.machine import describe_machine
 
 ALONE, ONE_RANK = "es-train", "es-train on one rank"
 RATE = "env steps/s"

@@ -22,9 +22,9 @@ from benchmarks.scaling.lengths import RECORDED, Ints
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.option_types import COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
-from es_flipout.cli.results import describe_machine
 from es_flipout.rollout import Episodes
 from es_flipout.run.config import Config
+from es_flipout.run.machine import describe_machine
 from es_flipout.run.play_generation import seeds_of
 from es_flipout.run.schedules import EpisodeLimitConfig
 from es_flipout.run.trainer import Trainer

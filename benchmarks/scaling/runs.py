@@ -31,8 +31,9 @@ from benchmarks.scaling.sleeping import lengths_of_seeds
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
 from es_flipout.run.config import Config
+from es_flipout.run.machine import describe_machine
 from es_flipout.run.play_generation import seeds_of
 
 SECONDS, PREDICTED, PREDICTED_STATIC = "s per env step", "predicted", "predicted, static shares"
@@ -67,7 +68,7 @@ class Workload:
             f"--es.population_size={self.population_size}",
             f"--rollout.block_size={self.block_size}",
             "--evaluation.interval=0",
-            "--logging.tensorboard=false",
+            "--logging.reporters=[jsonl]",
             f"--seed={self.seed}",
             "--device=cpu",
             "--threads=1",

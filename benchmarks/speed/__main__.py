@@ -32,8 +32,9 @@ from benchmarks.speed import (
 from es_flipout.cli.arguments import UsageError
 from es_flipout.cli.option_types import AMOUNT, COUNT, SEED
 from es_flipout.cli.process import UsageParser, run_command, silence_mujoco
-from es_flipout.cli.results import Results, describe_machine
+from es_flipout.cli.results import Results
 from es_flipout.processes import available_cores
+from es_flipout.run.machine import describe_machine
 
 BENCHES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module

@@ -14,9 +14,10 @@ from benchmarks.speed.replay import PhysicsCalls
 from es_flipout.envs import MujocoVectorEnv
 from es_flipout.rollout import HostPlayer
 from es_flipout.run.config import Config
-from es_flipout.run.metrics import JsonLines
+from es_flipout.run.reporters.contract import RunInfo
+from es_flipout.run.reporters.jsonl import JsonLines
+from es_flipout.run.reporters.tensorboard import TensorBoard
 from es_flipout.run.run_directory import RunDirectory
-from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.trainer import Trainer
 
 
@@ -26,7 +27,10 @@ def training(config: Config) -> Iterator[tuple[Trainer, Callable[..., None]]]:
     with tempfile.TemporaryDirectory() as folder, closing(Trainer(config)) as trainer:
         run = RunDirectory(Path(folder))
         run.checkpoints.mkdir()
-        with closing(JsonLines(run.metrics)) as lines, closing(TensorBoard(run.path)) as board:
+        with (
+            closing(JsonLines(run.metrics)) as lines,
+            closing(TensorBoard(RunInfo(run.path, config))) as board,
+        ):
             yield trainer, lambda count=1: trainer.train(run, [lines, board], max_generations=count)
 
 

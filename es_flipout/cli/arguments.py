@@ -15,12 +15,14 @@ from typing import Any, NoReturn, get_type_hints
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
+    DefaultHelpFormatter,
     set_dumper,
     set_loader,
     set_parsing_settings,
 )
 from typing_extensions import override
 
+from es_flipout.cli import completion
 from es_flipout.cli.config_file import (
     UsageError,
     check_keys,
@@ -29,12 +31,11 @@ from es_flipout.cli.config_file import (
     sections,
     suggestion,
 )
-from es_flipout.cli.shipped import find_config
+from es_flipout.cli.shipped import find_config, shipped_names
 from es_flipout.cli.yaml_values import dump_marked, load_marked, unmarked
 from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.migration import migrate_arguments
-from es_flipout.run.placement import on_device
 
 __all__ = ["RESUME_OPTIONS", "ParserExit", "TrainArguments", "UsageError", "load_config", "parse_train"]
 
@@ -77,20 +78,33 @@ class _Parser(ArgumentParser):
         raise ParserExit(status)
 
 
+class _HelpFormatter(DefaultHelpFormatter):
+    """Help without the types that choices tell already."""
+
+    @override
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        text = super()._get_type_str(action)
+        return None if text is None or text == "bool" or text.startswith("Literal") else text
+
+
 def parse_train(arguments: Sequence[str]) -> TrainArguments:
     """Parses the arguments of `es-train`.
 
     Raises:
         UsageError: if they, or the configuration file, are not valid.
-        SystemExit: with status 0, after --help or --print_config.
+        SystemExit: with status 0, after --help, --print_config or --print_completion.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config")
     early.add_argument("--resume")
+    early.add_argument(completion.OPTION, choices=completion.SHELLS)
     try:
         known, overrides = early.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from error
+    if known.print_completion is not None:
+        print(completion.train_completion(_config_parser(), known.print_completion))
+        raise ParserExit(0)
     for option in ("--config", "--resume"):
         if sum(argument.split("=")[0] == option for argument in arguments) > 1:
             raise UsageError(f"{option} is given more than once")
@@ -107,7 +121,7 @@ def parse_train(arguments: Sequence[str]) -> TrainArguments:
         config, stored = load_config(path, overrides), load_config(path)
         check_resumed_schedules(config, stored)
         keeps_device = not any(re.match(r"--device(=|$)", each) for each in overrides)
-        config = on_device(replace(config, device=stored.device), config.device)
+        config = replace(config, device=stored.device).on_device(config.device)
         return TrainArguments(config, Path(known.resume), keeps_device)
     try:
         path = find_config(known.config) if known.config is not None else None
@@ -141,19 +155,22 @@ def _config_parser() -> _Parser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     set_loader("yaml", load_marked, exceptions=(ValueError,))
     set_dumper("yaml", dump_marked)
+    names = ", ".join(name.removesuffix(".yaml") for name in shipped_names())
     parser = _Parser(
         prog="es-train",
-        description="Train a policy by evolution strategies.",
-        epilog="--engine is short for --env.engine. "
-        "To continue a run that was stopped: es-train --resume RUN "
-        f"(options that may be changed then: {', '.join(RESUME_OPTIONS)}).",
+        usage="es-train --config NAME [--OPTION VALUE ...]\n       es-train --resume RUN",
+        description="Train a policy by evolution strategies. Options win over the configuration file.",
+        epilog="--engine is short for --env.engine. Options that may be changed when a run is resumed: "
+        f"{', '.join(RESUME_OPTIONS)}.",
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
         default_env=False,
     )
     parser.add_argument(
         "--config",
+        metavar="NAME",
         action=ActionConfigFile,
-        help="YAML file, or the name of a shipped configuration.",
+        help=f"YAML file, or the name of a shipped configuration: {names}.",
     )
     parser.add_argument(
         "--resume",
@@ -162,7 +179,10 @@ def _config_parser() -> _Parser:
         help="Run directory to continue, exactly as if the run had not been stopped; auto: the one at --out, "
         "if the run has begun there.",
     )
-    parser.add_class_arguments(Config, as_group=False)
+    parser.add_argument(
+        completion.OPTION, choices=completion.SHELLS, default=argparse.SUPPRESS, help=completion.HELP
+    )
+    parser.add_class_arguments(Config, as_group=True)
     return parser
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
-from es_flipout.run.migration import OPTIONS, migrate_config
+from es_flipout.run.migration import RENAMED, migrate_config
 
 
 class UsageError(ValueError):
@@ -91,7 +91,7 @@ def sections(section: type) -> dict[str, type]:
 
 def suggestion(name: str, allowed: Sequence[str]) -> str:
     """Returns the end of a message about an unknown option: its new name, a similar one, or all of them."""
-    if name in OPTIONS:
-        return f"; it is called {OPTIONS[name]} now"
+    if name in RENAMED:
+        return f"; it is called {RENAMED[name]} now"
     close = difflib.get_close_matches(name, allowed, n=1)
     return f"; did you mean {close[0]}?" if close else f" (allowed: {', '.join(allowed)})"

@@ -14,17 +14,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-import mujoco
-import torch
 from rich.console import Console
 from typing_extensions import override
 
 from es_flipout.cli.arguments import ParserExit, UsageError
-from es_flipout.rollout import Ranks
-from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.errors import RunError
 
 
@@ -105,8 +100,9 @@ def _discard_output() -> None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)  # torch has no type for that
+    # By name: torch, whose type it may be, is not imported for this. What runs out on the CPU has no type.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def silence_mujoco() -> None:
@@ -114,47 +110,6 @@ def silence_mujoco() -> None:
 
     They are about single envs, whose failed episodes are counted and reported anyway.
     """
+    import mujoco  # here: --help does not wait for it
+
     mujoco.set_mju_user_warning(lambda message: None)
-
-
-class StopRequest:
-    """Remembers the first SIGINT or SIGTERM, so that the work can stop at its next safe point.
-
-    A second signal has its usual effect, unless torchrun has started this process: it sends a signal on to
-    processes that may have got it already, and kills those that take too long.
-    """
-
-    def __init__(self, *, ranks: Ranks = ALONE) -> None:
-        """Begins to listen.
-
-        Args:
-            ranks: of the run; rank 0 says that it stops.
-        """
-        self._ranks = ranks
-        self.signal: int | None = None
-        self._previous = {
-            number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-
-    def __call__(self) -> bool:
-        """Returns whether a stop was requested."""
-        return self.signal is not None
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        first, self.signal = self.signal is None, self.signal or number
-        if self._ranks.is_launched:
-            message = b"Stopping safely.\n" if first and self._ranks.rank == 0 else b""
-        else:
-            self.restore()
-            message = b"Stopping safely. Press Ctrl-C again to abort.\n"
-        os.write(sys.stderr.fileno(), message)  # not print: the signal may have interrupted one
-
-    def restore(self) -> None:
-        """Restores the previous signal handlers."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    @property
-    def exit_status(self) -> int:
-        """Status to exit with: 0, or 128 + the number of the signal, as a shell reports it."""
-        return 0 if self.signal is None else 128 + self.signal

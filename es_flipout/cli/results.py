@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
-
-from es_flipout.processes import available_cores
 
 Row = dict[str, Any]
 """Columns of the case, if there are several, then `contestant`, `metric`, `round` and `value`."""
@@ -95,27 +88,6 @@ class Results:
         """Reads what `write` has written."""
         settings = json.loads(path.read_text())
         return cls(settings, settings.pop("rows"))
-
-
-def describe_machine(device: str = "cpu") -> dict[str, object]:
-    """Returns the processor, the cores that this process may use, the GPU if any, the versions that matter.
-
-    Args:
-        device: torch device that took part.
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    gpu = {"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}
-    warp = ["mujoco-warp", "warp-lang"] if "mujoco_warp" in sys.modules else []
-    return {
-        "processor": models[0] if models else platform.machine(),
-        "cores": available_cores(),
-        **gpu,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: version(name) for name in ("mujoco", *warp, "gymnasium", "numpy")},
-    }
 
 
 def number(value: float) -> str:

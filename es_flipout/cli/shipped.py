@@ -12,6 +12,11 @@ def shipped_config_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+def shipped_names() -> list[str]:
+    """Returns the names of the shipped configurations, sorted."""
+    return sorted(file.name for file in shipped_config_dir().glob("*.yaml"))
+
+
 def find_config(name: str) -> Path:
     """Returns the configuration file that `--config NAME` means: a path, or a shipped name.
 
@@ -25,5 +30,5 @@ def find_config(name: str) -> Path:
     for candidate in (shipped / name, shipped / f"{name}.yaml"):
         if path.name == name and candidate.is_file():
             return candidate
-    names = ", ".join(sorted(file.name for file in shipped.glob("*.yaml")))
+    names = ", ".join(shipped_names())
     raise ValueError(f"config file {name!r} does not exist; the shipped configs are {names}")

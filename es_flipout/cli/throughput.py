@@ -118,7 +118,7 @@ def rank_contestants(config: Config, sizes: Iterable[int], ranks: Ranks) -> dict
 
 
 def _quiet(config: Config) -> Config:
-    quiet = LoggingConfig(tensorboard=False, histogram_interval=0)
+    quiet = LoggingConfig(reporters=[], histogram_interval=0)
     return replace(config, evaluation=EvaluationConfig(interval=0), logging=quiet)
 
 

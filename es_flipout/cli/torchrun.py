@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from es_flipout.cli.arguments import (
     RESUME_OPTIONS,
@@ -17,10 +15,11 @@ from es_flipout.cli.arguments import (
     check_resumed_schedules,
     load_config,
 )
-from es_flipout.rollout import Ranks
 from es_flipout.run.config import Config
-from es_flipout.run.placement import on_device
 from es_flipout.run.stored_paths import with_absolute_paths
+
+if TYPE_CHECKING:
+    from es_flipout.rollout import Ranks
 
 DECIDED = ("device", "env.engine", "env.engine_kwargs")
 """What a run stores as decided on its machine."""
@@ -60,6 +59,8 @@ def use_own_gpu(config: Config, ranks: Ranks) -> None:
     Raises:
         UsageError: if there is no such GPU.
     """
+    import torch  # here: es-train --help does not wait for it
+
     if not (ranks.is_launched and config.device in ("auto", "cuda") and torch.cuda.is_available()):
         return
     index, count = _number("LOCAL_RANK"), torch.cuda.device_count()
@@ -94,7 +95,7 @@ def continued(request: TrainArguments) -> TrainArguments:
     check_resumed_schedules(resumed, stored)
     keeps_device = config.device == "auto"
     if not keeps_device:
-        resumed = on_device(resumed, config.device)
+        resumed = resumed.on_device(config.device)
     return TrainArguments(resumed, run, keeps_device)
 
 

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+from collections.abc import Sequence
 
-import torch
-from rich.console import Console
-
-from es_flipout.cli.arguments import TrainArguments, UsageError, parse_train
-from es_flipout.cli.modules import check_modules
-from es_flipout.cli.process import OutputConsole, StopRequest, run_command, silence_mujoco
-from es_flipout.cli.torchrun import check_ranks, continued, is_launched, is_restarted, use_own_gpu
-from es_flipout.rollout import ProcessGroup, Ranks, RanksLostError, RefusedError
-from es_flipout.rollout.rank_contract import ALONE
-from es_flipout.run.config import Config
-from es_flipout.run.errors import RunBrokenError, RunError
-from es_flipout.run.metrics import JsonLines, Reporter
-from es_flipout.run.placement import carried_over
-from es_flipout.run.run_directory import RunDirectory
-from es_flipout.run.tensorboard import TensorBoard
-from es_flipout.run.terminal import Terminal
-from es_flipout.run.trainer import Trainer
+from es_flipout.cli.arguments import parse_train
+from es_flipout.cli.process import run_command
+from es_flipout.cli.torchrun import is_launched
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,139 +15,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    # The cores are for the physics. One torch thread also keeps every sum in one order, so that results do
-    # not depend on the number of cores.
-    torch.set_num_threads(1)
-    silence_mujoco()
-    if not is_launched():
-        return _lead(arguments, ALONE, lambda config: None)
-    try:
-        ranks = ProcessGroup.of_environment()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    with closing(ranks):
-        if ranks.rank > 0:
-            return _follow(ranks)
-        try:
-            return _lead(arguments, ranks, ranks.publish)
-        except BaseException:
-            ranks.refuse()
-            raise
+    # torch and MuJoCo take seconds to import: --help and mistakes do not wait for them.
+    if is_launched():
+        from es_flipout.cli.training import train_as_rank
 
-
-def _lead(arguments: Sequence[str], ranks: Ranks, publish: Callable[[Config], None]) -> int:
-    """Runs alone, or as rank 0: reads the configuration, writes the run directory, and prints."""
+        return train_as_rank(arguments)
     request = parse_train(arguments)
-    if request.is_auto or (is_restarted() and request.resume is None):
-        request = continued(request)
-    console = OutputConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    check_modules(request.config)
-    check_ranks(request.config, ranks, resumes=request.resume is not None)
-    use_own_gpu(request.config, ranks)
-    if request.keeps_device:
-        request = replace(request, config=carried_over(request.config, console.print))
-    try:
-        continues = request.resume is not None and RunDirectory(request.resume).last.exists()
-        trainer = Trainer(
-            request.config, continues=continues, announce=console.print, ranks=ranks, publish=publish
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    with closing(trainer), ExitStack() as stack:
-        try:
-            _connect(ranks, trainer.config)
-        except RefusedError as error:
-            raise UsageError(str(error)) from error
-        run = _open_run(request, trainer, stack)
-        name = shlex.quote(str(run.path))
-        trainer.synchronize()
-        if trainer.finished:
-            trainer.wait_for_ranks()
-            console.print(f"{run.path} has already used up its budget ({trainer.es.generation} generations)")
-            return 0
-        action = f"continues after generation {trainer.es.generation}" if request.resume else "starts"
-        if ranks.size > 1:
-            action += f" on {ranks.size} ranks"
-        if trainer.config.init_from is not None and not request.resume:
-            action += f" with the policy of {trainer.config.init_from}"
-        console.print(f"run {run.path} {action}; follow it with: tensorboard --logdir {name}")
-        stop = StopRequest(ranks=ranks)
-        stack.callback(stop.restore)
-        try:
-            if request.resume:
-                run.write_config(trainer.config)
-            for reporter in (reporters := _reporters(request, trainer, run, console)):
-                stack.callback(reporter.close)
-            trainer.train(run, reporters, stop)
-            if is_whole := trainer.progress >= 1.0 and not trainer.awaits_score:
-                trainer.wait_for_ranks()
-        except RunBrokenError as error:
-            if not run.config.exists():
-                raise
-            advice = f"once that is mended, continue with: es-train --resume {name}"
-            raise RunBrokenError(f"{error}; {advice}") from error
-    if stop() or not is_whole:  # perhaps another rank was asked to stop
-        where = f"generation {trainer.es.generation}{', not scored yet' if trainer.awaits_score else ''}"
-        console.print(f"stopped after {where}; continue with: es-train --resume {name}")
-    else:
-        console.print(f"finished; score it with: es-eval {name}")
-    return stop.exit_status
+    from es_flipout.cli.training import train
 
-
-def _follow(ranks: ProcessGroup) -> int:
-    """Runs as a rank other than 0, which writes nothing, and says only what rank 0 cannot say."""
-    try:
-        config: Config = ranks.published()
-        try:
-            check_modules(config)
-            use_own_gpu(config, ranks)
-            trainer = Trainer(config, continues=True, ranks=ranks)
-        except ValueError as error:
-            _connect(ranks, config, problem=str(error))
-            raise
-        with closing(trainer):
-            _connect(ranks, config)
-            trainer.synchronize()
-            stop = StopRequest(ranks=ranks)
-            trainer.train(None, should_stop=stop)
-            if trainer.progress >= 1.0:
-                trainer.wait_for_ranks()
-            return stop.exit_status
-    except RefusedError:
-        return 2
-    except RunError as error:
-        cause = error.__cause__
-        if isinstance(cause, RanksLostError) and 0 in cause.ranks:
-            raise
-        return error.exit_status
-
-
-def _connect(ranks: Ranks, config: Config, problem: str | None = None) -> None:
-    """Connects the ranks.
-
-    Raises:
-        RefusedError: if one of them cannot begin.
-    """
-    ranks.start(problem, timeout=config.rank_timeout, device=config.device)
-
-
-def _open_run(request: TrainArguments, trainer: Trainer, stack: ExitStack) -> RunDirectory:
-    if request.resume is None:
-        run = RunDirectory.create(trainer.config)
-        stack.enter_context(run.locked())
-        return run
-    run = RunDirectory.open(request.resume)
-    stack.enter_context(run.locked())
-    trainer.restore(run)
-    return run
-
-
-def _reporters(
-    request: TrainArguments, trainer: Trainer, run: RunDirectory, console: Console
-) -> list[Reporter]:
-    terminal = Terminal(console, progress=trainer.progress if request.config.has_budget else None)
-    reporters: list[Reporter] = [JsonLines(run.metrics), terminal]
-    if request.config.logging.tensorboard:
-        purge_after = trainer.reported_env_steps if request.resume else None
-        reporters.insert(0, TensorBoard(run.path, purge_after, console.print))
-    return reporters
+    return train(request)

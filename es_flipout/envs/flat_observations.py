@@ -14,10 +14,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.described import described
 from es_flipout.envs import values
 from es_flipout.envs.array_kinds import shared_tensor
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import described
 from es_flipout.policies import FlatBox
 from es_flipout.policies.flat_box import Categories, Leaf, entry
 

@@ -14,13 +14,14 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from typing_extensions import override
 
+from es_flipout.described import described
 from es_flipout.envs import values
 from es_flipout.envs.array_kinds import converter_to
 from es_flipout.envs.contract import FailureReason, Mask, TorchVectorEnv, failure_info, torch_dtype
 from es_flipout.envs.flat_observations import first_array, observation_tensor
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import FOREIGN, described, error_text
+from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.policies import flat_box
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from es_flipout.described import described
 from es_flipout.envs import values
 from es_flipout.envs.contract import FailureReason
 from es_flipout.envs.flat_observations import observation_array
 from es_flipout.envs.values import OLD_API, EnvFault
-from es_flipout.error_text import FOREIGN, described, error_text
+from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.policies import FlatBox, flat_box
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]

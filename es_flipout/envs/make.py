@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
+from es_flipout.choices import EngineName
 from es_flipout.envs.contract import TorchVectorEnv, check_num_envs
 from es_flipout.envs.gymnasium import GymnasiumVectorEnv
 from es_flipout.envs.make_single import make_env
 from es_flipout.envs.mujoco.make_engine import ENGINES
 from es_flipout.envs.native import can_randomize, native_ids, native_maker, runs_natively
-from es_flipout.envs.wrappers import WrapperSpec
-
-EngineName = Literal["auto", "batch", "mjdata_pool", "warp", "gymnasium", "gymnasium_processes"]
+from es_flipout.named_spec import NamedSpec
 
 
 def make_vec(
@@ -30,7 +29,7 @@ def make_vec(
     info: bool | Sequence[str] = True,
     fused: bool = True,
     randomize: bool = False,
-    wrappers: Sequence[WrapperSpec] = (),
+    wrappers: Sequence[NamedSpec] = (),
     reward_weights: Sequence[float] = (),
     **kwargs: Any,
 ) -> TorchVectorEnv:

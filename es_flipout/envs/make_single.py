@@ -16,13 +16,14 @@ from es_flipout.envs.native import native_ids
 from es_flipout.envs.time_limit import check_limit, with_limit
 from es_flipout.envs.values import EnvFault
 from es_flipout.envs.weighted_reward import WeightedReward, check_weights
-from es_flipout.envs.wrappers import WrapperSpec, find_wrappers
+from es_flipout.envs.wrappers import find_wrappers
 from es_flipout.error_text import FOREIGN, error_text
+from es_flipout.named_spec import NamedSpec
 
 
 def make_env(
     env_id: str,
-    wrappers: Sequence[WrapperSpec] = (),
+    wrappers: Sequence[NamedSpec] = (),
     *,
     reward_weights: Sequence[float] = (),
     **kwargs: Any,

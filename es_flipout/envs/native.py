@@ -24,8 +24,8 @@ from es_flipout.envs.mujoco.vector_env import MujocoVectorEnv
 from es_flipout.envs.numpy_vector_env import NumpyVectorEnv
 from es_flipout.envs.time_limit import DEFAULT_EPISODE_STEPS, check_limit
 from es_flipout.envs.values import EnvFault
-from es_flipout.envs.wrappers import WrapperSpec
 from es_flipout.error_text import FOREIGN, error_text
+from es_flipout.named_spec import NamedSpec
 
 RENDERING_KEYWORDS = frozenset({"render_mode", *MujocoSingleEnv.VIEW_KEYWORDS})
 """Keyword arguments of Gymnasium's MuJoCo environments that do not touch physics, reward or observation."""
@@ -77,7 +77,7 @@ def native_maker(env_id: str, **kwargs: Any) -> Callable[..., MujocoVectorEnv]:
     return partial(_make_native, name, task, default_limit=DEFAULT_EPISODE_STEPS, **kwargs)
 
 
-def runs_natively(env_id: str, engine: str = "auto", wrappers: Sequence[WrapperSpec] = ()) -> bool:
+def runs_natively(env_id: str, engine: str = "auto", wrappers: Sequence[NamedSpec] = ()) -> bool:
     """Returns whether `make_vec`, given the same arguments, makes a `MujocoVectorEnv`."""
     known = _native_name(import_module_of(env_id)) in _native
     return known and not wrappers and engine in ("auto", *ENGINES)

@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.described import described
 from es_flipout.envs.array_kinds import shared_tensor
 from es_flipout.envs.contract import numpy_dtype
-from es_flipout.error_text import OneLineError, described, error_text
+from es_flipout.error_text import OneLineError, error_text
 
 OLD_API = "this is the API before Gymnasium 0.26"
 _NUMBERS = (float, np.floating, int, np.integer, Real, Decimal)  # those that come most often first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,36 +11,26 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from es_flipout.described import described
 from es_flipout.envs.guarded_env import close_env
 from es_flipout.envs.values import EnvFault
-from es_flipout.error_text import FOREIGN, described, error_text
+from es_flipout.error_text import FOREIGN, error_text
+from es_flipout.named_spec import NamedSpec, check_kwargs, spec_kwargs, spec_name
 from es_flipout.policies.flat_box import no_flat_form
 
-WrapperSpec = str | Mapping[str, Any]
-"""A name in gymnasium.wrappers or MODULE:CLASS, or a mapping of `name` and keyword arguments."""
 REMEMBERING_WRAPPERS = ("NormalizeObservation", "NormalizeReward")
 """Wrappers with a memory of earlier episodes, so that a return would depend on which env played before."""
 
 _EXAMPLE = "{name: FrameStackObservation, stack_size: 4}"
 
 
-def wrapper_name(wrapper: WrapperSpec) -> str:
-    """Returns which wrapper is meant.
+def wrapper_name(wrapper: NamedSpec) -> str:
+    """Returns which wrapper is meant: a name in gymnasium.wrappers, or MODULE:CLASS.
 
     Raises:
         ValueError: if that cannot be told, or a key is not text.
     """
-    if isinstance(wrapper, str) and re.fullmatch(r"[\w.]+(:[\w.]+)?", wrapper):
-        return wrapper
-    if not isinstance(wrapper, Mapping):
-        raise ValueError(f"a wrapper must be a name or a mapping like {_EXAMPLE}, got {described(wrapper)}")
-    for key in wrapper:
-        if not isinstance(key, str):
-            raise ValueError(f"a wrapper's keyword arguments have names, got {key!r} in {dict(wrapper)}")
-    name = wrapper.get("name")
-    if not isinstance(name, str):
-        raise ValueError(f"wrapper {dict(wrapper)} needs a name, as in {_EXAMPLE}")
-    return name
+    return spec_name(wrapper, "wrapper", _EXAMPLE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +67,7 @@ class Wrapping:
         raise EnvFault(f"{env_id}: wrapper {self.name} returned {described(wrapped)}, not an environment")
 
 
-def find_wrappers(wrappers: Sequence[WrapperSpec]) -> list[Wrapping]:
+def find_wrappers(wrappers: Sequence[NamedSpec]) -> list[Wrapping]:
     """Finds wrappers and checks their keyword arguments.
 
     Raises:
@@ -89,7 +78,7 @@ def find_wrappers(wrappers: Sequence[WrapperSpec]) -> list[Wrapping]:
     return [_find(wrapper_name(each), each) for each in wrappers]
 
 
-def _find(name: str, wrapper: WrapperSpec) -> Wrapping:
+def _find(name: str, wrapper: NamedSpec) -> Wrapping:
     module, _, attribute = name.rpartition(":")
     if attribute in REMEMBERING_WRAPPERS:
         raise ValueError(
@@ -103,32 +92,9 @@ def _find(name: str, wrapper: WrapperSpec) -> Wrapping:
             f"wrapper {name!r} does not exist: give a name in gymnasium.wrappers, or MODULE:CLASS "
             f"({error_text(error)})"
         ) from error
-    given = {} if isinstance(wrapper, str) else {key: wrapper[key] for key in wrapper if key != "name"}
-    return Wrapping(name, found, _checked_arguments(name, found, given))
-
-
-def _checked_arguments(name: str, wrap: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns keyword arguments as the wrapper takes them.
-
-    Raises:
-        ValueError: if it lacks one, or takes no such argument.
-    """
-    try:
-        signature = inspect.signature(wrap)
-    except (TypeError, ValueError):  # written in C, or nothing that can be called
-        return dict(given)
-    try:
-        signature.bind(None, **given)
-    except TypeError as error:
-        taken = ", ".join(list(map(_argument, signature.parameters.values()))[1:]) or "no arguments"
-        raise ValueError(f"wrapper {name}: {error}; it takes {taken}, as in {{name: {name}, ...}}") from error
-    kinds = {key: str(each.annotation) for key, each in signature.parameters.items()}
-    return {key: _as_annotated(value, kinds.get(key, "")) for key, value in given.items()}
-
-
-def _argument(parameter: inspect.Parameter) -> str:
-    """Returns a parameter as a signature shows it, without its annotation."""
-    return str(parameter.replace(annotation=inspect.Parameter.empty))
+    kwargs = spec_kwargs(wrapper)
+    kinds = check_kwargs("wrapper", name, found, kwargs)
+    return Wrapping(name, found, {key: _as_annotated(kwargs[key], kinds.get(key, "")) for key in kwargs})
 
 
 def _as_annotated(value: Any, annotation: str) -> Any:

@@ -31,7 +31,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +38,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from es_flipout.choices import BASE, NUM_BASES, BaseDistribution
 from es_flipout.perturbations.base import Perturbation, PopulationNoise, num_directions
 from es_flipout.perturbations.noise_table import (
     NoiseTable,
@@ -70,8 +70,8 @@ class Flipout(Perturbation):
             or "gaussian" (the paper's).
     """
 
-    num_bases: int = 1
-    base: Literal["rademacher", "gaussian"] = "rademacher"
+    num_bases: int = NUM_BASES
+    base: BaseDistribution = BASE
 
     def __post_init__(self) -> None:
         if self.num_bases < 1:

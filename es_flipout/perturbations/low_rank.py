@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from es_flipout.choices import RANK
 from es_flipout.perturbations.base import Perturbation, PopulationNoise, num_directions
 from es_flipout.perturbations.noise_table import (
     NoiseTable,
@@ -51,7 +52,7 @@ class LowRank(Perturbation):
         rank: r.
     """
 
-    rank: int = 1
+    rank: int = RANK
 
     def __post_init__(self) -> None:
         if self.rank < 1:

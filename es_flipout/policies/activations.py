@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-Activation = Literal["tanh", "relu", "elu", "silu"]
+from es_flipout.choices import Activation
 
 
 class ELU(nn.Module):

@@ -14,16 +14,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from es_flipout.policies.activations import ACTIVATIONS, Activation
-from es_flipout.policies.defaults import (
+from es_flipout.choices import (
     ACTION_BOUNDS,
     ACTIVATION,
     CONV_LAYERS,
     HIDDEN_SIZES,
     INITIALIZATION,
+    ActionBounds,
+    Activation,
+    Initialization,
 )
-from es_flipout.policies.heads import ActionBounds, make_action_head
-from es_flipout.policies.initialization import Initialization, hidden_gain, initialized
+from es_flipout.policies.activations import ACTIVATIONS
+from es_flipout.policies.heads import make_action_head
+from es_flipout.policies.initialization import hidden_gain, initialized
 from es_flipout.policies.mlp import hidden_layers, output_layer
 from es_flipout.policies.observations import box
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,9 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from es_flipout.policies.defaults import ACTION_BOUNDS
-
-ActionBounds = Literal["rescale", "clip"]
+from es_flipout.choices import ACTION_BOUNDS, ActionBounds
 
 LARGEST_BOUND = 1e10
 """A bound beyond it means "none": MuJoCo, too, takes no value of its state beyond it (mjMAXVAL)."""

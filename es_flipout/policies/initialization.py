@@ -6,14 +6,12 @@ Orthogonal: Saxe, McClelland and Ganguli (2014, arXiv 1312.6120). Biases are alw
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from es_flipout.policies.activations import Activation
-
-Initialization = Literal["orthogonal", "normc"]
+from es_flipout.choices import Activation, Initialization
 
 OUTPUT_GAIN = 0.01
 """Scale of the last layer's initial weights: a new policy starts near the middle of the action range."""

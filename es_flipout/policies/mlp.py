@@ -15,24 +15,27 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from es_flipout.normalization import OBSERVATION_CLIP, ObservationNormalizer
-from es_flipout.policies.activations import ACTIVATIONS, Activation
-from es_flipout.policies.defaults import (
+from es_flipout.choices import (
     ACTION_BOUNDS,
     ACTIVATION,
     HIDDEN_SIZES,
     INITIALIZATION,
     NORMALIZE_OBSERVATIONS,
-)
-from es_flipout.policies.heads import (
+    OBSERVATION_CLIP,
     ActionBounds,
+    Activation,
+    Initialization,
+)
+from es_flipout.normalization import ObservationNormalizer
+from es_flipout.policies.activations import ACTIVATIONS
+from es_flipout.policies.heads import (
     BoxActions,
     DiscreteActions,
     IntegerActions,
     MultiDiscreteActions,
     make_action_head,
 )
-from es_flipout.policies.initialization import OUTPUT_GAIN, Initialization, hidden_gain, initialized
+from es_flipout.policies.initialization import OUTPUT_GAIN, hidden_gain, initialized
 from es_flipout.policies.observations import make_normalizer, vector_box
 
 

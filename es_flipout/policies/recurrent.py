@@ -15,18 +15,20 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from es_flipout.normalization import OBSERVATION_CLIP
-from es_flipout.policies.activations import Activation
-from es_flipout.policies.defaults import (
+from es_flipout.choices import (
     ACTION_BOUNDS,
     ACTIVATION,
     HIDDEN_SIZES,
     INITIALIZATION,
     NORMALIZE_OBSERVATIONS,
+    OBSERVATION_CLIP,
     RECURRENT_SIZE,
+    ActionBounds,
+    Activation,
+    Initialization,
 )
-from es_flipout.policies.heads import ActionBounds, make_action_head
-from es_flipout.policies.initialization import Initialization, fill
+from es_flipout.policies.heads import make_action_head
+from es_flipout.policies.initialization import fill
 from es_flipout.policies.mlp import hidden_layers, output_layer
 from es_flipout.policies.observations import make_normalizer, vector_box
 

@@ -22,13 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from es_flipout.choices import BLOCK_SIZE
 from es_flipout.normalization import RunningStatistics
 from es_flipout.rollout.moments import BlockMoments, Floats, Ints, MomentRecords
 from es_flipout.rollout.outcome import Outcome
 from es_flipout.settings import number
 
-BLOCK_SIZE = 4
-"""Episodes per block, unless a table says otherwise."""
 NOT_FINITE = "a reward or an observation is not finite"
 """Fault of an episode whose return or observations cannot be used."""
 

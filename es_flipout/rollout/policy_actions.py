@@ -9,8 +9,9 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from es_flipout.described import described
 from es_flipout.envs.contract import torch_dtype
-from es_flipout.error_text import FOREIGN, described, error_text
+from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.rollout.player import PlayError
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from es_flipout.choices import ResetSeeds
 from es_flipout.seeding import stream_seeds
-
-ResetSeeds = Literal["fresh", "common", "fixed"]
 
 
 def reset_seeds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from es_flipout.run.checks import require, require_not_negative, require_positive
@@ -36,7 +36,7 @@ Backend = Literal["vectorized", "process_pool"]
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """The run as a whole."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
     """The environment."""
@@ -101,6 +101,13 @@ class Config:
     def has_budget(self) -> bool:
         """Whether the run ends by itself."""
         return self.generations is not None or self.max_env_steps is not None
+
+    def on_device(self, device: str) -> Config:
+        """Returns the configuration on another device; engine warp was chosen for the old one."""
+        if device == self.device:
+            return self
+        engine = "auto" if self.env.engine == "warp" else self.env.engine
+        return replace(self, device=device, env=replace(self.env, engine=engine))
 
     def progress(self, generation: int, env_steps: int) -> float:
         """Returns the used share of the budget in [0, 1]; 0 for a run without a limit."""

@@ -9,7 +9,7 @@ from typing import Any
 from es_flipout.run import checkpoint
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError, writing
-from es_flipout.run.metrics import Reporter
+from es_flipout.run.reporters.contract import Reporter
 from es_flipout.run.reports import Report
 from es_flipout.run.run_directory import RunDirectory
 
@@ -44,10 +44,11 @@ class Journal:
         """
         metrics = report.metrics
         progress = self._config.progress(metrics.generation, metrics.env_steps)
+        histograms = {name: values.cpu().numpy() for name, values in report.histograms.items()}
         with self._until_it_fails():
             for reporter in self._reporters:
                 with writing(f"the report of generation {metrics.generation}"):
-                    reporter.report(metrics, report.histograms, progress)
+                    reporter.report(metrics, histograms, progress)
             interval = self._config.logging.keep_interval
             if self._run and interval and metrics.generation % interval == 0:
                 assert report.state is not None

@@ -1,22 +1,17 @@
-"""The metrics of a generation, and the reporters that take them; metrics.jsonl is one of these."""
+"""The metrics of a generation."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Protocol
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any
 
 from torch import Tensor
-from typing_extensions import override
 
 from es_flipout.fitness import failed
 from es_flipout.rollout import Episodes
-from es_flipout.run.errors import writing
 from es_flipout.strategy import FlipoutES
 from es_flipout.update import Update
 
@@ -135,6 +130,16 @@ class GenerationMetrics:
         figures = {name: plain(value) for name, value in asdict(self).items()}
         return json.dumps(figures)
 
+    @classmethod
+    def of_json(cls, figures: Mapping[str, Any]) -> GenerationMetrics:
+        """Returns the metrics that a line of metrics.jsonl holds, as `RunDirectory.read_metrics` gives it.
+
+        What was not a finite number is None, as is what an earlier version did not write.
+        """
+        known: dict[str, Any] = {each.name: None for each in fields(cls) if each.default_factory is MISSING}
+        known |= figures
+        return cls(**{**known, "timing": Timing(**known["timing"])})
+
     def scored(self, episodes: Episodes) -> GenerationMetrics:
         """Returns the metrics completed by the center's score."""
         return replace(
@@ -160,39 +165,3 @@ class Timing:
     live_share: float
     """Share of the env steps computed that advanced an episode. Workers take episodes as they become free, so
     it varies a little."""
-
-
-class Reporter(Protocol):
-    """A destination of metrics."""
-
-    def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
-        """Takes the metrics of a generation.
-
-        Args:
-            metrics: the metrics.
-            histograms: values to show the distribution of, by name; empty in most generations.
-            progress: used share of the run's budget, in [0, 1]; 0 for a run without a limit.
-        """
-
-    def close(self) -> None:
-        """Writes what is still buffered."""
-
-
-class JsonLines(Reporter):
-    """Appends one line per generation to metrics.jsonl, synced to disk."""
-
-    def __init__(self, path: Path) -> None:
-        with writing(path):
-            self._file = path.open("a")
-
-    @override
-    def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
-        with writing(self._file.name):
-            self._file.write(metrics.as_json() + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())  # on disk before the checkpoint that builds on it
-
-    @override
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # only what could not be written is still buffered
-            self._file.close()

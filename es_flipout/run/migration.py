@@ -16,6 +16,11 @@ OLD_FORMAT = 3
 OPTIONS = {"env.num_slots": "env.num_envs"}
 """Options of a configuration that were renamed, by dotted name."""
 
+TENSORBOARD, REPORTERS = "logging.tensorboard", "logging.reporters"
+"""A switch that became one of the names in a list."""
+RENAMED = {**OPTIONS, TENSORBOARD: REPORTERS}
+"""What an option that is not known any more is called now."""
+
 ENV_IDS = {
     f"scripts.{name}": f"examples.{name}"
     for name in ("catch:Catch-v0", "point_mass:PointMass-v0", "recall:Recall-v0")
@@ -46,6 +51,13 @@ def migrate_config(content: Mapping[str, Any]) -> dict[str, Any]:
         if new_key in values:
             raise ValueError(f"{old} is the old name of {new}; give only {new}")
         content[section] = {new_key if key == old_key else key: value for key, value in values.items()}
+    logging = content.get("logging")
+    if isinstance(logging, Mapping) and isinstance(logging.get("tensorboard"), bool):
+        if "reporters" in logging:
+            raise ValueError(f"{TENSORBOARD} is now one of {REPORTERS}; give only {REPORTERS}")
+        reporters = _reporters(logging["tensorboard"])
+        kept = {key: value for key, value in logging.items() if key != "tensorboard"}
+        content["logging"] = {**kept, "reporters": reporters}
     env = content.get("env")
     if isinstance(env, Mapping) and isinstance(env.get("id"), str):
         content["env"] = {**env, "id": ENV_IDS.get(env["id"], env["id"])}
@@ -54,13 +66,32 @@ def migrate_config(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def migrate_arguments(arguments: Sequence[str]) -> list[str]:
     """Returns the arguments of es-train with renamed options and environments."""
-    migrated = []
-    for argument in arguments:
+    migrated: list[str] = []
+    for argument in _one_word_each(TENSORBOARD, arguments):
         name, equals, value = argument.partition("=")
+        if name == f"--{TENSORBOARD}" and value.lower() in ("true", "false"):
+            names = ", ".join(_reporters(value.lower() == "true"))
+            migrated.append(f"--{REPORTERS}=[{names}]")
+            continue
         option = OPTIONS.get(name.removeprefix("--"))
         name = ENV_IDS.get(name, name) if option is None else f"--{option}"
         migrated.append(name + equals + ENV_IDS.get(value, value))
     return migrated
+
+
+def _reporters(tensorboard: bool) -> list[str]:
+    return ["jsonl", "tensorboard"] if tensorboard else ["jsonl"]
+
+
+def _one_word_each(option: str, arguments: Sequence[str]) -> list[str]:
+    """Returns arguments in which an option and its value are one word, with a = between them."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == f"--{option}":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def migrate_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:

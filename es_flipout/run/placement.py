@@ -58,15 +58,7 @@ def carried_over(config: Config, announce: Callable[[str], None]) -> Config:
         return config
     physics = " with env.engine warp" if config.env.engine == "warp" else ""
     announce(f"the run's device {config.device}{physics} is not available here ({lacks}): choosing another")
-    return on_device(config, "auto")
-
-
-def on_device(config: Config, device: str) -> Config:
-    """Returns a stored run's configuration on another device; engine warp was chosen for the old one."""
-    if device == config.device:
-        return config
-    engine = "auto" if config.env.engine == "warp" else config.env.engine
-    return replace(config, device=device, env=replace(config.env, engine=engine))
+    return config.on_device("auto")
 
 
 def _placed(config: Config) -> tuple[Config, str]:

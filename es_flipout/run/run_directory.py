@@ -2,6 +2,7 @@
 
 RUN/config.yaml            the resolved configuration
 RUN/metrics.jsonl          one line per generation
+RUN/starts.jsonl           one line per start of es-train: when, and on which machine
 RUN/events.out.tfevents.*  TensorBoard
 RUN/checkpoints/last.pt    where a resumed run continues
 RUN/checkpoints/best.pt    the highest center score so far
@@ -16,7 +17,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ from es_flipout.run import yaml_text
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunError, writing
 from es_flipout.run.migration import migrate_metrics
+from es_flipout.run.stored_config import read_stored_config
 from es_flipout.run.stored_paths import with_absolute_paths
 
 
@@ -43,6 +45,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Metrics of each generation: one JSON object per line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def starts(self) -> Path:
+        """When and where each process of the run started: one JSON object per line."""
+        return self.path / "starts.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -119,6 +126,24 @@ class RunDirectory:
             raise RunError(f"{path} is not a run directory: it has no config.yaml")
         return run
 
+    def find_checkpoint(self, name: str | None) -> Path:
+        """Returns the checkpoint that a name means.
+
+        Args:
+            name: best, last, or a file; None for the best if there is one, otherwise the last.
+        """
+        if name is None:
+            return self.best if self.best.exists() else self.last
+        return {"best": self.best, "last": self.last}.get(name, Path(name))
+
+    def read_config(self) -> Config:
+        """Reads the resolved configuration, of this version or of an earlier one.
+
+        Raises:
+            RunError: if it cannot be read, or is not a configuration.
+        """
+        return read_stored_config(self.config)
+
     def write_config(self, config: Config) -> None:
         """Writes the resolved configuration.
 
@@ -185,6 +210,28 @@ class RunDirectory:
         kept = [line for line in self.read_metrics() if line["generation"] <= generation]
         with writing(self.metrics), atomic_write(self.metrics) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """Returns what `add_start` has added, oldest first; nothing for a run of a version without that.
+
+        What cannot be read is left out: nothing depends on it.
+        """
+        found = []
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            for line in self.starts.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    start = json.loads(line)
+                    found += [start] if isinstance(start, dict) else []
+        return found
+
+    def add_start(self, start: Mapping[str, object]) -> None:
+        """Adds when and where a process of the run started; see `describe_start`.
+
+        Raises:
+            RunBrokenError: if it cannot be written.
+        """
+        with writing(self.starts), atomic_write(self.starts) as file:
+            file.write("".join(json.dumps(each) + "\n" for each in [*self.read_starts(), start]).encode())
 
 
 def safe_name(text: str) -> str:

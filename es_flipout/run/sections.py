@@ -1,6 +1,7 @@
 """The sections of a configuration. Field docstrings are the command line's help.
 
 Ranges are checked here. Whether a name exists (an environment, an optimizer) is checked where it is resolved.
+Importing this does not import torch: the checks that need it do, when there is something to check.
 """
 
 from __future__ import annotations
@@ -8,21 +9,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from es_flipout.envs.make import EngineName
-from es_flipout.envs.weighted_reward import check_weights
-from es_flipout.envs.wrappers import wrapper_name
-from es_flipout.fitness import FITNESS_SHAPING, FitnessShaping
-from es_flipout.normalization import OBSERVATION_CLIP
-from es_flipout.optimizers import LEARNING_RATE, OPTIMIZER
-from es_flipout.perturbations import Flipout, LowRank
-from es_flipout.policies import defaults
-from es_flipout.policies.activations import Activation
-from es_flipout.policies.heads import ActionBounds
-from es_flipout.policies.initialization import Initialization
-from es_flipout.rollout.episodes import BLOCK_SIZE
-from es_flipout.rollout.score_info import parse_all
-from es_flipout.rollout.seeds import ResetSeeds
+from es_flipout.choices import (
+    ACTION_BOUNDS,
+    ACTIVATION,
+    BASE,
+    BLOCK_SIZE,
+    CONV_LAYERS,
+    FITNESS_SHAPING,
+    HIDDEN_SIZES,
+    INITIALIZATION,
+    LEARNING_RATE,
+    NORMALIZE_OBSERVATIONS,
+    NUM_BASES,
+    OBSERVATION_CLIP,
+    OPTIMIZER,
+    RANK,
+    RECURRENT_SIZE,
+    ActionBounds,
+    Activation,
+    BaseDistribution,
+    EngineName,
+    FitnessShaping,
+    Initialization,
+    ResetSeeds,
+)
 from es_flipout.run.checks import require, require_not_negative, require_positive
+from es_flipout.run.reporters.names import JSONL, REPORTERS, TENSORBOARD, reporter_name
 from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
 
 _NOT_ENV_KWARGS = frozenset(
@@ -82,12 +94,18 @@ class EnvConfig:
             not self.wrappers or self.engine not in ("batch", "mjdata_pool", "warp"),
             f"env.wrappers need a gymnasium engine, got env.engine {self.engine}",
         )
-        for wrapper in self.wrappers:
-            try:
-                wrapper_name(wrapper)
-            except ValueError as error:
-                raise ValueError(f"env.wrappers: {error}") from error
-        check_weights(self.reward_weights)
+        if self.wrappers:
+            from es_flipout.envs.wrappers import wrapper_name
+
+            for wrapper in self.wrappers:
+                try:
+                    wrapper_name(wrapper)
+                except ValueError as error:
+                    raise ValueError(f"env.wrappers: {error}") from error
+        if self.reward_weights:
+            from es_flipout.envs.weighted_reward import check_weights
+
+            check_weights(self.reward_weights)
         require(
             self.kwargs.get("render_mode") != "human",
             "env.kwargs.render_mode must not be human, which opens windows; rgb_array draws images",
@@ -106,25 +124,23 @@ class PolicyConfig:
     kind: str = "mlp"
     """Architecture: mlp, linear, gru, lstm (recurrent), cnn (images), or a class of your own as MODULE:CLASS,
     which is called with the two spaces and `kwargs`; the other settings do not apply to it."""
-    hidden_sizes: list[int] = field(default_factory=lambda: list(defaults.HIDDEN_SIZES))
+    hidden_sizes: list[int] = field(default_factory=lambda: list(HIDDEN_SIZES))
     """Widths of the fully connected hidden layers: those of an mlp, those before the cell of gru or lstm,
     or those after the convolutions of cnn."""
-    recurrent_size: int = defaults.RECURRENT_SIZE
+    recurrent_size: int = RECURRENT_SIZE
     """Width of the recurrent cell of gru and lstm."""
-    conv_layers: list[list[int]] = field(
-        default_factory=lambda: [list(layer) for layer in defaults.CONV_LAYERS]
-    )
+    conv_layers: list[list[int]] = field(default_factory=lambda: [list(layer) for layer in CONV_LAYERS])
     """Convolutions of cnn: channels, kernel, stride and padding of each."""
-    activation: Activation = defaults.ACTIVATION
+    activation: Activation = ACTIVATION
     """Nonlinearity after each hidden layer and each convolution."""
-    init: Initialization = defaults.INITIALIZATION
+    init: Initialization = INITIALIZATION
     """Initial weights: orthogonal matrices, or normc (Gaussian rows scaled to norm 1). Biases start at 0."""
-    action_bounds: ActionBounds = defaults.ACTION_BOUNDS
+    action_bounds: ActionBounds = ACTION_BOUNDS
     """How outputs become Box actions: rescale (tanh, scaled to the range) or clip (cut off at the bounds)."""
     observation_stack: int = 1
     """Number of the last observations that the policy acts on, oldest first: vectors joined to one, images
     along their channels. At the start of an episode the first observation is repeated."""
-    normalize_observations: bool = defaults.NORMALIZE_OBSERVATIONS
+    normalize_observations: bool = NORMALIZE_OBSERVATIONS
     """Whether to standardize vector observations by the running mean and variance of all live steps."""
     observation_clip: float = OBSERVATION_CLIP
     """Bound on each standardized observation, in standard deviations."""
@@ -157,11 +173,11 @@ class ESConfig:
     perturbation: Literal["flipout", "low_rank", "independent"] = "flipout"
     """Noise family: flipout (shared bases, signs per member), low_rank (a product of two thin matrices per
     member) or independent (dense noise per member; slow)."""
-    base: Literal["rademacher", "gaussian"] = Flipout.base
+    base: BaseDistribution = BASE
     """Distribution of flipout's base matrices; gaussian is the paper's, rademacher has less variance."""
-    num_bases: int = Flipout.num_bases
+    num_bases: int = NUM_BASES
     """Number of flipout base matrices per weight; each serves population_size / num_bases members."""
-    rank: int = LowRank.rank
+    rank: int = RANK
     """Rank of a member's noise, for low_rank."""
     antithetic: bool = True
     """Antithetic (mirrored) sampling: members come in pairs with opposite perturbations."""
@@ -264,20 +280,25 @@ class EvaluationConfig:
         require_not_negative("evaluation.interval", self.interval)
         require_positive("evaluation.episodes", self.episodes)
         require_not_negative("evaluation.seed", self.seed)
-        try:
-            parse_all(self.info)
-        except ValueError as error:
-            raise ValueError(f"evaluation.info: {error}") from error
+        if self.info:
+            from es_flipout.rollout.score_info import parse_all
+
+            try:
+                parse_all(self.info)
+            except ValueError as error:
+                raise ValueError(f"evaluation.info: {error}") from error
 
 
 @dataclass(frozen=True)
 class LoggingConfig:
     """What is written, and how often."""
 
-    tensorboard: bool = True
-    """Whether to write TensorBoard events to the run directory."""
+    reporters: list[str | dict[str, Any]] = field(default_factory=lambda: [JSONL, TENSORBOARD])
+    """Where metrics go: jsonl (metrics.jsonl, the run's own record, which es-report reads), tensorboard
+    (events in the run directory), mlflow, wandb, a class of your own as MODULE:CLASS, or a name with keyword
+    arguments, for example {name: mlflow, tracking_uri: 'http://localhost:5000'}."""
     histogram_interval: int = 10
-    """Generations between TensorBoard histograms of fitness and parameters. 0 turns them off."""
+    """Generations between histograms of fitness and parameters. 0 turns them off."""
     checkpoint_interval: int = 1
     """Generations between writes of checkpoints/last.pt."""
     keep_interval: int = 0
@@ -286,6 +307,9 @@ class LoggingConfig:
     """Whether to estimate the signal-to-noise ratio of each gradient estimate, which costs a second one."""
 
     def __post_init__(self) -> None:
+        names = [reporter_name(each) for each in self.reporters]
+        for name in REPORTERS:
+            require(names.count(name) < 2, f"logging.reporters names {name} more than once")
         require_not_negative("logging.histogram_interval", self.histogram_interval)
         require_positive("logging.checkpoint_interval", self.checkpoint_interval)
         require_not_negative("logging.keep_interval", self.keep_interval)

@@ -18,12 +18,13 @@ def with_absolute_paths(config: Config) -> Config:
     Those are `init_from`, and text among keyword arguments, however deep, that begins like a relative path
     and names a file or a folder. (What does not exist from here is relative to another folder.)
     """
-    env, policy, optimizer = config.env, config.policy, config.optimizer
+    env, policy, optimizer, logging = config.env, config.policy, config.optimizer, config.logging
     return replace(
         config,
         env=replace(env, kwargs=_absolute(env.kwargs), engine_kwargs=_absolute(env.engine_kwargs)),
         policy=replace(policy, kwargs=_absolute(policy.kwargs)),
         optimizer=replace(optimizer, kwargs=_absolute(optimizer.kwargs)),
+        logging=replace(logging, reporters=_absolute(logging.reporters)),
         init_from=None if config.init_from is None else str(Path(config.init_from).expanduser().absolute()),
     )
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from torch import Tensor
 from typing_extensions import override
 
-from es_flipout.run.metrics import GenerationMetrics, Reporter
+from es_flipout.run.metrics import GenerationMetrics
+from es_flipout.run.reporters.contract import Histograms, Reporter
 
 
 def _figure(value: float) -> str:
@@ -47,7 +47,7 @@ class Terminal(Reporter):
         self._score, self._info = "-", ""
 
     @override
-    def report(self, metrics: GenerationMetrics, histograms: Mapping[str, Tensor], progress: float) -> None:
+    def report(self, metrics: GenerationMetrics, histograms: Histograms, progress: float) -> None:
         if metrics.score is not None:
             self._score = _figure(metrics.score)
             randomized = metrics.score_randomized

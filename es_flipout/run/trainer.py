@@ -32,9 +32,10 @@ from es_flipout.run.failure_watch import FailureWatch
 from es_flipout.run.info_trial import check_info
 from es_flipout.run.journal import Journal
 from es_flipout.run.make_player import make_player
-from es_flipout.run.metrics import GenerationMetrics, Reporter, Timing
+from es_flipout.run.metrics import GenerationMetrics, Timing
 from es_flipout.run.placement import place
 from es_flipout.run.play_generation import play_generation
+from es_flipout.run.reporters.contract import Reporter
 from es_flipout.run.reports import Report, Unscored
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trial import check_device, try_out

@@ -20,7 +20,7 @@ from es_flipout.envs import known_ids
 from es_flipout.run import checkpoint
 
 TINY = ["--es.population_size", 8, "--env.num_envs", 4, "--threads", 1, "--generations", 2, "--out", "run"]
-TINY += ["--policy.hidden_sizes", "[4]", "--evaluation.episodes", 2, "--logging.tensorboard", "false"]
+TINY += ["--policy.hidden_sizes", "[4]", "--evaluation.episodes", 2, "--logging.reporters", "[jsonl]"]
 STACK = {"name": "FrameStackObservation", "stack_size": 3}
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchrun
 
-from es_flipout.cli import bench
+from es_flipout.cli import bench, benching
 from es_flipout.cli.results import Results
 from es_flipout.cli.throughput import (
     ENV_STEPS,
@@ -87,7 +87,7 @@ def test_the_table_is_of_medians_and_of_ratios_within_a_round():
     results.add(0, "gpu", {MEMORY: 3e9})
     for index, rate in enumerate([2000.0, 2000.0, 24000.0]):
         results.add(index, "gpu", {PHYSICS: rate})
-    heads, one, two, gpu = bench.table(results)
+    heads, one, two, gpu = benching.table(results)
     assert heads[-4:] == [PHYSICS, "of it", "GPU memory, GB", "price of 10^9 steps"]
     # 10^9 steps take 10^9 / 200 / 3600 = 1388.9 hours of 0.5
     assert one == [POOL, "200 (100 to 300)", "20.0", "100%", "", "", "", "694"]
@@ -138,9 +138,8 @@ def test_quick_changes_defaults_and_no_more():
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, {1}), (4, {1, 2, 4}), (6, {1, 2, 4, 6})])
-def test_pools_have_powers_of_two_and_every_core(cores, workers, monkeypatch):
-    monkeypatch.setattr(bench, "available_cores", lambda: cores)
-    assert set(bench._parse(["throughput"]).workers) == workers
+def test_pools_have_powers_of_two_and_every_core(cores, workers):
+    assert set(benching._up_to(cores)) == workers
 
 
 @pytest.mark.slow

@@ -233,7 +233,7 @@ def test_eval_prints_json_alone(run, finished_run):
 def evaluated(run, episodes, *arguments):
     """Returns what es-eval says of a run on `FaultyEnv`, whose training counts the same faults."""
     if not Path("faulty").exists():
-        quiet = ["--logging.tensorboard", "false", "--threads", 1, "--generations", 1, "--out", "faulty"]
+        quiet = ["--logging.reporters", "[jsonl]", "--threads", 1, "--generations", 1, "--out", "faulty"]
         sizes = ["--es.population_size", 32, "--env.num_envs", 32, "--evaluation.interval", 0]
         trained = run("train", "--env.id", f"{__name__}:Faulty-v0", *sizes, *quiet)
         assert trained.status == 0, trained.stderr
@@ -432,7 +432,7 @@ def test_a_missing_extra_is_told_in_one_line(run, monkeypatch):
 def test_any_gymnasium_environment_is_trained_scored_and_resumed(run):
     arguments = ["--config", "cartpole", "--generations", 2, "--env.kwargs.max_episode_steps", 20]
     result = run(
-        "train", *arguments, "--evaluation.interval", 1, "--out", "run", "--logging.tensorboard", "false"
+        "train", *arguments, "--evaluation.interval", 1, "--out", "run", "--logging.reporters", "[jsonl]"
     )
     assert result.status == 0, result.stderr
     result = run("train", "--resume", "run", "--generations", 3)

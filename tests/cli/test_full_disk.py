@@ -46,13 +46,13 @@ def state_of(out):
 def whole(tmp_path_factory):
     """A run that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert train.main([*RUN, "--logging.tensorboard", "false", "--out", str(out)]) == 0
+    assert train.main([*RUN, "--logging.reporters", "[jsonl]", "--out", str(out)]) == 0
     return out
 
 
 @pytest.mark.parametrize("file", ["checkpoints/last.pt", "metrics.jsonl"])
 def test_a_run_out_of_space_ends_in_one_line_and_continues_exactly(whole, file, capsys):
-    quiet = ["--logging.tensorboard", "false"]
+    quiet = ["--logging.reporters", "[jsonl]"]
     first_checkpoint = (whole / "checkpoints/last.pt").stat().st_size
     if file == "metrics.jsonl":
         size = (whole / file).stat().st_size // 2
@@ -79,7 +79,7 @@ def test_tensorboard_that_cannot_write_ends_no_run(whole, capfd):
     with largest_file(size):
         assert train.main([*RUN, "--out", "run"]) == 0
     printed, errors = capfd.readouterr()
-    assert printed.count("no more TensorBoard events: cannot write run/events.out.tfevents.") == 1
+    assert printed.count("no more reports to tensorboard: cannot write run/events.out.tfevents.") == 1
     assert errors == ""
     assert state_of("run") == state_of(whole)
 
@@ -93,7 +93,7 @@ def test_a_run_whose_directory_is_gone_says_so(monkeypatch, capsys):
         save(path, state)
 
     monkeypatch.setattr(checkpoint, "save", remove_first)
-    assert train.main([*RUN, "--logging.tensorboard", "false", "--out", "run"]) == 1
+    assert train.main([*RUN, "--logging.reporters", "[jsonl]", "--out", "run"]) == 1
     assert capsys.readouterr().err == (
         "es-train: cannot write run/checkpoints/last.pt: No such file or directory\n"
     )

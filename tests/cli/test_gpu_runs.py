@@ -17,7 +17,7 @@ TRAIN = [sys.executable, "-c", "import sys; from es_flipout.cli.train import mai
 SMALL = [
     *("--env.id", "InvertedPendulum-v5", "--env.num_envs", "8", "--env.kwargs", "{max_episode_steps: 30}"),
     *("--es.population_size", "16", "--policy.hidden_sizes", "[8]", "--evaluation.interval", "0"),
-    *("--env.fused", "false", "--logging.tensorboard", "false", "--out", "run"),
+    *("--env.fused", "false", "--logging.reporters", "[jsonl]", "--out", "run"),
 ]
 ON_GPU = [
     pytest.mark.gpu,

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 RUN = {
     "es": {"population_size": 44, "sigma": 0.05},
     "evaluation": {"interval": 2, "episodes": 2},
-    "logging": {"tensorboard": False, "keep_interval": 2, "histogram_interval": 2},
+    "logging": {"reporters": ["jsonl"], "keep_interval": 2, "histogram_interval": 2},
     "generations": 5,
 }
 PENDULUM = {
@@ -122,7 +122,7 @@ def test_a_mistake_is_said_once_and_ends_all_ranks(words, message):
     lines = [line for line in done.stderr.splitlines() if line.startswith("es-train: ")]
     assert len(lines) == 1
     assert message in lines[0]
-    assert "es_flipout/cli/train.py" not in done.stderr  # of a traceback
+    assert "es_flipout/cli/training.py" not in done.stderr  # of a traceback
 
 
 @pytest.mark.slow

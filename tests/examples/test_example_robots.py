@@ -17,7 +17,7 @@ QUADRUPED, REACH = "examples.quadruped.quadruped:Quadruped-v0", "examples.reach.
 
 
 def run_training(config, out, **options):
-    words = {"config": str(ROOT / config), "out": str(out), "logging.tensorboard": "false", **options}
+    words = {"config": str(ROOT / config), "out": str(out), "logging.reporters": "[jsonl]", **options}
     assert train.main([word for name, value in words.items() for word in (f"--{name}", value)]) == 0
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 

@@ -7,10 +7,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from es_flipout.choices import Activation
 from es_flipout.perturbations import Flipout, Independent, LowRank, Perturbation
 from es_flipout.perturbations.padded_linear import padded_linear
 from es_flipout.policies import MLPPolicy
-from es_flipout.policies.activations import Activation
 from es_flipout.population import Population
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -11,7 +11,7 @@ from es_flipout.cli.arguments import load_config
 from es_flipout.rollout import PlayStoppedError, RankDiffersError, Ranks, RanksLostError
 from es_flipout.run import checkpoint
 from es_flipout.run.errors import RunBrokenError
-from es_flipout.run.metrics import JsonLines
+from es_flipout.run.reporters.jsonl import JsonLines
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 

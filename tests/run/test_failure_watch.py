@@ -16,7 +16,7 @@ from es_flipout.rollout import Episodes
 from es_flipout.run import checkpoint
 from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.failure_watch import HOPELESS, FailureWatch
-from es_flipout.run.metrics import JsonLines
+from es_flipout.run.reporters.jsonl import JsonLines
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.terminal import Terminal
 from es_flipout.run.trainer import Trainer

@@ -17,9 +17,10 @@ from es_flipout.cli import eval as es_eval
 from es_flipout.cli.arguments import load_config
 from es_flipout.run.config import Config, EnvConfig, EvaluationConfig
 from es_flipout.run.info_trial import check_info
-from es_flipout.run.metrics import JsonLines
+from es_flipout.run.reporters.contract import RunInfo
+from es_flipout.run.reporters.jsonl import JsonLines
+from es_flipout.run.reporters.tensorboard import TensorBoard
 from es_flipout.run.run_directory import RunDirectory
-from es_flipout.run.tensorboard import TensorBoard
 from es_flipout.run.terminal import Terminal
 from es_flipout.run.trainer import Trainer
 
@@ -113,7 +114,7 @@ def test_metrics_are_reported_everywhere_and_after_a_resumption(tiny_config, cap
             trainer.restore(run)
             with (
                 closing(JsonLines(run.metrics)) as lines,
-                closing(TensorBoard(run.path)) as board,
+                closing(TensorBoard(RunInfo(run.path, config))) as board,
                 closing(Terminal(screen, None)) as terminal,
             ):
                 trainer.train(run, [lines, board, terminal], max_generations=generations)

@@ -22,7 +22,7 @@ OPTIONS = {
     "evaluation.interval": "1",
     "threads": "1",
     "generations": "2",
-    "logging.tensorboard": "false",
+    "logging.reporters": "[jsonl]",
 }
 
 

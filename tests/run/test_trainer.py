@@ -31,8 +31,8 @@ from es_flipout.run.build import official_scorer
 from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
 from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.journal import Journal
-from es_flipout.run.metrics import JsonLines
 from es_flipout.run.play_generation import play_generation
+from es_flipout.run.reporters.jsonl import JsonLines
 from es_flipout.run.run_directory import RunDirectory
 from es_flipout.run.trainer import Trainer
 

@@ -60,7 +60,7 @@ class Flat(nn.Module):
 def recall(kind: str = f"{__name__}:Elman", **changes) -> Config:
     config = load_config(find_config("recall"))
     policy = replace(config.policy, kind=kind)
-    logging = replace(config.logging, tensorboard=False)
+    logging = replace(config.logging, reporters=["jsonl"])
     return replace(config, policy=policy, logging=logging, threads=1, **changes)
 
 
@@ -170,7 +170,7 @@ def test_the_commands_train_resume_and_score_a_class_in_the_current_folder(capsy
         "        return self.net(x).argmax(-1)\n"
     )
     options = "--env.id CartPole-v1 --policy.kind mine:Net --policy.kwargs.width 5 --es.population_size 8"
-    options += " --evaluation.episodes 2 --logging.tensorboard false --out run --optimizer.name ClipUp"
+    options += " --evaluation.episodes 2 --logging.reporters [jsonl] --out run --optimizer.name ClipUp"
     assert train.main([*options.split(), "--generations", "2"]) == 0
     assert train.main(["--resume", "run", "--generations", "3"]) == 0
     assert eval.main(["run", "--episodes", "2"]) == 0

@@ -10,7 +10,7 @@ from es_flipout.cli import train as es_train
 pytestmark = [pytest.mark.third_party, pytest.mark.filterwarnings("default")]
 
 TINY = ["--es.population_size", "4", "--env.num_envs", "2", "--threads", "2", "--generations", "2"]
-TINY += ["--policy.hidden_sizes", "[4]", "--evaluation.episodes", "1", "--logging.tensorboard", "false"]
+TINY += ["--policy.hidden_sizes", "[4]", "--evaluation.episodes", "1", "--logging.reporters", "[jsonl]"]
 CNN = ["--policy.kind", "cnn", "--policy.conv_layers", "[[4, 8, 4, 0]]"]
 ATARI = (
     "[{name: AtariPreprocessing, terminal_on_life_loss: true}, {name: FrameStackObservation, stack_size: 4}]"

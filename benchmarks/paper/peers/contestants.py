@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from es_flipout.cli.results import describe_machine
+from es_flipout.run.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = "ours"

@@ -11,11 +11,11 @@ from mujoco.batch import DATA_FIELDS, MODEL_FIELDS
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_flipout.described import described
 from es_flipout.envs.mujoco.model_variants import ModelVariants, nominal_field
 from es_flipout.envs.mujoco.start import Start
 from es_flipout.envs.mujoco.task import MujocoTask
 from es_flipout.envs.mujoco.task_error import TaskError, call_hook
-from es_flipout.error_text import described
 
 Floats = NDArray[np.float64]
 _TAKEN = DATA_FIELDS | MODEL_FIELDS | {"noise"}

@@ -16,13 +16,13 @@ from gymnasium.utils import seeding
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
+from es_flipout.described import described
 from es_flipout.envs.contract import OWN_INFO
 from es_flipout.envs.mujoco.checked_starts import CheckedStarts, is_randomizable
 from es_flipout.envs.mujoco.declarations import declared_action_range, declared_fields
 from es_flipout.envs.mujoco.start import Start
 from es_flipout.envs.mujoco.task import Fields, MujocoTask
 from es_flipout.envs.mujoco.task_error import TaskError, call_hook
-from es_flipout.error_text import described
 
 INPUTS = ("ctrl", "qfrc_applied", "xfrc_applied")
 """Fields of MjData that `control` may give, which are 0 at the start of an episode."""

@@ -1,0 +1,1 @@
+"""Destinations of metrics: the run's own record, TensorBoard, MLflow, W&B, and classes of the user's."""
