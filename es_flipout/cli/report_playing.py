@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from es_flipout.cli.arguments import UsageError
+from es_flipout.cli.config_file import UsageError
 from es_flipout.cli.playback import play_run
 from es_flipout.report.groups import Group
 from es_flipout.report.returns import Filmed, Played
