@@ -61,7 +61,7 @@ def _check_repeats(runs: Sequence[Path]) -> None:
 def _report(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     if importlib.util.find_spec("plotly") is None:
-        raise UsageError("es-report needs plotly: pip install 'es-flipout[report]'")
+        raise UsageError("plotly is missing: pip install 'es-flipout[report]'")
     # torch, MuJoCo and plotly take seconds to import: --help and mistakes do not wait for them.
     from es_flipout.cli.reporting import write_report
 
