@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
-from es_flipout.cli.arguments import UsageError
+from es_flipout.choices import FILM_SUFFIXES, MOST_FILM_FRAMES
 from es_flipout.cli.completion import add_completion
-from es_flipout.cli.playback import MOST_FRAMES, Follow, Playback, check_video, play_run
+from es_flipout.cli.config_file import UsageError
+from es_flipout.cli.output_file import check_output_file
 from es_flipout.cli.process import UsageParser, run_command
-from es_flipout.cli.score_report import as_json, figure, report
-from es_flipout.rollout import Episodes
-from es_flipout.run.onlooker import LOOKS_PER_SECOND
 from es_flipout.run.run_directory import RunDirectory
 
 
@@ -39,7 +29,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     which = "best, last, or a checkpoint file (default: best if it exists, otherwise last)"
     option("--checkpoint", help=which)
     option("--video", type=Path, metavar="FILE", help="film the first episode into FILE (.mp4 or .gif)")
-    length = f"end the video after N frames if the episode goes on (default: {MOST_FRAMES})"
+    length = f"end the video after N frames if the episode goes on (default: {MOST_FILM_FRAMES})"
     option("--video-frames", type=int, metavar="N", help=length)
     option(
         "--randomize", action="store_true", help="play randomized episodes, if the task has a randomization"
@@ -54,91 +44,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if parsed.video_frames is not None and (parsed.video is None or parsed.video_frames < 1):
         raise UsageError(f"--video-frames must be >= 1, and needs --video; got {parsed.video_frames}")
     if parsed.video is not None:
-        check_video(parsed.video, "--video")
+        check_output_file("--video", parsed.video, FILM_SUFFIXES)
     return parsed
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     run = RunDirectory.open(parsed.run)
-    with _stdout_on_stderr() if parsed.json else contextlib.nullcontext(), _display(parsed) as follow:
-        played = play_run(
-            run,
-            run.find_checkpoint(parsed.checkpoint),
-            episodes=parsed.episodes,
-            seed=parsed.seed,
-            randomize=parsed.randomize,
-            video=parsed.video,
-            video_frames=parsed.video_frames or MOST_FRAMES,
-            follow=follow,
-        )
-    if parsed.json:
-        _print_json(parsed, played)
-    else:
-        _print_text(parsed, played)
-    return 1 if len(played.episodes.faults) == parsed.episodes else 0
+    # torch and MuJoCo take seconds to import: --help and mistakes do not wait for them.
+    from es_flipout.cli.evaluating import evaluate
 
-
-def _print_json(parsed: argparse.Namespace, played: Playback) -> None:
-    about = {
-        "env": played.config.env.id,
-        "checkpoint": str(played.checkpoint),
-        "generation": played.generation,
-        "episodes": parsed.episodes,
-        "seed": parsed.seed,
-        "randomized": parsed.randomize,
-    }
-    print(json.dumps({**about, **as_json(played.episodes)}, allow_nan=False))
-
-
-def _print_text(parsed: argparse.Namespace, played: Playback) -> None:
-    episodes, film = played.episodes, played.film
-    count = f"{parsed.episodes} episode{'' if parsed.episodes == 1 else 's'}"
-    kind = " (randomized)" if parsed.randomize else ""
-    print(f"{played.config.env.id}{kind}, {played.checkpoint} (generation {played.generation}), {count}")
-    print("\n".join(report(episodes)))
-    if film is not None:
-        outcome = "failed" if 0 in episodes.faults else f"return {figure(episodes.returns[0])}"
-        about_film = f"{film.num_frames} frames, episode of seed {parsed.seed}, {outcome}"
-        print(f"video   {parsed.video if film.num_frames else 'none'} ({about_film})")
-
-
-@contextlib.contextmanager
-def _stdout_on_stderr() -> Iterator[None]:
-    """Has standard error take what a user's environment prints, by Python or C, so that JSON stands alone."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-@contextlib.contextmanager
-def _display(parsed: argparse.Namespace) -> Iterator[Follow]:
-    """Shows on a terminal how far the episodes and the film are; gives what is told before every step."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[right]}")
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        played = bars.add_task("episodes", total=parsed.episodes, right="")
-        filmed = None
-        next_look = 0.0
-
-        def follow(episodes: Episodes, steps: int, frames: int) -> None:
-            nonlocal filmed, next_look
-            if bars.disable or time.monotonic() < next_look:
-                return
-            next_look = time.monotonic() + 1 / LOOKS_PER_SECOND
-            running = episodes.unplayed
-            env_steps = episodes.env_steps + running * steps
-            right = f"{parsed.episodes - running} of {parsed.episodes}, {env_steps:,} env steps"
-            bars.update(played, completed=parsed.episodes - running, right=right)
-            if frames:
-                total = parsed.video_frames
-                filmed = bars.add_task("video", total=total, right="") if filmed is None else filmed
-                bars.update(filmed, completed=frames, right=f"{frames:,} frames")
-
-        yield follow
+    return evaluate(parsed, run)

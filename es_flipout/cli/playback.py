@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from es_flipout.choices import MOST_FILM_FRAMES
 from es_flipout.cli.config_file import UsageError
-from es_flipout.cli.film import SUFFIXES, Film, FilmError
+from es_flipout.cli.film import Film, FilmError
 from es_flipout.cli.modules import check_modules, told
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.envs.mujoco.following import follow_what_moves
@@ -27,8 +27,6 @@ from es_flipout.run.run_directory import RunDirectory
 
 Follow = Callable[[Episodes, int, int], None]
 """Is told the table of episodes as it is, how many steps all running ones have made, and frames filmed."""
-MOST_FRAMES = 10_000
-"""Where a film ends, unless its length is chosen: an episode may have no end."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def play_run(
     seed: int = 0,
     randomize: bool = False,
     video: Path | None = None,
-    video_frames: int = MOST_FRAMES,
+    video_frames: int = MOST_FILM_FRAMES,
     follow: Follow = lambda episodes, steps, frames: None,
 ) -> Playback:
     """Plays episodes of a checkpoint's policy, without any noise.
@@ -69,7 +67,7 @@ def play_run(
         episodes: how many.
         seed: reset seed of the first episode; episode i uses `seed + i`.
         randomize: whether to play randomized episodes.
-        video: file for a film of the first episode; see `check_video`.
+        video: file for a film of the first episode, .mp4 or .gif.
         video_frames: where the film ends if the episode goes on.
         follow: called before every step of all episodes.
 
@@ -100,20 +98,6 @@ def play_run(
         with _failures_told(config), filming, contextlib.suppress(PlayStoppedError):
             played = scorer.score(policy, seed=seed, should_stop=should_stop, begun=begun.append)
     return Playback(config, path, state.get("generation"), played, film)
-
-
-def check_video(path: Path, option: str) -> None:
-    """Checks that a film can be written.
-
-    Raises:
-        UsageError: if it cannot; the message names the option of the command line.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{option} must end in {' or '.join(SUFFIXES)}, got {path}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{option}: folder {path.parent} does not exist")
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"{option}: cannot write {path}")
 
 
 @contextlib.contextmanager
