@@ -18,10 +18,10 @@ from es_flipout.run.config import Config
 from es_flipout.run.run_directory import RunDirectory
 
 PENDULUM = [
-    *("--env.id", "InvertedPendulum-v5", "--env.kwargs.max_episode_steps", "60", "--env.num_envs", "8"),
+    *("--env.id", "InvertedPendulum-v5", "--env.kwargs.max_episode_steps", "100", "--env.num_envs", "8"),
     *("--env.fused", "false"),  # compiling would take longer than the runs
-    *("--policy.kind", "linear", "--es.population_size", "16", "--optimizer.lr", "0.05", "--threads", "1"),
-    *("--evaluation.interval", "2", "--evaluation.episodes", "2", "--generations", "6"),
+    *("--policy.kind", "linear", "--es.population_size", "16", "--optimizer.lr", "0.03", "--threads", "1"),
+    *("--evaluation.interval", "2", "--evaluation.episodes", "2", "--generations", "30"),
     *("--logging.reporters", "[jsonl]"),
 ]
 
