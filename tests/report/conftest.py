@@ -53,8 +53,8 @@ def write_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's chromium, or a skip where there is none."""
-    path = shutil.which("chromium")
+    """Debian's chromium, or Chrome, or a skip where there is neither."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("needs chromium, which .ci/run installs if it may")
     sandbox = ["--no-sandbox"] if os.getuid() == 0 else []

@@ -1,6 +1,6 @@
 """The page in a real browser: narrow and wide, light and dark, without a network.
 
-REPORT_PICTURES=FOLDER pytest tests/report/test_report_page.py    # keeps pictures: whole pages, and those of docs
+REPORT_PICTURES=FOLDER pytest tests/report/test_report_page.py      # keeps pictures of it, those of docs, too
 """
 
 from __future__ import annotations
