@@ -94,8 +94,8 @@ def _film(run: Run, frames: int, follow: Follow) -> Filmed:
         content = base64.b64encode(video.read_bytes()).decode()
     assert playback.film is not None
     length, filmed = int(playback.episodes.lengths[0]), playback.film.num_frames
-    cut = f", of which the first {filmed} frames" if filmed <= length else ""
-    outcome = f"return {playback.episodes.returns[0]:,.5g} in {length:,} steps{cut}"
+    cut = f"; the film ends after {filmed} frames" if filmed <= length else ""
+    outcome = f"return {playback.episodes.returns[0]:,.5g} after {length:,} steps{cut}"
     return Filmed(run, f"{which} policy, reset seed {SEED}, {outcome}", content)
 
 

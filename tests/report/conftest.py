@@ -18,10 +18,10 @@ from es_flipout.run.config import Config
 from es_flipout.run.run_directory import RunDirectory
 
 PENDULUM = [
-    *("--env.id", "InvertedPendulum-v5", "--env.kwargs.max_episode_steps", "60", "--env.num_envs", "8"),
+    *("--env.id", "InvertedPendulum-v5", "--env.kwargs.max_episode_steps", "100", "--env.num_envs", "8"),
     *("--env.fused", "false"),  # compiling would take longer than the runs
-    *("--policy.kind", "linear", "--es.population_size", "16", "--optimizer.lr", "0.05", "--threads", "1"),
-    *("--evaluation.interval", "2", "--evaluation.episodes", "2", "--generations", "6"),
+    *("--policy.kind", "linear", "--es.population_size", "16", "--optimizer.lr", "0.03", "--threads", "1"),
+    *("--evaluation.interval", "2", "--evaluation.episodes", "2", "--generations", "30"),
     *("--logging.reporters", "[jsonl]"),
 ]
 
@@ -53,8 +53,8 @@ def write_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's chromium, or a skip where there is none."""
-    path = shutil.which("chromium")
+    """Debian's chromium, or Chrome, or a skip where there is neither."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("needs chromium, which .ci/run installs if it may")
     sandbox = ["--no-sandbox"] if os.getuid() == 0 else []

@@ -88,7 +88,7 @@ def test_a_page_of_several_runs(trained, capsys):
     summary, hardware = (row[2:] for row in page.rows if row[:2] == ["wide1", "A"])
     seconds = round(metrics[-1]["timing"]["seconds"])
     assert summary[:5] == [
-        *("1", "6", f"{metrics[-1]['env_steps']:,}", f"0:00:{seconds:02}"),
+        *("1", "30", f"{metrics[-1]['env_steps']:,}", f"0:00:{seconds:02}"),
         f"{best['score']:,.5g} gen {best['generation']}",
     ]
     assert summary[6] == "100 %"
@@ -106,7 +106,7 @@ def test_the_episodes_are_those_of_the_official_environment(trained):
     low, high = interval(returns)
     (row,) = (row for row in page.rows if re.match(r"narrow, last", row[0]))
     assert row[2:] == [
-        *("6", "6", f"{returns.mean():,.5g}", f"{low:,.5g} to {high:,.5g}"),
+        *("30", "6", f"{returns.mean():,.5g}", f"{low:,.5g} to {high:,.5g}"),
         *(f"{returns.min():,.5g}", f"{returns.max():,.5g}", "0"),
     ]
 

@@ -1,6 +1,6 @@
 """The page in a real browser: narrow and wide, light and dark, without a network.
 
-REPORT_PICTURES=FOLDER pytest tests/report/test_report_page.py    # keeps pictures of the page
+REPORT_PICTURES=FOLDER pytest tests/report/test_report_page.py      # keeps pictures of it, those of docs, too
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ NARROW, WIDE = 380, 1400
 WIDTHS = pytest.mark.parametrize("width", [NARROW, WIDE])
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 BACKGROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(27, 33, 41)"}
+PICTURES = {(WIDE, "light"): ("report_wide.png", 1050), (NARROW, "dark"): ("report_narrow.png", 1050)}
+"""Pictures of docs/reports.md: the top of the page, so many pixels high."""
 NUM_CURVES = 2
 """Panels of curves: score, fitness."""
 
@@ -106,7 +108,11 @@ def test_the_page_fits_and_every_plot_is_drawn(page: Page, width: int, scheme: s
     assert style(page, ".curves .main-svg", "backgroundColor") == BACKGROUNDS[scheme]
     if folder := os.environ.get("REPORT_PICTURES"):
         page.wait_for_timeout(500)
-        page.screenshot(path=Path(folder, f"report_{width}_{scheme}.png"), full_page=True)
+        page.screenshot(path=Path(folder, f"page_{width}_{scheme}.png"), full_page=True)
+        if (picture := PICTURES.get((width, scheme))) is not None:
+            name, height = picture
+            clip = {"x": 0, "y": 0, "width": width, "height": height}
+            page.screenshot(path=Path(folder, name), full_page=True, clip=clip)
 
 
 def test_plots_follow_the_color_scheme_while_the_page_is_open(page: Page):
