@@ -56,7 +56,7 @@ def play_and_film(
 
 
 def _counted(status: Status, task: str) -> Follow:
-    """Returns what is to be called before every step, to show how far a task is."""
+    """Returns what is told before every step, to show how far a task is."""
     return lambda episodes, steps, frames: status.update(f"{escape(task)}, step {steps:,}")
 
 

@@ -10,8 +10,10 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.spinner import Spinner
 from typing_extensions import override
 
 from es_flipout.run.onlooker import Onlooker
@@ -30,20 +32,21 @@ class Display(Onlooker):
             console: where to show it.
         """
         self._console = console
-        self._bars = Progress(
-            SpinnerColumn(finished_text=" "),
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[right]}"),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-            disable=not console.is_terminal,
         )
-        self._doing = self._bars.add_task("", visible=False, total=None, right="")
+        self._bars = Progress(*columns, auto_refresh=False, console=console)
         self._generation = self._bars.add_task("", visible=False, total=1, right="")
-        self._run = self._bars.add_task("", visible=False, total=1, right="")
-        self._bars.start()
+        self._run = self._bars.add_task("run", visible=False, total=1, right="")
+        self._spinner: Spinner | None = None
+        self._live = Live(get_renderable=self._lines, console=console, transient=True)
+        if console.is_terminal:
+            self._live.start()
+
+    def _lines(self) -> Group:
+        return Group(*([] if self._spinner is None else [self._spinner]), self._bars.get_renderable())
 
     @contextlib.contextmanager
     @override
@@ -51,14 +54,14 @@ class Display(Onlooker):
         timer = threading.Timer(SECONDS_UNTIL_SAID, self._console.print, (f"{what} ...",))
         timer.daemon = True
         if self._console.is_terminal:
-            self._bars.update(self._doing, description=what, visible=True)
+            self._spinner = Spinner("dots", what)
         else:
             timer.start()
         try:
             yield
         finally:
             timer.cancel()
-            self._bars.update(self._doing, visible=False)
+            self._spinner = None
 
     @override
     def playing(self, generation: int, finished: int, total: int, env_steps: int, seconds: float) -> None:
@@ -87,7 +90,6 @@ class Display(Onlooker):
         self._bars.update(self._generation, visible=False)
         self._bars.update(
             self._run,
-            description="run",
             total=None if completed is None else 1.0,
             completed=completed or 0.0,
             right=right,
@@ -96,4 +98,4 @@ class Display(Onlooker):
 
     def close(self) -> None:
         """Takes the lines away."""
-        self._bars.stop()
+        self._live.stop()
