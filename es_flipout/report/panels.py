@@ -101,7 +101,7 @@ class Panel:
     Attributes:
         title: over it.
         about: a line that explains it.
-        figure: for the page's script: `views`, with the traces and the title of x by axis; `log` and `range` of y.
+        figure: for the page's script: `views`, with the traces and the title of x by axis, and `yaxis`.
         summary: the same in words.
     """
 
@@ -135,17 +135,21 @@ def _panels(specs: Sequence[Spec], groups: Sequence[Group]) -> list[Panel]:
             for axis in axes(groups)
         }
         if views[ENV_STEPS.name]["traces"]:
-            figure = {"views": views, "log": spec.is_log, "range": _range(spec, groups)}
+            figure = {"views": views, "yaxis": _y_axis(spec, groups)}
             found.append(Panel(spec.title, spec.about, figure, _summary(spec, groups)))
     return found
 
 
-def _range(spec: Spec, groups: Sequence[Group]) -> tuple[float, float] | None:
-    """Returns the range of a positive metric that never changes, whose axis would be arbitrary; else None."""
+def _y_axis(spec: Spec, groups: Sequence[Group]) -> dict[str, Any]:
+    """Returns the y axis of a panel, in Plotly's terms."""
     values = np.concatenate([run.values(spec.key) for group in groups for run in group.runs])
-    known = values[np.isfinite(values)]
-    is_constant = len(known) > 0 and known.min() == known.max() > 0 and not spec.is_log
-    return (0.0, 2.0 * float(known[0])) if is_constant else None
+    known = values[values > 0]
+    low, high = known.min(initial=np.inf), known.max(initial=0.0)
+    if spec.is_log:
+        decades = {"dtick": 1} if high >= 10 * low else {}
+        return {"type": "log", "exponentformat": "power", **decades}
+    # Around what never changes, Plotly would choose an arbitrary range.
+    return {"range": [0.0, 2.0 * float(high)]} if low == high and len(known) == len(values) else {}
 
 
 def _summary(spec: Spec, groups: Sequence[Group]) -> str:
@@ -175,11 +179,13 @@ def _lines(group: Group, key: str, axis: Axis) -> list[go.Scatter]:
     lines = []
     for name, (x, y) in curves.items():
         lines.append(_line(group, role, thinned(x, MAX_POINTS), thinned(y, MAX_POINTS), escape(name)))
-    mean = mean_curve(list(curves.values()), MAX_POINTS)
+    finished = [run.name for run in group.runs if run.progress == 1 and run.name in curves]
+    averaged = [curves[name] for name in (finished if len(finished) > 1 else curves)]
+    mean = mean_curve(averaged, MAX_POINTS)
     if mean is not None:
         around, border = np.append(mean.x, mean.x[::-1]), np.append(mean.high, mean.low[::-1])
         bounds = "%{customdata[0]:.5~g} to %{customdata[1]:.5~g}"
-        label = f"mean of {len(curves)}<br>{interval_name(len(curves))}: {bounds}"
+        label = f"mean of {len(averaged)}<br>{interval_name(len(averaged))}: {bounds}"
         whole = _line(group, "mean", mean.x, mean.mean, label)
         whole.customdata = np.stack([mean.low, mean.high], axis=1).astype(np.float32)
         lines += [_line(group, "band", around, border, ""), whole]

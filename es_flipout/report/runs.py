@@ -40,12 +40,13 @@ class Run:
     written: datetime
 
     @classmethod
-    def read(cls, directory: RunDirectory, name: str, config: Config) -> Run:
+    def read(cls, directory: RunDirectory, name: str) -> Run:
         """Reads what a run has written so far.
 
         Raises:
-            RunError: if its metrics are damaged.
+            RunError: if its configuration or its metrics are damaged.
         """
+        config = directory.read_config()
         file = directory.metrics if directory.metrics.exists() else directory.config
         written = datetime.fromtimestamp(file.stat().st_mtime, UTC)
         starts = [start for start in directory.read_starts() if _is_timed(start)]

@@ -323,7 +323,7 @@ def test_a_run_begins_with_the_policy_of_another(run, finished_run, tiny_config)
         "train", "--config", tiny_config, "--init_from", finished_run, "--generations", 1, "--out", "warm"
     )
     assert result.status == 0
-    assert f"run warm starts with the policy of {finished_run};" in result.stdout
+    assert f"run warm starts with the policy of {finished_run}\n" in result.stdout
     assert f"init_from: {finished_run}" in Path("warm/config.yaml").read_text()
     assert "with the policy of" not in run("train", "--resume", "warm", "--generations", 2).stdout
 

@@ -7,10 +7,16 @@ import subprocess
 
 import pytest
 
-from es_flipout.cli import bench, eval, export, train
+from es_flipout.cli import bench, eval, export, report, train
 from es_flipout.cli.arguments import ParserExit
 
-COMMANDS = {"es-train": train, "es-eval": eval, "es-export": export, "es-bench": bench}
+COMMANDS = {
+    "es-train": train,
+    "es-eval": eval,
+    "es-export": export,
+    "es-report": report,
+    "es-bench": bench,
+}
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
 
@@ -45,7 +51,7 @@ def test_bash_completes_a_training(tmp_path, capsys):
 
 
 @needs_bash
-@pytest.mark.parametrize("command", ["es-eval", "es-export"])
+@pytest.mark.parametrize("command", ["es-eval", "es-export", "es-report"])
 def test_bash_completes_a_run(command, tmp_path, capsys):
     (tmp_path / "runs").mkdir()
     assert completed(script(command, "bash", capsys), [command, "r"], tmp_path) == ["runs"]

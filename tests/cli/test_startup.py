@@ -24,7 +24,7 @@ def command(module, *arguments):
     return f"from es_flipout.cli.{module} import main; sys.exit(main({list(arguments)}))"
 
 
-@pytest.mark.parametrize("module", ["train", "export", "bench"])
+@pytest.mark.parametrize("module", ["train", "export", "report", "bench"])
 def test_help(module):
     assert loaded(f"import sys; {command(module, '--help')}") == set()
 
@@ -35,7 +35,10 @@ def test_help(module):
         ("train", ["--config", "nothing.yaml"]),
         ("train", ["--es.sgima", "0.1"]),
         ("train", ["--print_config"]),
+        ("eval", ["nowhere"]),
         ("export", ["nowhere"]),
+        ("report", ["nowhere", "--out", "nowhere/report.html"]),
+        ("report", ["run", "--episodes", "-1"]),
         ("bench", ["throughput", "--rounds", "0"]),
     ],
 )

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 from numpy.typing import NDArray
 
+from es_flipout.envs.mujoco.following import AIMS
 from es_flipout.error_text import error_text
 
 VARIABLE = "MUJOCO_GL"
@@ -72,7 +73,7 @@ class Camera:
         self._model, self._data = model, mujoco.MjData(model)
         self._has_drawn = False
         is_free = camera_name is None and camera_id in (None, -1)
-        aims = {"lookat", "type", "trackbodyid"}.intersection(default_camera_config or ())
+        aims = AIMS.intersection(default_camera_config or ())
         self._follow = follow if is_free and not aims else None
         self._renderer = MujocoRenderer(
             model,

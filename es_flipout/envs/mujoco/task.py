@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from es_flipout.envs.mujoco.following import free_body
 from es_flipout.envs.mujoco.model_names import index_of, joint_slices, sensor_slice
 from es_flipout.envs.mujoco.model_source import ModelLike, ModelSource
 
@@ -102,7 +103,7 @@ class MujocoTask(ABC):
         self.init_qpos: NDArray[np.float64] = data.qpos.copy()
         self.init_qvel: NDArray[np.float64] = data.qvel.copy()
         self.init_ctrl: NDArray[np.float64] = data.ctrl.copy()
-        self.follow = _free_body(self.model)
+        self.follow = free_body(self.model)
         self._constants: dict[Any, Tensor] = {}
 
     @cached_property
@@ -281,12 +282,6 @@ class MujocoTask(ABC):
     def terminated(self, fields: Fields) -> Tensor:
         """Returns which envs have terminated by the task's rules, bool [N]."""
         return fields["qpos"].new_zeros(fields["qpos"].shape[0], dtype=torch.bool)
-
-
-def _free_body(model: mujoco.MjModel) -> int | None:
-    """Returns the index of the body with the first free joint; None if there is none."""
-    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
-    return int(model.jnt_bodyid[free[0]]) if len(free) else None
 
 
 def _substeps(model: mujoco.MjModel, frame_skip: int | None, frequency: float | None) -> int:

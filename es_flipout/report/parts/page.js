@@ -42,10 +42,9 @@ function layoutOf(figure, axis) {
     hovermode: "closest",
     margin: { l: 44, r: 10, t: 8, b: 40 },
     xaxis: { ...lines, title: { text: figure.rows ? "return" : figure.views[axis].title, standoff: 8 } },
-    yaxis: { ...lines, type: figure.log ? "log" : "linear", exponentformat: figure.log ? "power" : "SI", minexponent: 5, nticks: 6 },
+    yaxis: { ...lines, exponentformat: "SI", minexponent: 5, ...figure.yaxis },
     uirevision: axis,
   };
-  if (figure.range) layout.yaxis.range = figure.range;
   if (figure.rows) {
     const places = figure.rows.map((_, row) => row);
     const ends = [figure.rows.length - 0.5, -0.5];
