@@ -3,10 +3,10 @@
 pip install cma
 python -m benchmarks.vectors --json benchmarks/results/vectors.json
 
-All get the same number of evaluations and the same starting point, uniform in [-5, 5]. FlipoutES has one setting:
-100 members, Adam, sigma from 1 and the learning rate from 0.3, both falling to a thousandth. CMA-ES is pycma with its
-own population size and with 100 members; differential evolution is SciPy's, in the box [-5, 5]. The table has the
-median of the lowest value over seeds, as docs/faq.md shows it.
+All get the same number of evaluations and the same starting point, uniform in [-5, 5]. FlipoutES has one
+setting: 100 members, Adam, sigma from 1 and the learning rate from 0.3, both falling to a thousandth.
+CMA-ES is pycma with its own population size and with 100 members; differential evolution is SciPy's, in
+the box [-5, 5]. The table has the median of the lowest value over seeds, as docs/faq.md shows it.
 """
 
 from __future__ import annotations

@@ -56,3 +56,8 @@ ExportFormat = Literal["onnx", "torch"]
 """Format of an exported policy: ONNX, or a program of torch.export."""
 EXPORT_SUFFIXES: Final[dict[ExportFormat, str]] = {"onnx": ".onnx", "torch": ".pt2"}
 """How the names of exported files end."""
+
+FILM_SUFFIXES: Final = (".mp4", ".gif")
+"""How the names of films end."""
+MOST_FILM_FRAMES: Final = 10_000
+"""Where a film ends, unless its length is chosen: an episode may have no end."""

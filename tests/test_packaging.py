@@ -41,6 +41,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path):
     packaged = {name.split("/")[1] for name in names if re.match("es_flipout/.*/", name)}
     assert packaged == folders | {"configs"}
     assert not packaged & {"bench", "benchmarks", "examples", "scripts"}
+    assert {f"es_flipout/report/parts/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
 
 
 def test_license_and_version(wheel: Path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from es_flipout.choices import EXPORT_SUFFIXES
 from es_flipout.cli.completion import add_completion
-from es_flipout.cli.config_file import UsageError
 from es_flipout.cli.option_types import COUNT, SEED
+from es_flipout.cli.output_file import check_output_file
 from es_flipout.cli.process import UsageParser, run_command
 
 
@@ -39,15 +38,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed = _parser().parse_args(arguments)
     if parsed.out is None:
         parsed.out = parsed.run / f"policy{EXPORT_SUFFIXES[parsed.to]}"
-    folder = parsed.out.absolute().parent
-    if parsed.out.suffix != EXPORT_SUFFIXES[parsed.to]:
-        raise UsageError(
-            f"--out must end in {EXPORT_SUFFIXES[parsed.to]} for --to {parsed.to}, got {parsed.out}"
-        )
-    if not folder.is_dir() and parsed.run.is_dir():
-        raise UsageError(f"--out: folder {parsed.out.parent} does not exist")
-    if folder.is_dir() and (parsed.out.is_dir() or not os.access(folder, os.W_OK)):
-        raise UsageError(f"--out: cannot write {parsed.out}")
+    if parsed.run.is_dir():
+        check_output_file("--out", parsed.out, [EXPORT_SUFFIXES[parsed.to]])
     return parsed
 
 

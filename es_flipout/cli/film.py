@@ -19,7 +19,6 @@ from es_flipout.cli.frames import Frame, FrameReader
 from es_flipout.error_text import FOREIGN, error_text
 from es_flipout.run.errors import RunError
 
-SUFFIXES = (".mp4", ".gif")
 DEFAULT_FPS = 30.0
 MIN_GIF_MILLISECONDS = 20
 """Shortest time that viewers show a frame of a GIF; they take a shorter one for a mistake."""

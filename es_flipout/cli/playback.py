@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from es_flipout.choices import MOST_FILM_FRAMES
 from es_flipout.cli.config_file import UsageError
-from es_flipout.cli.film import SUFFIXES, Film, FilmError
+from es_flipout.cli.film import Film, FilmError
 from es_flipout.cli.modules import check_modules, told
 from es_flipout.cli.process import silence_mujoco
 from es_flipout.envs.mujoco.following import follow_what_moves
@@ -24,6 +24,9 @@ from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker, official_scorer
 from es_flipout.run.config import Config
 from es_flipout.run.run_directory import RunDirectory
+
+Follow = Callable[[Episodes, int, int], None]
+"""Is told the table of episodes as it is, how many steps all running ones have made, and frames filmed."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ def play_run(
     seed: int = 0,
     randomize: bool = False,
     video: Path | None = None,
-    video_frames: int | None = None,
-    before_step: Callable[[], None] = lambda: None,
+    video_frames: int = MOST_FILM_FRAMES,
+    follow: Follow = lambda episodes, steps, frames: None,
 ) -> Playback:
     """Plays episodes of a checkpoint's policy, without any noise.
 
@@ -64,9 +67,9 @@ def play_run(
         episodes: how many.
         seed: reset seed of the first episode; episode i uses `seed + i`.
         randomize: whether to play randomized episodes.
-        video: file for a film of the first episode; see `check_video`.
-        video_frames: where the film ends; None for the end of the episode.
-        before_step: called before every step of all episodes.
+        video: file for a film of the first episode, .mp4 or .gif.
+        video_frames: where the film ends if the episode goes on.
+        follow: called before every step of all episodes.
 
     Raises:
         FilmError: if the film cannot be written.
@@ -84,28 +87,17 @@ def play_run(
         torch.set_num_threads(1)
         silence_mujoco()
 
+        begun: list[Episodes] = []
+        steps = itertools.count()
+
         def should_stop() -> bool:
-            before_step()
+            follow(begun[0], next(steps), film.num_frames if film else 0)
             return film is not None and film.error is not None
 
         filming = contextlib.nullcontext() if film is None or video is None else film.into(video)
         with _failures_told(config), filming, contextlib.suppress(PlayStoppedError):
-            played = scorer.score(policy, seed=seed, should_stop=should_stop)
+            played = scorer.score(policy, seed=seed, should_stop=should_stop, begun=begun.append)
     return Playback(config, path, state.get("generation"), played, film)
-
-
-def check_video(path: Path, option: str) -> None:
-    """Checks that a film can be written.
-
-    Raises:
-        UsageError: if it cannot; the message names the option of the command line.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{option} must end in {' or '.join(SUFFIXES)}, got {path}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{option}: folder {path.parent} does not exist")
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"{option}: cannot write {path}")
 
 
 @contextlib.contextmanager
@@ -127,13 +119,13 @@ def _check_randomization(config: Config, wanted: bool) -> None:
             raise UsageError(f"--randomize: {config.env.id} has no randomization")
 
 
-def _make_film(config: Config, num_frames: int | None, randomize: bool) -> Film:
+def _make_film(config: Config, num_frames: int, randomize: bool) -> Film:
     mode = config.env.kwargs.get("render_mode", "rgb_array")  # which observations may depend on
     with told(f"a film needs render_mode {mode}, with which {config.env.id} cannot be made"):
         env = official_maker(config.env, randomize=randomize)(render_mode=mode)
         if "render_mode" not in config.env.kwargs:
             follow_what_moves(env, config.env.kwargs)
-        return Film(env, max_frames=num_frames or math.inf)
+        return Film(env, max_frames=num_frames)
 
 
 def _make_scorer(config: Config, episodes: int, film: Film | None, randomize: bool) -> Scorer:

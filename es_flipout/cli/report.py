@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from es_flipout.cli.completion import add_completion
 from es_flipout.cli.config_file import UsageError
+from es_flipout.cli.output_file import check_output_file
 from es_flipout.cli.process import UsageParser, run_command
 
 
@@ -38,17 +38,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UsageError(f"--episodes must be >= 0, got {parsed.episodes}")
     if parsed.film_frames < 1:
         raise UsageError(f"--film-frames must be >= 1, got {parsed.film_frames}; --no-film leaves films out")
-    _check_out(parsed.out)
+    check_output_file("--out", parsed.out)
     _check_repeats(parsed.runs)
     return parsed
-
-
-def _check_out(path: Path) -> None:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"--out: folder {path.parent} does not exist")
-    if path.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"--out: cannot write {path}")
 
 
 def _check_repeats(runs: Sequence[Path]) -> None:
@@ -61,7 +53,7 @@ def _check_repeats(runs: Sequence[Path]) -> None:
 def _report(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     if importlib.util.find_spec("plotly") is None:
-        raise UsageError("es-report needs plotly: pip install 'es-flipout[report]'")
+        raise UsageError("plotly is missing: pip install 'es-flipout[report]'")
     # torch, MuJoCo and plotly take seconds to import: --help and mistakes do not wait for them.
     from es_flipout.cli.reporting import write_report
 

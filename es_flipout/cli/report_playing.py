@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from es_flipout.cli.config_file import UsageError
-from es_flipout.cli.playback import play_run
+from es_flipout.cli.playback import Follow, play_run
 from es_flipout.report.groups import Group
 from es_flipout.report.returns import Filmed, Played
 from es_flipout.report.runs import Run
@@ -45,33 +44,32 @@ def play_and_film(
             for run in group.runs:
                 policies = _policies(run)
                 for which, path in policies.items() if episodes else ():
-                    before_step = _counted(status, f"{run.name}: playing its {which} policy")
-                    played.append(_play(run, which, path, episodes, before_step))
+                    follow = _counted(status, f"{run.name}: playing its {which} policy")
+                    played.append(_play(run, which, path, episodes, follow))
                 if episodes and not policies:
                     played.append(Played(run, "last", problem=NO_CHECKPOINT))
             if film_frames:
                 run = group.best_run
-                before_step = _counted(status, f"{run.name}: filming")
-                films[group.index] = _film(run, film_frames, before_step)
+                follow = _counted(status, f"{run.name}: filming")
+                films[group.index] = _film(run, film_frames, follow)
     return played, films
 
 
-def _counted(status: Status, task: str) -> Callable[[], None]:
-    """Returns what is to be called before every step, to show how far a task is."""
-    steps = itertools.count(1)
-    return lambda: status.update(f"{escape(task)}, step {next(steps):,}")
+def _counted(status: Status, task: str) -> Follow:
+    """Returns what is told before every step, to show how far a task is."""
+    return lambda episodes, steps, frames: status.update(f"{escape(task)}, step {steps:,}")
 
 
-def _play(run: Run, which: str, path: Path, episodes: int, before_step: Callable[[], None]) -> Played:
+def _play(run: Run, which: str, path: Path, episodes: int, follow: Follow) -> Played:
     try:
-        playback = play_run(run.directory, path, episodes=episodes, seed=SEED, before_step=before_step)
+        playback = play_run(run.directory, path, episodes=episodes, seed=SEED, follow=follow)
     except (UsageError, RunError) as error:
         return Played(run, which, problem=str(error))
     table = playback.episodes
     return Played(run, which, playback.generation, table.returns, table.failures)
 
 
-def _film(run: Run, frames: int, before_step: Callable[[], None]) -> Filmed:
+def _film(run: Run, frames: int, follow: Follow) -> Filmed:
     """Films the best policy of a run, the last one if there is no best, in an episode of its own."""
     policies = _policies(run)
     if not policies:
@@ -87,7 +85,7 @@ def _film(run: Run, frames: int, before_step: Callable[[], None]) -> Filmed:
                 seed=SEED,
                 video=video,
                 video_frames=frames,
-                before_step=before_step,
+                follow=follow,
             )
         except (UsageError, RunError) as error:
             return Filmed(run, problem=str(error))
@@ -96,8 +94,8 @@ def _film(run: Run, frames: int, before_step: Callable[[], None]) -> Filmed:
         content = base64.b64encode(video.read_bytes()).decode()
     assert playback.film is not None
     length, filmed = int(playback.episodes.lengths[0]), playback.film.num_frames
-    cut = f", of which the first {filmed} frames" if filmed <= length else ""
-    outcome = f"return {playback.episodes.returns[0]:,.5g} in {length:,} steps{cut}"
+    cut = f"; the film ends after {filmed} frames" if filmed <= length else ""
+    outcome = f"return {playback.episodes.returns[0]:,.5g} after {length:,} steps{cut}"
     return Filmed(run, f"{which} policy, reset seed {SEED}, {outcome}", content)
 
 

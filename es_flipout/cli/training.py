@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from es_flipout.cli.torchrun import check_ranks, continued, is_restarted, use_ow
 from es_flipout.rollout import ProcessGroup, Ranks, RanksLostError, RefusedError
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.config import Config
+from es_flipout.run.display import Display
 from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.machine import describe_start
 from es_flipout.run.placement import carried_over
@@ -73,16 +74,35 @@ def _lead(request: TrainArguments, ranks: Ranks, publish: Callable[[Config], Non
     use_own_gpu(request.config, ranks)
     if request.keeps_device:
         request = replace(request, config=carried_over(request.config, console.print))
+    with closing(Display(console)) as display:
+        return _run(request, found, ranks, publish, console, display)
+
+
+def _run(
+    request: TrainArguments,
+    found: Sequence[FoundReporter],
+    ranks: Ranks,
+    publish: Callable[[Config], None],
+    console: Console,
+    display: Display,
+) -> int:
+    """Makes a run, or opens it, and trains."""
     try:
         continues = request.resume is not None and RunDirectory(request.resume).last.exists()
         trainer = Trainer(
-            request.config, continues=continues, announce=console.print, ranks=ranks, publish=publish
+            request.config,
+            continues=continues,
+            announce=console.print,
+            ranks=ranks,
+            publish=publish,
+            onlooker=display,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
     with closing(trainer), ExitStack() as stack:
         try:
-            _connect(ranks, trainer.config)
+            with display.doing("connecting the ranks"):
+                _connect(ranks, trainer.config)
         except RefusedError as error:
             raise UsageError(str(error)) from error
         run = _open_run(request, trainer, stack)
@@ -106,10 +126,7 @@ def _lead(request: TrainArguments, ranks: Ranks, publish: Callable[[Config], Non
             if request.resume:
                 run.write_config(trainer.config)
             run.add_start(describe_start(trainer.config.device, ranks.size))
-            reporters = []
-            for reporter in _reporters(request, found, trainer, run, console):
-                stack.callback(reporter.close)
-                reporters.append(reporter)
+            reporters = _reporters(request, found, trainer, run, console, display, stack)
             trainer.train(run, reporters, stop)
             if is_whole := trainer.progress >= 1.0 and not trainer.awaits_score:
                 trainer.wait_for_ranks()
@@ -180,9 +197,19 @@ def _reporters(
     trainer: Trainer,
     run: RunDirectory,
     console: Console,
-) -> Iterator[Reporter]:
-    """Makes the reporters one by one, so that whoever gets them can close each."""
+    display: Display,
+    stack: ExitStack,
+) -> list[Reporter]:
+    """Makes the reporters, which the stack closes."""
     info = RunInfo(run.path, trainer.config, trainer.reported_env_steps if request.resume else None)
+    reporters: list[Reporter] = []
     for each in found:
-        yield each.make(info, console.print)
-    yield Terminal(console, progress=trainer.progress if request.config.has_budget else None)
+        reporters.append(each.make(info, console.print))
+        stack.callback(_close, reporters[-1], each.name, display)
+    share = trainer.progress if request.config.has_budget else None
+    return [*reporters, Terminal(console, share, display)]
+
+
+def _close(reporter: Reporter, name: str, display: Display) -> None:
+    with display.doing(f"waiting for {name} to end"):
+        reporter.close()

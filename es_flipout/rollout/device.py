@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -182,16 +182,21 @@ class DevicePlayer(Player):
             looks.append(_Look(loop.live))
         return steps
 
+    def prepare(self) -> None:
+        """Compiles and records all of the physics, which the first population would wait for.
+
+        Raises:
+            PlayError: if the model cannot run on the device.
+        """
+        with working_on(self._stream, after=current_stream(self._engine.device)), _warp_errors_told():
+            self._engine.compile(self.env.task.frame_skip)
+
     def _starts(self, states: SeededStates) -> Starts:
         """Returns what episodes begin with; the first time, all of the physics is recorded."""
         engine, task = self._engine, self.env.checked_task
-        try:
+        with _warp_errors_told():
             engine.compile(self.env.task.frame_skip)
             return Starts.compute(engine, task, states, self.env.dtype)
-        except RuntimeError as error:
-            if _is_of_memory(error):
-                raise
-            raise PlayError(f"mujoco_warp cannot run the model here: {_first_line(error)}") from error
 
     def _recorded(self, loop: DeviceLoop) -> Callable[[], None]:
         """Returns `loop.between_steps` as a graph."""
@@ -266,6 +271,17 @@ def _is_of_memory(error: RuntimeError | TaskError) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+@contextlib.contextmanager
+def _warp_errors_told() -> Iterator[None]:
+    """Turns what Warp says of a model that it cannot run into a `PlayError`; a lack of memory stays one."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_of_memory(error):
+            raise
+        raise PlayError(f"mujoco_warp cannot run the model here: {_first_line(error)}") from error
 
 
 class _Look:

@@ -36,13 +36,21 @@ class Scorer:
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
 
-    def score(self, policy: nn.Module, *, seed: int, should_stop: Callable[[], bool] = never) -> Episodes:
+    def score(
+        self,
+        policy: nn.Module,
+        *,
+        seed: int,
+        should_stop: Callable[[], bool] = never,
+        begun: Callable[[Episodes], None] = lambda episodes: None,
+    ) -> Episodes:
         """Plays one episode in every env.
 
         Args:
             policy: observations [N, ...] to actions [N, ...]; a recurrent one has a state per episode.
             seed: reset seed of the first episode; episode i is reset with `seed + i`.
             should_stop: asked before every step.
+            begun: called with the table of episodes, which fills up, before the first step.
 
         Returns:
             The episodes; `mean_return`, `std_return` and `info_means` are of those that did not fail.
@@ -55,6 +63,7 @@ class Scorer:
         episodes = Episodes(np.zeros(count, np.int64), seed + np.arange(count), info=self._info)
         loop = loop_of_center(self._env, policy)
         loop.add(episodes)
+        begun(episodes)
         loop.run(should_stop)
         episodes.spent_steps = loop.spent_steps
         return episodes

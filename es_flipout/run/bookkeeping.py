@@ -22,6 +22,7 @@ from es_flipout.run.build import make_background_scorer
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError
 from es_flipout.run.journal import Journal
+from es_flipout.run.onlooker import NOBODY, Onlooker
 from es_flipout.run.reports import Report, Unscored
 
 
@@ -35,18 +36,21 @@ class Bookkeeping:
         is_doubtful: whether the last generation could not be confirmed; its state must not be saved.
     """
 
-    def __init__(self, config: Config, policy: nn.Module, *, scores: bool = True) -> None:
+    def __init__(
+        self, config: Config, policy: nn.Module, *, scores: bool = True, onlooker: Onlooker = NOBODY
+    ) -> None:
         """Starts no score yet.
 
         Args:
             config: of the run.
             policy: its center, which changes from generation to generation.
             scores: whether processes are to be prepared for scores.
+            onlooker: is told when a score is waited for.
 
         Raises:
             ValueError: if the official environment cannot be made.
         """
-        self._config, self._policy = config, policy
+        self._config, self._policy, self._onlooker = config, policy, onlooker
         self.scorer = make_background_scorer(config)
         if scores and config.evaluation.interval:
             prepare_processes()
@@ -154,8 +158,10 @@ class Bookkeeping:
         unscored = self._unscored
         if unscored is None or not (wait or self.scorer.is_ready):
             return
+        waiting = self._onlooker.doing(f"waiting for the score of generation {unscored.metrics.generation}")
         try:
-            episodes = self.scorer.result(should_stop)
+            with waiting:
+                episodes = self.scorer.result(should_stop)
         except PlayError as error:
             raise RunBrokenError(str(error)) from error
         self._unscored, self.saved_generation = None, -1

@@ -28,6 +28,7 @@ from es_flipout.rollout.player import COMPANIES
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.run.build import is_randomized, num_threads, official_maker
 from es_flipout.run.config import Config
+from es_flipout.run.onlooker import NOBODY, Onlooker
 
 MIN_ENVS = 2
 """Fewest envs that are worth a process, or a vector environment, of their own."""
@@ -57,13 +58,16 @@ def make_player(
     policy: nn.Module,
     announce: Callable[[str], None] = lambda line: None,
     ranks: Ranks = ALONE,
+    onlooker: Onlooker = NOBODY,
 ) -> Player:
     """Makes what plays the episodes of populations, together with other ranks if there are any."""
-    player = _make_player(config, policy, announce, ranks)
+    player = _make_player(config, policy, announce, ranks, onlooker)
     return player if ranks.size == 1 else RankPlayer(player, ranks)
 
 
-def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], None], ranks: Ranks) -> Player:
+def _make_player(
+    config: Config, policy: nn.Module, announce: Callable[[str], None], ranks: Ranks, onlooker: Onlooker
+) -> Player:
     """Makes what plays the episodes of this rank.
 
     Native tasks are shared out over processes, one per core, with `MIN_ENVS` envs or more in each. On engine
@@ -76,6 +80,7 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
         policy: the policy whose populations are to be played.
         announce: is told what makes it slower than it could be.
         ranks: of the run.
+        onlooker: is told what takes long.
 
     Raises:
         ValueError: if environments cannot be made, or workers cannot start.
@@ -85,7 +90,8 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
         is_native = runs_natively(env.id, env.engine, env.wrappers)
         if config.backend == "process_pool" and not is_native:
             make = official_maker(env, randomize=is_randomized(env))
-            return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
+            with onlooker.doing(_starting(threads)):
+                return BaselinePlayer(policy, partial(GymnasiumRollout, make), num_workers=threads)
         num_envs = num_envs_of(config, policy, ranks)
         plays_in_companies = config.device == "cpu" and not rows_are_independent(policy)
         if not is_native:
@@ -115,15 +121,20 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
             if threads > 1:
                 prepare_processes()  # which takes as long as what follows
             # Compiles the hooks for all processes; those of one env have arrays of another layout.
-            with closing(make_native(size, threads=1)) as some:
+            compiling = onlooker.doing(f"compiling the step of {env.id}")
+            with compiling, closing(make_native(size, threads=1)) as some:
                 if some.not_fused:
                     announce(f"{env.id} is not compiled, so that it runs more slowly: {some.not_fused}")
         if config.backend == "process_pool":
-            return WorkerPlayer.of_envs(policy, partial(make_native, 1, threads=1), threads)
+            with onlooker.doing(_starting(threads)):
+                return WorkerPlayer.of_envs(policy, partial(make_native, 1, threads=1), threads)
         if env.engine == "warp":
             num_bases = config.es.num_bases if config.es.perturbation == "flipout" else 1
             num_envs = max(num_envs // num_bases, 1) * num_bases  # as many for each base
-            return DevicePlayer(make_native(num_envs, device=config.device))
+            player = DevicePlayer(make_native(num_envs, device=config.device))
+            with onlooker.doing("compiling the kernels of mujoco_warp"):
+                player.prepare()
+            return player
         parts = max(min(threads, num_envs // MIN_ENVS), 1)
         if config.device != "cpu":
             parts = min(parts, 2)
@@ -137,9 +148,14 @@ def _make_player(config: Config, policy: nn.Module, announce: Callable[[str], No
         if parts > 1:
             make_envs = partial(make_native, size, threads=threads // parts)
             try:
-                return WorkerPlayer.of_envs(policy, make_envs, parts)
+                with onlooker.doing(_starting(parts)):
+                    return WorkerPlayer.of_envs(policy, make_envs, parts)
             except (ValueError, PlayError) as error:
                 announce(f"all envs are in this process, which is slower: {error}")
         return HostPlayer(make_native(num_envs, threads=threads), in_companies=plays_in_companies)
     except PlayError as error:
         raise ValueError(f"{env.id}: {error}") from error
+
+
+def _starting(num_workers: int) -> str:
+    return f"starting {num_workers} worker process{'' if num_workers == 1 else 'es'}"

@@ -11,6 +11,7 @@ from es_flipout.rollout import Episodes, Player, PlayError, reset_seeds
 from es_flipout.run.config import Config
 from es_flipout.run.errors import RunBrokenError
 from es_flipout.run.failure_watch import FailureWatch
+from es_flipout.run.onlooker import NOBODY, Onlooker, told_while_asked
 from es_flipout.strategy import FlipoutES
 
 
@@ -24,6 +25,7 @@ def play_generation(
     is_last: bool,
     should_stop: Callable[[], bool],
     meanwhile: Callable[[], None],
+    onlooker: Onlooker = NOBODY,
 ) -> Episodes:
     """Plays a population, and further ones until the generation has `rollout.min_env_steps`.
 
@@ -36,6 +38,7 @@ def play_generation(
         is_last: whether no other generation follows, for which the player could prepare.
         should_stop: asked several times per second.
         meanwhile: see `Player.play`; called for each population.
+        onlooker: is told how far the generation is.
 
     Raises:
         PlayStoppedError: if `should_stop` said so.
@@ -44,6 +47,7 @@ def play_generation(
     """
     tables: list[Episodes] = []
     env_steps = 0
+    asked = told_while_asked(should_stop, onlooker, es.generation + 1, tables)
     while not tables or env_steps < config.rollout.min_env_steps:
         population = es.ask_more() if tables else es.ask()
         if not tables and not is_last:
@@ -55,11 +59,11 @@ def play_generation(
             action_noise=config.rollout.action_noise,
             block_size=config.rollout.block_size,
         )
+        tables.append(episodes)
         try:
-            player.play(population, episodes, should_stop=should_stop, meanwhile=meanwhile)
+            player.play(population, episodes, should_stop=asked, meanwhile=meanwhile)
         except PlayError as error:
             raise RunBrokenError(str(error)) from error
-        tables.append(episodes)
         watch.check(episodes, es.generation + 1)
         env_steps += episodes.env_steps
     return tables[0] if len(tables) == 1 else Episodes.concatenated(tables)

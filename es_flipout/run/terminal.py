@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from typing_extensions import override
 
+from es_flipout.run.display import Display
 from es_flipout.run.metrics import GenerationMetrics
 from es_flipout.run.reporters.contract import Histograms, Reporter
 
@@ -22,27 +22,19 @@ SHOWN_FAILURES = 3
 
 
 class Terminal(Reporter):
-    """Prints one line per generation, above a progress bar if the output is a terminal."""
+    """Prints one line per generation, and has a display show how far the run is."""
 
-    def __init__(self, console: Console, progress: float | None) -> None:
+    def __init__(self, console: Console, progress: float | None, display: Display | None = None) -> None:
         """Starts the display.
 
         Args:
             console: where to print.
             progress: used share of the run's budget so far, in [0, 1]; None for a run without a limit.
+            display: of the same console, which somebody else closes; None for one of its own.
         """
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.fields[label]}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[left]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        total = None if progress is None else 1.0
-        self._task = self._bar.add_task("", total=total, label="running", left="")
-        self._bar.update(self._task, completed=progress or 0.0)
-        self._bar.start()
+        self._console, self._has_budget = console, progress is not None
+        self._display, self._owns_display = display or Display(console), display is None
+        self._display.progress(progress, "")
         self._start: tuple[float, float] | None = None
         self._score, self._info = "-", ""
 
@@ -64,9 +56,8 @@ class Terminal(Reporter):
         )
         self._print_failures(metrics.failures, "episode")
         self._print_failures(metrics.score_failures, "episode of the score")
-        self._bar.update(
-            self._task, completed=progress, label=f"generation {metrics.generation}", left=f"left {left}"
-        )
+        share = progress if self._has_budget else None
+        self._display.progress(share, f"left {left}")
 
     def _print_failures(self, failures: Mapping[str, int], kind: str) -> None:
         reasons = list(failures.items())
@@ -88,4 +79,5 @@ class Terminal(Reporter):
 
     @override
     def close(self) -> None:
-        self._bar.stop()
+        if self._owns_display:
+            self._display.close()

@@ -33,6 +33,7 @@ from es_flipout.run.info_trial import check_info
 from es_flipout.run.journal import Journal
 from es_flipout.run.make_player import make_player
 from es_flipout.run.metrics import GenerationMetrics, Timing
+from es_flipout.run.onlooker import NOBODY, Onlooker
 from es_flipout.run.placement import place
 from es_flipout.run.play_generation import play_generation
 from es_flipout.run.reporters.contract import Reporter
@@ -62,6 +63,7 @@ class Trainer:
         announce: Callable[[str], None] = lambda line: None,
         ranks: Ranks = ALONE,
         publish: Callable[[Config], None] = lambda config: None,
+        onlooker: Onlooker = NOBODY,
     ) -> None:
         """Builds everything and writes nothing.
 
@@ -72,12 +74,13 @@ class Trainer:
                 not read.
             ranks: of the run; `train` needs them connected.
             publish: is told the configuration, with `auto` devices and engines decided.
+            onlooker: is told what takes long, and how far each generation is.
 
         Raises:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
             RunError: if the policy cannot begin as that of `config.init_from`.
         """
-        self._agreement = Agreement(ranks)
+        self._agreement, self._onlooker = Agreement(ranks), onlooker
         self.config = config = place(config, announce)
         publish(config)
         check_device(config.device)
@@ -109,8 +112,8 @@ class Trainer:
                 "env steps (env.kwargs.max_episode_steps sets another limit, -1 none)"
             )
         env.close()
-        self._books = Bookkeeping(config, self.policy, scores=self._agreement.leads)
-        self.player = make_player(config, self.policy, announce, ranks)
+        self._books = Bookkeeping(config, self.policy, scores=self._agreement.leads, onlooker=onlooker)
+        self.player = make_player(config, self.policy, announce, ranks, onlooker)
         self.episode_limit = config.rollout.episode_limit.initial
         self.env_steps = 0
         self.seconds = self.update_seconds = 0.0
@@ -205,6 +208,7 @@ class Trainer:
                 is_last=self._is_last,
                 should_stop=should_stop,
                 meanwhile=partial(self._books.catch_up, journal, should_stop),
+                onlooker=self._onlooker,
             )
         except RunError:
             if journal.has_failed:

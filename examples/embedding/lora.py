@@ -2,10 +2,11 @@
 
 python -m examples.embedding.lora --steps 40 --generations 40
 
-A character-level transformer learns to write brackets by back-propagation, `([])()[[]]`, for so short a time that many
-of its samples are not balanced. Then its weights are frozen, each linear layer of its blocks gets a low-rank adapter (Hu et al., 2021,
-arXiv 2106.09685), and FlipoutES tunes the adapters alone. The score of a member is the share of its samples that are
-balanced and not written twice: sampling, a parser and a set, nothing to differentiate.
+A character-level transformer learns to write brackets by back-propagation, `([])()[[]]`, for so short a
+time that many of its samples are not balanced. Then its weights are frozen, each linear layer of its
+blocks gets a low-rank adapter (Hu et al., 2021, arXiv 2106.09685), and FlipoutES tunes the adapters
+alone. The score of a member is the share of its samples that are balanced and not written twice:
+sampling, a parser and a set, nothing to differentiate.
 """
 
 from __future__ import annotations

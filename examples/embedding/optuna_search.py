@@ -2,9 +2,9 @@
 
 python -m examples.embedding.optuna_search --trials 24
 
-The loop of a trial is the usual one. After each round of generations it reports the score of the center on reset seeds
-that no training uses, and Optuna says whether it is worth going on (successive halving). Whole runs of `es-train`,
-with files of their own, are searched by scripts/tune.py.
+The loop of a trial is the usual one. After each round of generations it reports the score of the center
+on reset seeds that no training uses, and Optuna says whether it is worth going on (successive halving).
+Whole runs of `es-train`, with files of their own, are searched by scripts/tune.py.
 """
 
 from __future__ import annotations

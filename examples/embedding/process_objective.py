@@ -2,10 +2,10 @@
 
 python -m examples.embedding.process_objective --workers 2
 
-The simulation is NumPy: random demand, deliveries that take three days, a fixed price per order, lost sales. A worker
-gets the population once per task, which is the policy and the noise in the form of flipout, and plays the members
-whose numbers it is given. Every member is played alone on one thread and returns come back in order, so the result
-has the same bits with any number of workers.
+The simulation is NumPy: random demand, deliveries that take three days, a fixed price per order, lost
+sales. A worker gets the population once per task, which is the policy and the noise in the form of
+flipout, and plays the members whose numbers it is given. Every member is played alone on one thread and
+returns come back in order, so the result has the same bits with any number of workers.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python -m examples.embedding.sb3_policy --ppo-steps 20000 --generations 30
 
-PPO learns Hopper for a short while. Then FlipoutES takes over its actor as it is and climbs the undiscounted return
-of the deterministic policy. The PPO object is improved in place: `model.predict`, `model.save` and everything else of
-Stable-Baselines3 work as before.
+PPO learns Hopper for a short while. Then FlipoutES takes over its actor as it is and climbs the
+undiscounted return of the deterministic policy. The PPO object is improved in place: `model.predict`,
+`model.save` and everything else of Stable-Baselines3 work as before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCORE_SEED = 1_000_000
 
 
 class Actor(nn.Module):
-    """The deterministic actor of an `ActorCriticPolicy` for a Box of actions; it shares the policy's layers.
+    """The deterministic actor of an `ActorCriticPolicy`, for a Box of actions; shares its layers.
 
     The policy's own forward also samples actions and runs the critic, which evolution would perturb for nothing.
     """

@@ -188,7 +188,7 @@ def test_mistakes_are_one_line(small_run, tmp_path, capsys):
         ([run], "the following arguments are required: --to"),
         (
             [run, "--to", "onnx", "--out", "policy.pt2"],
-            "--out must end in .onnx for --to onnx, got policy.pt2",
+            "--out must end in .onnx, got policy.pt2",
         ),
         ([run, "--to", "onnx", "--out", "none/policy.onnx"], "--out: folder none does not exist"),
         ([run, "--to", "onnx", "--checkpoint", "x.pt"], "checkpoint x.pt does not exist"),

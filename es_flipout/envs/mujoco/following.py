@@ -14,18 +14,21 @@ AIMS = frozenset({"lookat", "type", "trackbodyid"})
 """Attributes of a `mujoco.MjvCamera` that say where it looks."""
 
 
+def free_body(model: mujoco.MjModel) -> int | None:
+    """Returns the index of the body with the first free joint; None if there is none."""
+    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE.value)
+    return int(model.jnt_bodyid[free[0]]) if len(free) else None
+
+
 def moving_body(model: mujoco.MjModel) -> int | None:
     """Returns the index of the first body that can go anywhere; None if all stay where they are.
 
     It has a free joint, or stands in the world on a slide joint without limits, as planar robots do.
     """
-    for kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE):
-        for joint in range(model.njnt):
-            body = int(model.jnt_bodyid[joint])
-            is_root = model.body_parentid[body] == 0
-            if model.jnt_type[joint] == kind and is_root and not model.jnt_limited[joint]:
-                return body
-    return None
+    slides = (model.jnt_type == mujoco.mjtJoint.mjJNT_SLIDE.value) & (model.jnt_limited == 0)
+    planar = np.flatnonzero(slides & (model.body_parentid[model.jnt_bodyid] == 0))
+    body = free_body(model)
+    return int(model.jnt_bodyid[planar[0]]) if body is None and len(planar) else body
 
 
 def tracking_camera(model: mujoco.MjModel) -> int | None:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from es_flipout.envs.mujoco.following import moving_body
+from es_flipout.envs.mujoco.following import free_body
 from es_flipout.envs.mujoco.model_names import index_of, joint_slices, sensor_slice
 from es_flipout.envs.mujoco.model_source import ModelLike, ModelSource
 
@@ -52,7 +52,7 @@ class MujocoTask(ABC):
         init_qpos: positions in the model's initial state, or in the keyframe, [nq].
         init_qvel: velocities, likewise, [nv].
         init_ctrl: controls, likewise, [nu]: 0 without a keyframe.
-        follow: index of the body that pictures follow; see `moving_body`.
+        follow: index of the body that pictures follow; the one with the first free joint, or None.
         fields: names of the MjData fields that the task reads; qpos is always available.
         info_fields: names of further fields that `state_info` reads.
         action_range: lowest and highest action, [A] each; None for the range of each actuator's control.
@@ -103,7 +103,7 @@ class MujocoTask(ABC):
         self.init_qpos: NDArray[np.float64] = data.qpos.copy()
         self.init_qvel: NDArray[np.float64] = data.qvel.copy()
         self.init_ctrl: NDArray[np.float64] = data.ctrl.copy()
-        self.follow = moving_body(self.model)
+        self.follow = free_body(self.model)
         self._constants: dict[Any, Tensor] = {}
 
     @cached_property
