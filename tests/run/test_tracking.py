@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from es_flipout.cli import train
 from es_flipout.run.config import Config
 from es_flipout.run.metrics import GenerationMetrics
 from es_flipout.run.reporters import beside
-from es_flipout.run.reporters.contract import flat_config, scalars
+from es_flipout.run.reporters.contract import RunInfo, flat_config, scalars
+from es_flipout.run.reporters.mlflow import MLflow
 from es_flipout.run.run_directory import RunDirectory
 
 
@@ -104,6 +106,22 @@ def test_mlflow_holds_a_run_and_its_continuation_whole(tiny_config, capfd):
     printed, errors = capfd.readouterr()
     assert "no more reports" not in printed
     assert errors == ""
+
+
+@of_mlflow
+def test_mlflow_takes_a_generation_once_that_is_in_the_record_before_it_is_reported(tiny_config):
+    uri = f"sqlite:///{Path.cwd()}/mlflow.db"
+    assert trained(tiny_config, {"name": "mlflow", "tracking_uri": uri}, options=["--generations", "2"]) == 0
+    assert train.main(["--resume", "run", "--generations", "4", "--logging.reporters", "[jsonl]"]) == 0
+    directory = RunDirectory(Path("run"))
+    # A process that starts slowly finds generations in the record that are on their way to it.
+    info = RunInfo(directory.path, directory.read_config(), resumed_at=0)
+    with closing(MLflow(info, tracking_uri=uri)) as reporter:
+        reporter.flush()
+        time.sleep(0.01)  # MLflow takes the same value at the same time for the same
+        for line in directory.read_metrics():
+            reporter.report(GenerationMetrics.of_json(line), {}, 1.0)
+    assert check_mlflow(uri, "FINISHED")[0] == 4
 
 
 def free_port():

@@ -67,7 +67,8 @@ class MLflow(Reporter):
         found = self._client.get_run(stored["run_id"])
         self._client.update_run(found.info.run_id, status="RUNNING")
         self._logged = int(found.data.metrics.get("progress/generation", 0))
-        for figures in self._run.read_metrics():  # of which the last may not have arrived
+        # The last may not have arrived; others may be of this process already, and come as reports, too.
+        for figures in self._run.read_metrics():
             self._add(GenerationMetrics.of_json(figures))
         return str(found.info.run_id)
 
@@ -95,6 +96,7 @@ class MLflow(Reporter):
 
         if metrics.generation <= self._logged:
             return
+        self._logged = metrics.generation
         now = int(time.time() * 1000)
         new = [Metric(tag, value, now, metrics.env_steps) for tag, value in scalars(metrics).items()]
         if len(self._metrics) + len(new) > MOST_METRICS:
