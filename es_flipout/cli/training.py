@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -22,6 +23,7 @@ from es_flipout.run.display import Display
 from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.machine import describe_start
 from es_flipout.run.placement import carried_over
+from es_flipout.run.reporters.beside import ReporterBeside, close_together
 from es_flipout.run.reporters.contract import Reporter, RunInfo
 from es_flipout.run.reporters.find import FoundReporter, find_reporters
 from es_flipout.run.reporters.names import TENSORBOARD
@@ -203,13 +205,29 @@ def _reporters(
     """Makes the reporters, which the stack closes."""
     info = RunInfo(run.path, trainer.config, trainer.reported_env_steps if request.resume else None)
     reporters: list[Reporter] = []
+    stack.push(partial(_close, reporters, found, display))
     for each in found:
         reporters.append(each.make(info, console.print))
-        stack.callback(_close, reporters[-1], each.name, display)
     share = trainer.progress if request.config.has_budget else None
     return [*reporters, Terminal(console, share, display)]
 
 
-def _close(reporter: Reporter, name: str, display: Display) -> None:
-    with display.doing(f"waiting for {name} to end"):
-        reporter.close()
+def _close(
+    reporters: Sequence[Reporter],
+    found: Sequence[FoundReporter],
+    display: Display,
+    error: type[BaseException] | None,
+    *_: object,
+) -> None:
+    """Closes the reporters that have been made. Who interrupts a run, or this, waits for none."""
+    beside = {}
+    for reporter, of in zip(reporters, found, strict=False):
+        if isinstance(reporter, ReporterBeside):
+            beside[reporter] = of.name
+        else:
+            reporter.close()
+    if error is not None and issubclass(error, KeyboardInterrupt):
+        for each in beside:
+            each.abort()
+    with display.doing(f"waiting for {', '.join(beside.values())} to end"):
+        close_together(list(beside))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 import es_flipout
-from es_flipout.cli import train
+from es_flipout.cli import train, training
 from es_flipout.cli.arguments import UsageError, parse_train
 from es_flipout.run.config import Config
 from es_flipout.run.metrics import GenerationMetrics, Timing
@@ -104,6 +105,10 @@ class Hangs(Notes):
     def close(self):
         while True:
             time.sleep(1)
+
+
+class HangsToo(Hangs):
+    pass
 '''
 
 
@@ -127,8 +132,16 @@ def figures(out):
 
 @pytest.mark.usefixtures("mine")
 def test_no_reporter_that_fails_ends_a_run_and_each_says_so_once(tiny_config, monkeypatch, capfd):
-    monkeypatch.setattr(beside, "SECONDS_TO_CLOSE", 2.0)
-    failing = ["FailsAtOnce", "Fails", "Exits", "Dies", "FailsInTheEnd", "Hangs"]
+    monkeypatch.setattr(beside, "SECONDS_TO_CLOSE", 15.0)
+    close, closing_takes = training._close, []
+
+    def timed(*args):
+        started = time.monotonic()
+        close(*args)
+        closing_takes.append(time.monotonic() - started)
+
+    monkeypatch.setattr(training, "_close", timed)
+    failing = ["FailsAtOnce", "Fails", "Exits", "Dies", "FailsInTheEnd", "Hangs", "HangsToo"]
     assert trained(tiny_config, "jsonl", *(f"mine:{each}" for each in failing), "mine:Notes") == 0
     printed, errors = capfd.readouterr()
     assert errors == ""
@@ -140,13 +153,34 @@ def test_no_reporter_that_fails_ends_a_run_and_each_says_so_once(tiny_config, mo
         "Exits": "SystemExit: enough",
         "Dies": "its process died (exit code 3)",
         "FailsInTheEnd": "OSError: [Errno 28] No space left on device",
-        "Hangs": "it has not ended within 2 seconds",
+        "Hangs": "it has not ended within 15 seconds",
+        "HangsToo": "it has not ended within 15 seconds",
     }
+    assert 15 <= closing_takes[0] < 25  # all are waited for at the same time
     assert "finished" in printed
     notes = Path("run/notes.txt").read_text().splitlines()
     assert [line for line in notes if line == "ends"] == ["ends"]  # of the only one that can
     assert trained(tiny_config, "jsonl", out="quiet") == 0
     assert figures("run") == figures("quiet")
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("at", ["the run", "the end"])
+def test_who_interrupts_a_run_waits_for_no_reporter(at, tiny_config, monkeypatch, capfd):
+    times = []
+
+    def interrupted(*args):
+        times.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    if at == "the run":
+        monkeypatch.setattr(training.Trainer, "train", interrupted)
+    else:
+        monkeypatch.setattr(beside, "wait", interrupted)
+    assert trained(tiny_config, "jsonl", "mine:Hangs", "mine:HangsToo") == 130
+    assert time.monotonic() - times[0] < 10
+    assert capfd.readouterr().err == "es-train: interrupted\n"
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.usefixtures("mine")

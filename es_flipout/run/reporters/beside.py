@@ -14,8 +14,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
 
 import cloudpickle  # type: ignore[import-untyped]
 from typing_extensions import override
@@ -49,7 +49,7 @@ class ReporterBeside(Reporter):
         """
         self._name, self._announce = name, announce
         self._num_waiting = 0
-        self._is_receiving = self._is_closed = False  # as far as the process has said so
+        self._is_receiving = False  # as far as the process has said so
         self._held: list[object] = []  # what is to be sent once it receives
         self._worker: Worker | None = None
         try:
@@ -71,6 +71,9 @@ class ReporterBeside(Reporter):
 
     def _send(self, message: object) -> None:
         self._held.append(message)
+        self._send_held()
+
+    def _send_held(self) -> None:
         while self._worker is not None and self._is_receiving and self._held:
             try:
                 self._worker.connection.send(self._held.pop(0))
@@ -88,19 +91,20 @@ class ReporterBeside(Reporter):
                 if isinstance(answer, str):
                     self._turn_off(answer)
                 elif answer is None:
-                    self._is_closed = True
-                    return
+                    self.abort()  # it has closed its reporter
                 else:
                     self._is_receiving = True
                     self._num_waiting -= answer
+                    self._send_held()
         except (WorkerDiedError, OSError) as error:
             self._turn_off(str(error).replace("the worker process", "its process"))
 
     def _turn_off(self, reason: str) -> None:
         self._announce(failure_line(self._name, reason))
-        self._end()
+        self.abort()
 
-    def _end(self) -> None:
+    def abort(self) -> None:
+        """Ends the process, whatever it does, and says nothing."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.kill()
@@ -108,21 +112,26 @@ class ReporterBeside(Reporter):
 
     @override
     def close(self) -> None:
-        deadline = time.monotonic() + SECONDS_TO_CLOSE
-        try:
-            while self._worker is not None and not self._is_receiving:
-                self._listen_until(deadline)
-            self._send(None)
-            while self._worker is not None and not self._is_closed:
-                self._listen_until(deadline)
-        finally:
-            self._end()
+        close_together([self])
 
-    def _listen_until(self, deadline: float) -> None:
-        if (left := deadline - time.monotonic()) > 0:
-            self._listen(left)
-        else:
-            self._turn_off(f"it has not ended within {SECONDS_TO_CLOSE:g} seconds")
+
+def close_together(reporters: Sequence[ReporterBeside]) -> None:
+    """Closes reporters, and waits for all at the same time; an interrupt ends them all."""
+    deadline = time.monotonic() + SECONDS_TO_CLOSE
+    try:
+        for each in reporters:
+            each._send(None)
+        while waiting := {each._worker.connection: each for each in reporters if each._worker}:
+            left = deadline - time.monotonic()
+            ready = wait(waiting, max(left, 0.0))
+            for connection, each in waiting.items():
+                if connection in ready:
+                    each._listen(0.0)
+                elif left <= 0:
+                    each._turn_off(f"it has not ended within {SECONDS_TO_CLOSE:g} seconds")
+    finally:
+        for each in reporters:
+            each.abort()
 
 
 def _limit_sending(connection: Connection) -> None:
