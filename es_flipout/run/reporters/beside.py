@@ -71,6 +71,9 @@ class ReporterBeside(Reporter):
 
     def _send(self, message: object) -> None:
         self._held.append(message)
+        self._send_held()
+
+    def _send_held(self) -> None:
         while self._worker is not None and self._is_receiving and self._held:
             try:
                 self._worker.connection.send(self._held.pop(0))
@@ -93,6 +96,7 @@ class ReporterBeside(Reporter):
                 else:
                     self._is_receiving = True
                     self._num_waiting -= answer
+                    self._send_held()
         except (WorkerDiedError, OSError) as error:
             self._turn_off(str(error).replace("the worker process", "its process"))
 
