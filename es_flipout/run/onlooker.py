@@ -28,7 +28,7 @@ class Onlooker:
 
         Args:
             generation: counted from 1.
-            finished: episodes that have ended, on this rank.
+            finished: episodes of the population that have ended; of several ranks, about so many.
             total: episodes of the population that is being played.
             env_steps: of the episodes of this generation that have ended.
             seconds: since the generation began.
@@ -39,7 +39,11 @@ NOBODY = Onlooker()
 
 
 def told_while_asked(
-    should_stop: Callable[[], bool], onlooker: Onlooker, generation: int, tables: Sequence[Episodes]
+    should_stop: Callable[[], bool],
+    onlooker: Onlooker,
+    generation: int,
+    tables: Sequence[Episodes],
+    num_ranks: int = 1,
 ) -> Callable[[], bool]:
     """Returns a `should_stop` that also tells an onlooker how far the generation is, but rarely.
 
@@ -51,6 +55,7 @@ def told_while_asked(
         onlooker: is told.
         generation: counted from 1.
         tables: of the generation, to which others may be added.
+        num_ranks: how many share each table; what others have played is in there only at its end.
     """
     if onlooker is NOBODY:
         return should_stop
@@ -61,9 +66,10 @@ def told_while_asked(
         nonlocal next_look
         if (now := time.monotonic()) >= next_look:
             next_look = now + 1 / LOOKS_PER_SECOND
-            total, waiting = len(tables[-1]), tables[-1].unplayed
-            env_steps = sum(each.env_steps for each in tables)
-            onlooker.playing(generation, total - waiting, total, env_steps, now - started)
+            table = tables[-1]
+            total, finished = len(table), (len(table) - table.unplayed) * num_ranks
+            env_steps = sum(each.env_steps for each in tables[:-1]) + table.env_steps * num_ranks
+            onlooker.playing(generation, min(finished, total), total, env_steps, now - started)
         return should_stop()
 
     return asked

@@ -26,6 +26,7 @@ def play_generation(
     should_stop: Callable[[], bool],
     meanwhile: Callable[[], None],
     onlooker: Onlooker = NOBODY,
+    num_ranks: int = 1,
 ) -> Episodes:
     """Plays a population, and further ones until the generation has `rollout.min_env_steps`.
 
@@ -39,6 +40,7 @@ def play_generation(
         should_stop: asked several times per second.
         meanwhile: see `Player.play`; called for each population.
         onlooker: is told how far the generation is.
+        num_ranks: of the run.
 
     Raises:
         PlayStoppedError: if `should_stop` said so.
@@ -47,7 +49,7 @@ def play_generation(
     """
     tables: list[Episodes] = []
     env_steps = 0
-    asked = told_while_asked(should_stop, onlooker, es.generation + 1, tables)
+    asked = told_while_asked(should_stop, onlooker, es.generation + 1, tables, num_ranks)
     while not tables or env_steps < config.rollout.min_env_steps:
         population = es.ask_more() if tables else es.ask()
         if not tables and not is_last:

@@ -80,7 +80,7 @@ class Trainer:
             ValueError: if the environment, the policy or the optimizer cannot be made as configured.
             RunError: if the policy cannot begin as that of `config.init_from`.
         """
-        self._agreement, self._onlooker = Agreement(ranks), onlooker
+        self._agreement, self._onlooker, self._num_ranks = Agreement(ranks), onlooker, ranks.size
         self.config = config = place(config, announce)
         publish(config)
         check_device(config.device)
@@ -209,6 +209,7 @@ class Trainer:
                 should_stop=should_stop,
                 meanwhile=partial(self._books.catch_up, journal, should_stop),
                 onlooker=self._onlooker,
+                num_ranks=self._num_ranks,
             )
         except RunError:
             if journal.has_failed:

@@ -562,7 +562,7 @@ def test_a_terminal_gets_a_progress_bar(tiny_config):
     result = subprocess.run(script, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stdout
     assert "gen     6" in result.stdout
-    assert "generation 6" in result.stdout
+    assert re.search(r"run .*━.* left \d:\d\d:\d\d", result.stdout)
     assert "\x1b[" in result.stdout
 
 

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from es_flipout.cli import playback
 from es_flipout.cli.film import Film, FilmError
 from es_flipout.cli.frames import FrameReader
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
 from es_flipout.policies import MLPPolicy
 from es_flipout.run.build import official_maker, official_scorer
-from es_flipout.run.config import EnvConfig
+from es_flipout.run.config import Config, EnvConfig
 
 SEED = 70
 
@@ -96,6 +97,17 @@ def test_filming_changes_no_score(tmp_path):
         plain = scorer.score(policy, seed=SEED)
     assert len(frames) == 9
     assert score.returns.tolist() == plain.returns.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "camera"),
+    [({}, 0), ({"camera_id": -1}, -1), ({"render_mode": "rgb_array"}, -1)],  # pictures may be observations
+    ids=["followed", "chosen", "observed"],
+)
+def test_a_film_follows_what_moves_unless_a_camera_is_chosen(kwargs, camera):
+    film = playback._make_film(Config(env=EnvConfig("Ant-v5", kwargs)), 10, randomize=False)
+    assert film.unwrapped.mujoco_renderer.camera_id == camera
+    film.close()
 
 
 class Rendering(gym.Env):

@@ -104,6 +104,12 @@ def test_an_onlooker_is_told_rarely_and_should_stop_is_asked_every_time(monkeypa
         ask()
     assert len(asked) == 13
     assert onlooker.looks == [*[(7, 0, 4, 0)] * 3, (7, 1, 4, 30)]  # every third of a tenth of a second
+    shared = Episodes(np.zeros(4, np.int64), np.arange(4))
+    shared.record(np.array([2]), np.array([1.0]), np.array([30]))
+    ask = told_while_asked(lambda: False, onlooker, 8, [table, shared], num_ranks=2)
+    while len(onlooker.looks) < 5:
+        ask()
+    assert onlooker.looks[-1] == (8, 2, 4, 30 + 60)
     never = object()
     assert told_while_asked(never, NOBODY, 7, []) is never
 
