@@ -17,7 +17,7 @@ def test_functions_are_zero_at_their_minimum_alone(function: vectors.Function) -
 
 def test_both_methods_at_hand_come_near_the_minimum() -> None:
     methods = ["FlipoutES", "differential evolution"]
-    (row,) = vectors.compare([vectors.sphere], [3], 3_000, methods, range(1))
+    (row,) = vectors.compare([vectors.sphere], [3], 10_000, methods, range(1))
     assert row["FlipoutES"][0] < 1e-3
     assert row["differential evolution"][0] < 1e-3
 
