@@ -78,7 +78,7 @@ def observation_tensor(
             part, shape, its_dtype, method, name, device=device, dtype=torch.float64 if is_count else dtype
         ).reshape(count, -1)
         if leaf.categories is not None:
-            hot = _one_hot(numbers, leaf.categories)
+            hot = one_hot(numbers, leaf.categories)
             if hot.sum().item() != count * leaf.categories.count:
                 raise _outside(part, leaf, method)
             numbers = hot.to(dtype)
@@ -91,7 +91,7 @@ def first_array(value: Any, space: spaces.Box) -> Any:
     return _part(value, space.leaves[0], "reset") if isinstance(space, FlatBox) else value
 
 
-def _one_hot(numbers: Tensor, categories: Categories) -> Tensor:
+def one_hot(numbers: Tensor, categories: Categories) -> Tensor:
     """Returns bools [N, C] for integers [N, K]."""
     columns, wanted = (
         torch.from_numpy(each).to(numbers.device) for each in (categories.columns, categories.values)

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from es_flipout.envs.guarded_env import close_env
 from es_flipout.export.formats import Run
 from es_flipout.export.module import ExportedModule, Input
+from es_flipout.policies.heads import LARGEST_BOUND
 from es_flipout.run.loaded_policy import LoadedPolicy
 
 TOLERANCE = 1e-4
-"""Largest difference of an action, as a share of half its range; absolute if it has no bounds."""
+"""Largest difference of an action, as a share of half its range; if it has none, of the action, but of 1 if
+that is more."""
 DIFFERING_SHARE = 1e-3
 """Largest share of steps in which an action of integers may differ: outputs may be equal up to rounding."""
 
@@ -57,7 +59,7 @@ def check(policy: LoadedPolicy, module: ExportedModule, run: Run, steps: int, se
     env = policy.make_env()
     act = exported_actor(module, run)
     largest, differing, within = 0.0, 0, True
-    scale = _half_range(policy.action_space)
+    reach = _half_range(policy.action_space)
     state, start = None, True
     try:
         for _ in range(steps):
@@ -66,18 +68,19 @@ def check(policy: LoadedPolicy, module: ExportedModule, run: Run, steps: int, se
                 state, seed = None, seed + 1
             action = act(observation, start)
             wanted, state = policy.predict(observation, state)
-            if scale is None:
+            if reach is None:
                 differing += int(not np.array_equal(action, wanted))
             else:
                 differences = np.abs(np.asarray(action, np.float64) - wanted)
                 largest = max(largest, float(differences.max()))
+                scale = np.where(np.isfinite(reach), reach, np.maximum(np.abs(wanted), 1.0))
                 within &= bool((differences <= TOLERANCE * scale).all())  # also False for NaN
             observation, _, terminated, truncated, _ = env.step(action)
             start = bool(terminated or truncated)
     finally:
         close_env(env)
     return Check(
-        steps, None if scale is None else largest, differing, within and differing <= DIFFERING_SHARE * steps
+        steps, None if reach is None else largest, differing, within and differing <= DIFFERING_SHARE * steps
     )
 
 
@@ -109,8 +112,8 @@ def _part(observation: Any, each: Input) -> NDArray[Any]:
 
 
 def _half_range(space: Any) -> NDArray[np.float64] | None:
-    """Returns half the range of each action, 1 where it has no bounds; None for integers."""
+    """Returns half the range of each action, infinity where it has no bounds; None for integers."""
     if not isinstance(space, spaces.Box) or space.dtype.kind != "f":
         return None
     reach = (space.high.astype(np.float64) - space.low) / 2
-    return np.where(np.isfinite(reach), reach, 1.0)
+    return np.where(reach < LARGEST_BOUND, reach, np.inf)

@@ -87,6 +87,7 @@ def _open_torch(path: Path) -> Run:
 
 def _write_onnx(module: ExportedModule, metadata: str, path: Path) -> None:
     import onnx
+    import onnxruntime  # noqa: F401 # checks the file, later
     import onnxscript  # noqa: F401 # torch.onnx imports it, and would say less
 
     exported = torch.onnx.export(

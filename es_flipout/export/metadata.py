@@ -25,7 +25,7 @@ _PLACES = ("out", "init_from")
 
 
 def metadata(policy: LoadedPolicy, module: ExportedModule) -> dict[str, Any]:
-    """Returns the metadata of a policy as plain data.
+    """Returns the metadata of a policy as plain data, which JSON can hold.
 
     Args:
         policy: that is exported.
@@ -35,10 +35,11 @@ def metadata(policy: LoadedPolicy, module: ExportedModule) -> dict[str, Any]:
         `env`, `observation_space`, `action_space`; `observations` and `states`, the inputs in their order,
         each with `name`, `shape` and `dtype` of a row: an observation also has the `path` of keys to it, a
         state the output with its `next` value and its `initial` value; `score` (None if there is none of this
-        checkpoint), `generation`, `env_steps`, `config` and `versions`.
+        checkpoint), `generation`, `env_steps`, `config` and `versions`. Bounds that are infinite are None;
+        any other number that JSON lacks is "Infinity", "-Infinity" or "NaN".
     """
     config = {name: value for name, value in asdict(policy.config).items() if name not in _PLACES}
-    return {
+    found = {
         "env": policy.env_id,
         "observation_space": described_space(policy.observation_space),
         "action_space": described_space(policy.action_space),
@@ -57,6 +58,7 @@ def metadata(policy: LoadedPolicy, module: ExportedModule) -> dict[str, Any]:
             **{name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")},
         },
     }
+    return {name: _named(value) for name, value in found.items()}
 
 
 def score_of(policy: LoadedPolicy) -> dict[str, Any] | None:
@@ -71,6 +73,17 @@ def score_of(policy: LoadedPolicy) -> dict[str, Any] | None:
             episodes = policy.config.evaluation.episodes
             return {"mean": line["score"], "std": line["score_std"], "episodes": episodes}
     return None
+
+
+def _named(value: Any) -> Any:
+    """Returns plain data with the names of numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _named(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _described(each: Input) -> dict[str, Any]:

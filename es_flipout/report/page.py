@@ -97,7 +97,7 @@ def render(
         env_steps=int(sum(run.total("env_steps") for run in runs)),
         seconds=sum(run.total("timing.seconds") for run in runs),
         differences=differences(groups),
-        configurations={group.index: yaml_text.dump(asdict(group.runs[0].config)) for group in groups},
+        configurations={group.index: _configuration(group.runs[0]) for group in groups},
         machines=_machines(groups),
         columns=COLUMNS,
         missing=MISSING,
@@ -122,8 +122,9 @@ def figure(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns h:mm:ss."""
-    return str(timedelta(seconds=round(seconds)))
+    """Returns h:mm:ss, or days and hours."""
+    time = timedelta(seconds=round(seconds))
+    return f"{time.days} d {time.seconds // 3600} h" if time.days else str(time)
 
 
 def moment(time: datetime) -> str:
@@ -133,6 +134,11 @@ def moment(time: datetime) -> str:
 
 def _part(name: str) -> str:
     return (PARTS / name).read_text(encoding="utf-8")
+
+
+def _configuration(run: Run) -> str:
+    """Returns the configuration of a run in YAML, apart from where it is stored."""
+    return yaml_text.dump({name: value for name, value in asdict(run.config).items() if name != "out"})
 
 
 def _tasks(groups: Sequence[Group], played: Sequence[Played], films: Mapping[int, Filmed]) -> list[Task]:

@@ -143,7 +143,7 @@ def _panels(specs: Sequence[Spec], groups: Sequence[Group]) -> list[Panel]:
 def _y_axis(spec: Spec, groups: Sequence[Group]) -> dict[str, Any]:
     """Returns the y axis of a panel, in Plotly's terms."""
     values = np.concatenate([run.values(spec.key) for group in groups for run in group.runs])
-    known = values[values > 0]
+    known = values[np.isfinite(values) & (values > 0)]
     low, high = known.min(initial=np.inf), known.max(initial=0.0)
     if spec.is_log:
         decades = {"dtick": 1} if high >= 10 * low else {}

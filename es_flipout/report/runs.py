@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Run:
         """When its first process started; None if it is not recorded."""
         return start_time(self.starts[0]) if self.starts else None
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The configuration by dotted name, apart from where the run is stored."""
         return {name: value for name, value in _flat(asdict(self.config), "") if name != "out"}

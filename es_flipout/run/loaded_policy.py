@@ -11,23 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
-from gymnasium import spaces
-from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from es_flipout.described import described
 from es_flipout.envs.guarded_env import close_env, spaces_of
 from es_flipout.envs.masks import where_rows
+from es_flipout.parameters import leading_parameter
 from es_flipout.policies import FlatBox
 from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import is_recurrent
 from es_flipout.run import checkpoint
 from es_flipout.run.build import make_policy, official_maker
 from es_flipout.run.config import Config
+from es_flipout.run.observation_rows import observation_rows
 from es_flipout.run.run_directory import RunDirectory
 
 
@@ -65,7 +63,7 @@ class LoadedPolicy:
         self.generation: int | None = state.get("generation")
         self.env_steps: int | None = state.get("env_steps")
         self._actions = PolicyActions(self.module, self.action_space, device)
-        self._like = next(self.module.parameters())
+        self._like = leading_parameter(self.module)
 
     def make_env(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """Makes the environment of the run, with its keyword arguments and wrappers.
@@ -103,9 +101,9 @@ class LoadedPolicy:
             number, or a tensor if the observation is of tensors. And the next state; None if it has none.
 
         Raises:
-            ValueError: if the observation or the state has another shape.
+            ValueError: if the observation or the state has another shape, or is not made of numbers.
         """
-        rows, is_batch, is_torch = self._rows(observation)
+        rows, is_batch, is_torch = observation_rows(observation, self.flat_space, self._like, self.env_id)
         with torch.no_grad():
             if is_recurrent(self.module):
                 given = self._state(state, len(rows), episode_start)
@@ -117,40 +115,6 @@ class LoadedPolicy:
             actions = actions.cpu().numpy()
         return (actions if is_batch else actions[0]), state
 
-    def _rows(self, observation: Any) -> tuple[Tensor, bool, bool]:
-        """Returns observations as the module takes them, and whether they are a batch, and of tensors.
-
-        Returns:
-            Rows [N, ...] on the policy's device, of its dtype.
-        """
-        flat = self.flat_space if isinstance(self.flat_space, FlatBox) else None
-        first, shape = observation, self.observation_space.shape or ()
-        if flat is not None:
-            shape = flat.leaves[0].space.shape or ()
-            try:
-                for key in flat.leaves[0].path:
-                    first = first[key]
-            except (TypeError, KeyError, IndexError) as error:
-                raise ValueError(
-                    f"observations of {self.env_id} are {flat.short_name}, got {described(observation)}"
-                ) from error
-        is_torch = isinstance(first, Tensor)
-        found = tuple(np.shape(first))
-        is_batch = found != shape
-        if is_batch and found[1:] != shape:
-            raise ValueError(
-                f"observations of {self.env_id} have shape {shape}, or N of them in a batch, got {found}"
-            )
-        if flat is None:
-            rows = first if is_torch else torch.from_numpy(np.array(first))  # a copy: it may be read-only
-            rows = rows if is_batch else rows.unsqueeze(0)
-        else:
-            arrays = tree_map(lambda each: np.asarray(each.cpu() if is_torch else each), observation)
-            singles = iterate(batch_space(flat.original, found[0]), arrays) if is_batch else [arrays]
-            vectors: list[Any] = [spaces.flatten(flat.original, each) for each in singles]
-            rows = torch.from_numpy(np.stack(vectors))
-        return rows.to(self._like), is_batch, is_torch
-
     def _state(self, state: Any, count: int, episode_start: ArrayLike | Tensor | None) -> Any:
         """Returns the state of N episodes, of which some may begin."""
         single: Any = self.module.initial_state(1)  # type: ignore[operator] # it is recurrent
@@ -160,7 +124,8 @@ class LoadedPolicy:
         leaves, structure = tree_flatten(state)
         wanted, its_structure = tree_flatten(begun)
         if structure != its_structure or any(
-            each.shape != leaf.shape for each, leaf in zip(leaves, wanted, strict=True)
+            not isinstance(each, Tensor) or each.shape != leaf.shape
+            for each, leaf in zip(leaves, wanted, strict=True)
         ):
             raise ValueError(
                 f"the state must be the one that predict returned for {count} observation"
@@ -169,6 +134,10 @@ class LoadedPolicy:
         if episode_start is None:
             return state
         starts = torch.as_tensor(episode_start, dtype=torch.bool, device=self._like.device).reshape(-1)
+        if len(starts) != count:
+            raise ValueError(
+                f"episode_start must have {count} values, one per observation, got {len(starts)}"
+            )
         return tree_map(partial(where_rows, starts), begun, state)
 
 
@@ -185,19 +154,21 @@ def load_policy(
 
     Args:
         run: a run directory, or a checkpoint file in the `checkpoints` folder of one.
-        checkpoint: of a run directory: "best" or "last"; None for the best if there is one, otherwise the
-            last.
+        checkpoint: of a run directory: "best", "last" or a checkpoint file; None for the best if there is
+            one, otherwise the last.
         device: of the policy.
 
     Returns:
         The policy. Modules of your own that the run's configuration names must be importable.
 
     Raises:
-        ValueError: if there is no such run or checkpoint, it is damaged, or its environment or policy cannot
-            be made; the message is one line.
+        ValueError: if there is no such run or checkpoint, it is damaged, its environment or policy cannot be
+            made, or `run` is a checkpoint and `checkpoint` another; the message is one line.
     """
     path = Path(run).expanduser()
     if path.is_file():
+        if checkpoint is not None:
+            raise ValueError(f"{path} is a checkpoint itself; omit checkpoint={checkpoint!r}")
         directory = RunDirectory.open(path.absolute().parent.parent)
         return LoadedPolicy(directory.read_config(), path, device)
     directory = RunDirectory.open(path)

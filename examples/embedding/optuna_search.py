@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from es_flipout import FlipoutES, LinearPolicy, Scorer, evaluate, make_vec
 
-GENERATIONS = (3, 9, 27)
+GENERATIONS = (5, 15, 45)
 """Generations after which a trial is compared with the others."""
 SCORE_SEED = 1_000_000
 
@@ -65,7 +65,9 @@ class Objective:
         self.scorer.close()
 
 
-def search(trials: int = 24, env_id: str = "Swimmer-v5", population_size: int = 32) -> optuna.Study:
+def search(
+    trials: int = 24, env_id: str = "InvertedDoublePendulum-v5", population_size: int = 32
+) -> optuna.Study:
     """Returns the study; everything is seeded, so it repeats."""
     study = optuna.create_study(
         direction="maximize",
@@ -80,7 +82,7 @@ def search(trials: int = 24, env_id: str = "Swimmer-v5", population_size: int = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--env-id", default="Swimmer-v5")
+    parser.add_argument("--env-id", default="InvertedDoublePendulum-v5")
     parser.add_argument("--population-size", type=int, default=32)
     study = search(**vars(parser.parse_args()))
     pruned = study.get_trials(states=[TrialState.PRUNED])

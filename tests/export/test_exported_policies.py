@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import yaml
+from gymnasium import spaces
 from small_runs import KINDS
 
 from es_flipout import load_policy
@@ -112,6 +116,45 @@ def test_the_example_needs_neither_torch_nor_this_package(kind, small_run, tmp_p
     )
     returns = json.loads(played.stdout.partition("returns ")[2])
     assert returns == pytest.approx(play_run(run, run.best, episodes=5).episodes.returns.tolist(), abs=2e-3)
+
+
+def test_numbers_that_json_lacks_have_names(small_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(small_run("linear").path, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["env"]["kwargs"]["healthy_z_range"] = [0.7, math.inf]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (line,) = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(json.dumps({**json.loads(line), "score_std": math.nan}) + "\n")
+    assert main([str(run), "--to", "torch", "--steps", "1"]) == 0
+    extra = {"es_flipout": ""}
+    torch.export.load(run / "policy.pt2", extra_files=extra)
+    about = json.loads(extra["es_flipout"], parse_constant=pytest.fail)
+    assert about["config"]["env"]["kwargs"]["healthy_z_range"] == [0.7, "Infinity"]
+    assert about["score"]["std"] == "NaN"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_one_line(package, small_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = [str(small_run("mlp").path), "--to", "onnx", "--out", str(tmp_path / "policy.onnx")]
+    assert main(arguments) == 2
+    wanted = f"es-export: onnx needs {package}: pip install 'es-flipout[export]'\n"
+    assert capsys.readouterr().err == wanted
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max])
+@pytest.mark.parametrize(("error", "passes"), [(3e-5, True), (3e-4, False)])
+def test_without_bounds_the_tolerance_follows_the_action(bound, error, passes, small_run):
+    policy = load_policy(small_run("mlp").path)
+    module = ExportedModule(policy)
+    with torch.no_grad():
+        (wanted,) = module(torch.zeros(1, 17))
+    policy.action_space = spaces.Box(-bound, bound, (6,), np.float32)
+    policy.predict = lambda observation, state: (1e3 * wanted[0].numpy(), None)
+    run = lambda inputs: [(1 + error) * 1e3 * wanted.numpy()]  # noqa: E731
+    assert check(policy, module, run, steps=3).is_passed is passes
 
 
 def test_a_file_that_acts_otherwise_is_not_written(small_run, tmp_path, monkeypatch, capsys):

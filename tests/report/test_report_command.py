@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from small_runs import train_small_run
 
 import es_flipout
 from es_flipout import load_policy
@@ -176,6 +177,13 @@ def test_policies_that_cannot_be_played(trained):
     assert all("Gone-v5" in reason for name, reason in reasons.items() if name.startswith("gone"))
     assert all("is damaged" in reason for name, reason in reasons.items() if name.startswith("damaged"))
     assert page.text.count("No film of ") == 2
+
+
+def test_an_environment_that_draws_nothing(tmp_path):
+    page = made(train_small_run("parts", tmp_path / "run").path, "--episodes", 2)
+    (row,) = (row for row in page.rows if row[0].startswith("run, last"))
+    assert row[3] == "2"
+    assert re.search(r"No film of run: .*render_mode", page.text)
 
 
 def test_names_are_escaped(trained):

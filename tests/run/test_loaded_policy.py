@@ -111,9 +111,8 @@ def test_observations_of_any_kind_of_array(small_run):
     frozen = observation.astype(np.float32)
     frozen.flags.writeable = False
     for same in (frozen, observation.tolist(), [observation] * 2, np.stack([observation] * 2)[::-1]):
-        np.testing.assert_allclose(
-            policy.predict(same)[0], np.broadcast_to(wanted, (*np.shape(same)[:-1], 6))
-        )
+        each = np.broadcast_to(wanted, (*np.shape(same)[:-1], 6))
+        np.testing.assert_allclose(policy.predict(same)[0], each, rtol=1e-4, atol=1e-6)
 
 
 def test_it_says_what_it_is(small_run):
@@ -139,10 +138,48 @@ def test_what_cannot_be_loaded_or_observed_is_one_line(small_run, tmp_path):
         load_policy(tmp_path)
     policy = load_policy(small_run("mlp").path)
     with pytest.raises(
-        ValueError, match=r"HalfCheetah-v5 have shape \(17,\), or N of them in a batch, got \(3,\)"
+        ValueError, match=r"HalfCheetah-v5 must have shape \(17,\), or N of them in a batch, got \(3,\)"
     ):
         policy.predict(np.zeros(3))
     with pytest.raises(
         ValueError, match=r"observations of small_runs:Parts-v0 are Dict\(.*\), got a NumPy array"
     ):
         load_policy(small_run("parts").path).predict(np.zeros(3))
+
+
+def test_parts_that_do_not_fit_are_one_line(small_run):
+    policy = load_policy(small_run("parts").path)
+    good = policy.make_env().reset(seed=0)[0]
+    joints = good["joints"][0]
+    for wrong, message in (
+        (
+            {"switches": [0, 1, 2]},
+            r"\['switches'\] of observations of small_runs:Parts-v0 must have shape \(2,\), or N of them",
+        ),
+        (
+            {"joints": (joints, 0)},
+            r"\['joints'\]\[1\] of observations of small_runs:Parts-v0 must be of Discrete\(3, start=1",
+        ),
+        ({"joints": (joints, "a")}, r"\['joints'\]\[1\] .* must be an array of real numbers, got 'a'"),
+        (
+            {"joints": (joints,)},
+            r"Parts-v0 are Dict\(.*\), got an object of type dict without \['joints'\]\[1\]",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            policy.predict({**good, **wrong})
+    wanted, _ = policy.predict(good)
+    mixed = {**to_torch(good), "switches": good["switches"].tolist()}
+    np.testing.assert_array_equal(policy.predict(mixed)[0], wanted)
+
+
+def test_states_and_checkpoints_that_do_not_fit_are_one_line(small_run):
+    run = small_run("gru")
+    policy = load_policy(run.path)
+    _, state = policy.predict(np.zeros((2, 17)))
+    with pytest.raises(ValueError, match="episode_start must have 2 values, one per observation, got 1"):
+        policy.predict(np.zeros((2, 17)), state, episode_start=[True])
+    with pytest.raises(ValueError, match="the state must be the one that predict returned for 2 obs"):
+        policy.predict(np.zeros((2, 17)), state.numpy())
+    with pytest.raises(ValueError, match=r"best\.pt is a checkpoint itself; omit checkpoint='last'"):
+        load_policy(run.best, checkpoint="last")
