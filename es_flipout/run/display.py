@@ -1,7 +1,7 @@
 """The live part of the terminal: what is being done, how far a generation is, how far the run is.
 
-On a terminal these are lines below the output, redrawn a few times per second. Anywhere else only what takes
-longer than a second is a line, once.
+On a terminal these are lines below the output, redrawn a few times per second. Anywhere else, a terminal that
+cannot redraw lines included, only what takes longer than a second is a line, once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Display(Onlooker):
         self._run = self._bars.add_task("run", visible=False, total=1, right="")
         self._spinner: Spinner | None = None
         self._live = Live(get_renderable=self._lines, console=console, transient=True)
-        if console.is_terminal:
+        self._is_live = console.is_terminal and not console.is_dumb_terminal
+        if self._is_live:
             self._live.start()
 
     def _lines(self) -> Group:
@@ -51,9 +52,9 @@ class Display(Onlooker):
     @contextlib.contextmanager
     @override
     def doing(self, what: str) -> Iterator[None]:
-        timer = threading.Timer(SECONDS_UNTIL_SAID, self._console.print, (f"{what} ...",))
+        timer = threading.Timer(SECONDS_UNTIL_SAID, self._say, (f"{what} ...",))
         timer.daemon = True
-        if self._console.is_terminal:
+        if self._is_live:
             self._spinner = Spinner("dots", what)
         else:
             timer.start()
@@ -62,6 +63,10 @@ class Display(Onlooker):
         finally:
             timer.cancel()
             self._spinner = None
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads on, or the disk is full: the next report meets it
+            self._console.print(line)
 
     @override
     def playing(self, generation: int, finished: int, total: int, env_steps: int, seconds: float) -> None:

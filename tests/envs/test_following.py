@@ -6,6 +6,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
 
 from es_flipout.envs.mujoco.following import follow_what_moves, moving_body, tracking_camera
 from es_flipout.envs.mujoco.model_warnings import deprecations_silenced
@@ -118,6 +119,22 @@ def test_a_camera_of_the_users_stays(kwargs):
     before = renderer.camera_id, dict(renderer.default_cam_config)
     follow_what_moves(env, kwargs)
     assert (renderer.camera_id, renderer.default_cam_config) == before
+    env.close()
+
+
+class SeenFromAfar(AntEnv):
+    """A class of the user's that chooses the free camera."""
+
+    def __init__(self, **kwargs):
+        super().__init__(camera_id=-1, default_camera_config={"distance": 20.0}, **kwargs)
+
+
+def test_a_camera_that_the_environments_class_names_stays():
+    with deprecations_silenced():
+        env = SeenFromAfar(render_mode="rgb_array")
+    follow_what_moves(env, {})
+    assert env.mujoco_renderer.camera_id == -1
+    assert env.mujoco_renderer.default_cam_config == {"distance": 20.0}
     env.close()
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from es_flipout.cli import eval as es_eval
 from es_flipout.cli import train
 from es_flipout.cli.arguments import load_config
+from es_flipout.cli.process import OutputConsole
 from es_flipout.rollout import Episodes
 from es_flipout.run import display
 from es_flipout.run.display import Display
@@ -44,8 +45,15 @@ def shown(console):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
 
 
-def test_only_what_takes_long_is_a_line_where_there_is_no_terminal(file, monkeypatch):
+@pytest.fixture
+def dumb():
+    return Console(file=io.StringIO(), width=100, force_terminal=True, _environ={"TERM": "dumb"})
+
+
+@pytest.mark.parametrize("where", ["file", "dumb"])
+def test_only_what_takes_long_is_a_line_where_lines_cannot_be_redrawn(where, request, monkeypatch):
     monkeypatch.setattr(display, "SECONDS_UNTIL_SAID", 0.1)
+    file = request.getfixturevalue(where)
     with closing(Display(file)) as lines:
         with lines.doing("something quick"):
             pass
@@ -54,6 +62,22 @@ def test_only_what_takes_long_is_a_line_where_there_is_no_terminal(file, monkeyp
         lines.playing(3, 10, 40, 700, 2.0)
         lines.progress(0.5, "left 0:00:10")
     assert file.file.getvalue() == "something slow ...\n"
+
+
+class Unread(io.StringIO):
+    """A pipe at whose other end nobody is."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_line_that_nobody_can_read_raises_nothing_in_its_thread(monkeypatch):
+    monkeypatch.setattr(display, "SECONDS_UNTIL_SAID", 0.1)
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    with closing(Display(OutputConsole(file=Unread()))) as lines, lines.doing("something slow"):
+        time.sleep(0.4)
+    assert raised == []
 
 
 def test_a_terminal_shows_what_is_done_and_how_far_it_is(screen):

@@ -47,15 +47,14 @@ def follow_what_moves(env: gym.Env[Any, Any], kwargs: Mapping[str, Any]) -> None
 
     Args:
         env: any environment, of which no picture has been taken; nothing happens to others than Gymnasium's.
-        kwargs: those that it was made with. A camera that they name, or aim, stays as it is.
+        kwargs: those that it was made with. A camera that they aim stays as it is, as does one that they or
+            the environment's class name.
     """
     task = env.unwrapped
     config = kwargs.get("default_camera_config") or {}
-    if (
-        not isinstance(task, MujocoEnv)
-        or kwargs.keys() & {"camera_id", "camera_name"}
-        or AIMS & config.keys()
-    ):
+    if not isinstance(task, MujocoEnv) or AIMS & config.keys():
+        return
+    if task.camera_id is not None or task.camera_name is not None:
         return
     body, renderer = moving_body(task.model), task.mujoco_renderer
     if body is None:
