@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from scipy.optimize import differential_evolution
 from torch import nn
 
 from es_flipout import FlipoutES, Independent
-from es_flipout.cli.results import describe_machine
+from es_flipout.run.machine import describe_machine
 
 Function = Callable[[np.ndarray], np.ndarray]
-EVALUATIONS = {10: 20_000, 100: 100_000}
+EVALUATIONS = 20_000
+DIMENSIONS = (10, 100)
 END = 1e-3
 
 
@@ -119,10 +120,12 @@ METHODS = {
 }
 
 
-def compare(functions: list[Function], sizes: dict[int, int], methods: list[str], seeds: range) -> list[dict]:
+def compare(
+    functions: list[Function], sizes: Sequence[int], evaluations: int, methods: list[str], seeds: range
+) -> list[dict]:
     """Prints the table and returns its rows."""
     rows = []
-    for dimensions, evaluations in sizes.items():
+    for dimensions in sizes:
         for function in functions:
             row: dict = {"function": function.__name__, "dimensions": dimensions, "evaluations": evaluations}
             for name in methods:
@@ -139,11 +142,15 @@ def compare(functions: list[Function], sizes: dict[int, int], methods: list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     rows = compare(
-        [sphere, ellipsoid, rosenbrock, rastrigin], EVALUATIONS, list(METHODS), range(options.seeds)
+        [sphere, ellipsoid, rosenbrock, rastrigin],
+        DIMENSIONS,
+        EVALUATIONS,
+        list(METHODS),
+        range(options.seeds),
     )
     if options.json:
         options.json.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n")

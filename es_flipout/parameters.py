@@ -16,6 +16,15 @@ def trained_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in policy.named_parameters() if value.requires_grad}
 
 
+def leading_parameter(policy: nn.Module) -> nn.Parameter:
+    """Returns the parameter whose device and dtype observations take: the first that is trained.
+
+    The first of all if none is. Frozen ones may be of another dtype: indices, or half precision.
+    """
+    parameters = list(policy.parameters())
+    return next((each for each in parameters if each.requires_grad), parameters[0])
+
+
 def check_policy(policy: nn.Module) -> None:
     """Checks that a policy can run as a population, and that its parameters can be trained.
 

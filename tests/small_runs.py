@@ -25,6 +25,8 @@ KINDS = {
     "discrete": (EnvConfig("CartPole-v1"), PolicyConfig("mlp", hidden_sizes=[8])),
     "stacked": (EnvConfig("Hopper-v5"), PolicyConfig("linear", observation_stack=3)),
     "stacked_gru": (EnvConfig("Hopper-v5"), PolicyConfig("gru", recurrent_size=8, observation_stack=2)),
+    "frozen": (EnvConfig("Hopper-v5"), PolicyConfig("small_runs:Frozen")),
+    "alike": (EnvConfig("small_runs:Alike-v0"), PolicyConfig("linear")),
     "parts": (EnvConfig("small_runs:Parts-v0"), PolicyConfig("mlp", hidden_sizes=[8])),
 }
 """Environment and policy of each run, by name."""
@@ -67,6 +69,36 @@ class Bessel(nn.Module):
         return torch.special.bessel_j0(self.layer(observations))
 
 
+class Frozen(nn.Module):
+    """A policy whose first parameter is frozen and of integers: which observations it looks at."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        self.seen = nn.Parameter(torch.tensor([3, 1]), requires_grad=False)
+        self.layer = nn.Linear(2, action_space.shape[0])
+
+    def forward(self, observations):
+        return torch.tanh(self.layer(observations[:, self.seen]))
+
+
+class Alike(gym.Env):
+    """Observations whose parts would have the same name if their keys were joined."""
+
+    def __init__(self):
+        part = spaces.Box(-1.0, 1.0, (2,))
+        self.observation_space = spaces.Dict(a_b=part, a=spaces.Dict(b=part))
+        self.action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(self.np_random.integers(1 << 30).item())
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), float(action[0]), False, False, {}
+
+
+gym.register("Alike-v0", Alike, max_episode_steps=50)
 gym.register("Parts-v0", Parts, max_episode_steps=50)
 
 

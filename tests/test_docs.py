@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib.util
 import re
@@ -36,12 +37,20 @@ def test_the_embedding_example() -> None:
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
-def test_code_without_a_prompt_runs(page: Path) -> None:
-    blocks = [block for block in code(page) if not block.startswith(">>>")]
-    assert any("evaluate(" in block for block in blocks)
-    for block in blocks:
+def test_whole_programs_run(page: Path) -> None:
+    blocks = [block for block in code(page) if re.search(r"^(from|import) es_flipout", block, re.MULTILINE)]
+    programs = [block for block in blocks if not block.startswith(">>>")]
+    assert any("evaluate(" in block for block in programs)
+    for block in programs:
         fewer = block.replace("range(10)", "range(1)").replace("256", "8")
         exec(compile(fewer, page.name, "exec"), {})
+
+
+@every_page
+def test_code_is_python(page: Path) -> None:
+    for block in code(page):
+        if not block.startswith(">>>"):
+            ast.parse(block)
 
 
 def test_the_recipes_of_noise_on_weights_run() -> None:

@@ -22,7 +22,7 @@ THEIRS = [block for block in BLOCKS if "es_flipout" not in block]
 
 def run(block: str, generations: int = 2) -> dict:
     names: dict = {}
-    fewer = block.replace("range(10)", f"range({generations})").replace("64", "8")
+    fewer = block.replace("range(10)", f"range({generations})").replace("64", "16")
     exec(compile(fewer, "migrate.md", "exec"), names)
     return names
 

@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from es_flipout.choices import MOST_FILM_FRAMES
 from es_flipout.cli.playback import Follow, Playback, play_run
+from es_flipout.cli.process import OutputConsole
 from es_flipout.cli.score_report import as_json, figure, report
 from es_flipout.rollout import Episodes
 from es_flipout.run.onlooker import LOOKS_PER_SECOND
@@ -87,7 +87,7 @@ def _stdout_on_stderr() -> Iterator[None]:
 @contextlib.contextmanager
 def _display(parsed: argparse.Namespace) -> Iterator[Follow]:
     """Shows on a terminal how far the episodes and the film are; gives what is told before every step."""
-    console = Console(stderr=True)
+    console = OutputConsole(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[right]}")
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         played = bars.add_task("episodes", total=parsed.episodes, right="")

@@ -36,7 +36,15 @@ class UsageParser(argparse.ArgumentParser):
 
 
 class OutputConsole(Console):
-    """A console whose broken pipe is an exception, as with `print`, and not an exit."""
+    """A console whose broken pipe is an exception, as with `print`, and not an exit.
+
+    It draws bars on terminals alone: FORCE_COLOR, which notebooks set for their commands, makes no terminal.
+    """
+
+    @property
+    @override
+    def is_terminal(self) -> bool:
+        return self.file.isatty()
 
     @override
     def on_broken_pipe(self) -> None:

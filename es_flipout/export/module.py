@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from es_flipout.envs.contract import torch_dtype
+from es_flipout.parameters import leading_parameter
 from es_flipout.policies import FlatBox
 from es_flipout.policies.flat_box import Leaf
 from es_flipout.rollout.recurrence import is_recurrent
@@ -55,7 +56,7 @@ class ExportedModule(nn.Module):
         self.policy = policy.module
         flat = policy.flat_space
         self._leaves: list[Leaf] | None = flat.leaves if isinstance(flat, FlatBox) else None
-        self._dtype = next(policy.module.parameters()).dtype
+        self._dtype = leading_parameter(policy.module).dtype
         self._action_dtype = torch_dtype(policy.action_space)
         self.initial_state: list[Tensor] = []
         self._structure: Any = None
@@ -115,14 +116,12 @@ def _numbers(part: Tensor, leaf: Leaf) -> Tensor:
 def _observation_inputs(space: spaces.Box) -> list[Input]:
     if not isinstance(space, FlatBox):
         return [Input("observation", space.shape, _dtype(space.dtype))]
+    names = ["_".join(["observation", *map(str, leaf.path)]) for leaf in space.leaves]
+    if len(set(names)) < len(names):  # keys that contain _ themselves
+        names = [f"observation_{k}" for k in range(len(names))]
     return [
-        Input(
-            "_".join(["observation", *map(str, leaf.path)]),
-            leaf.space.shape or (),
-            _dtype(leaf.dtype),
-            leaf.path,
-        )
-        for leaf in space.leaves
+        Input(name, leaf.space.shape or (), _dtype(leaf.dtype), leaf.path)
+        for name, leaf in zip(names, space.leaves, strict=True)
     ]
 
 

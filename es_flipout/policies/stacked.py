@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from es_flipout.normalization import ObservationNormalizer, RunningStatistics
+from es_flipout.parameters import leading_parameter
 from es_flipout.policies.observations import box
 
 
@@ -83,9 +84,7 @@ class StackedPolicy(nn.Module):
             The last k - 1 observations [batch_size, ...], zeros as yet; whether there have been any, bool
             [batch_size]; and the state of the policy inside, if it has one.
         """
-        parameters = list(self.policy.parameters())
-        like = next((each for each in parameters if each.requires_grad), parameters[0])
-        past = like.detach().new_zeros(batch_size, *self._past_shape)
+        past = leading_parameter(self.policy).detach().new_zeros(batch_size, *self._past_shape)
         has_begun = past.new_zeros(batch_size, dtype=torch.bool)
         if not self._is_recurrent:
             return past, has_begun

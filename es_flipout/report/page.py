@@ -122,8 +122,9 @@ def figure(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns h:mm:ss."""
-    return str(timedelta(seconds=round(seconds)))
+    """Returns h:mm:ss, or days and hours."""
+    time = timedelta(seconds=round(seconds))
+    return f"{time.days} d {time.seconds // 3600} h" if time.days else str(time)
 
 
 def moment(time: datetime) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from es_flipout.envs.contract import TorchVectorEnv
+from es_flipout.parameters import leading_parameter
 from es_flipout.rollout.episodes import Episodes
 from es_flipout.rollout.moments import Ints
 from es_flipout.rollout.policy_actions import PolicyActions
@@ -49,8 +50,7 @@ class HostLoop(StepLoop):
         self._acting = np.empty(0, dtype=np.int64)  # the envs that the policy runs for, sorted
         self._acting_index: Tensor | slice = torch.from_numpy(self._acting)
         self._actions = PolicyActions(policy, env.single_action_space, env.device)
-        parameters = list(policy.parameters())
-        self._like = next((each for each in parameters if each.requires_grad), parameters[0])
+        self._like = leading_parameter(policy)
         self._recurrent = RecurrentState(policy, env.num_envs) if is_recurrent(policy) else None
         self._info: InfoRecorder | None = None
 

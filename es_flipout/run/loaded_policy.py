@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from es_flipout.envs.guarded_env import close_env, spaces_of
 from es_flipout.envs.masks import where_rows
+from es_flipout.parameters import leading_parameter
 from es_flipout.policies import FlatBox
 from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import is_recurrent
@@ -62,7 +63,7 @@ class LoadedPolicy:
         self.generation: int | None = state.get("generation")
         self.env_steps: int | None = state.get("env_steps")
         self._actions = PolicyActions(self.module, self.action_space, device)
-        self._like = next(self.module.parameters())
+        self._like = leading_parameter(self.module)
 
     def make_env(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """Makes the environment of the run, with its keyword arguments and wrappers.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from es_flipout.envs import TorchVectorEnv
+from es_flipout.parameters import leading_parameter
 from es_flipout.rollout.policy_actions import PolicyActions
 from es_flipout.rollout.recurrence import RecurrentState, is_recurrent
 from es_flipout.strategy import FlipoutES
@@ -55,7 +56,7 @@ def _act(es: FlipoutES, observations: Tensor) -> Tensor:
     """Returns the actions of the first member for one observation, [1, ...]."""
     policy = es.policy
     rows = es.ask().select(torch.zeros(1, dtype=torch.int64))
-    observations = observations.to(next(policy.parameters()))
+    observations = observations.to(leading_parameter(policy))
     if is_recurrent(policy):
         return RecurrentState(policy, 1).act(rows, observations, slice(None))
     actions: Tensor = rows(observations)

@@ -65,7 +65,9 @@ class Objective:
         self.scorer.close()
 
 
-def search(trials: int = 24, env_id: str = "InvertedDoublePendulum-v5", population_size: int = 32) -> optuna.Study:
+def search(
+    trials: int = 24, env_id: str = "InvertedDoublePendulum-v5", population_size: int = 32
+) -> optuna.Study:
     """Returns the study; everything is seeded, so it repeats."""
     study = optuna.create_study(
         direction="maximize",

@@ -27,7 +27,7 @@ SCORE_SEED = 1_000_000
 class Actor(nn.Module):
     """The deterministic actor of an `ActorCriticPolicy`, for a Box of actions; shares its layers.
 
-    The policy's own forward also samples actions and runs the critic, which evolution would perturb for nothing.
+    The policy's own forward also samples actions and runs the critic, which would be perturbed for nothing.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:

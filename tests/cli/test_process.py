@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from es_flipout.cli.arguments import ParserExit, UsageError
-from es_flipout.cli.process import UsageParser, run_command
+from es_flipout.cli.process import OutputConsole, UsageParser, run_command
 from es_flipout.run.errors import RunBrokenError, RunError
 
 
@@ -103,3 +105,9 @@ def test_modules_of_the_current_folder_are_found():
         return of_this_folder.found
 
     assert run_command("it", command, []) == 7
+
+
+def test_forced_color_makes_no_terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels of notebooks do for the commands that they run
+    assert Console(file=io.StringIO()).is_terminal
+    assert not OutputConsole(file=io.StringIO()).is_terminal

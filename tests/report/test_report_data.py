@@ -11,6 +11,7 @@ from scipy import stats
 
 from es_flipout.report.curves import interval, mean_curve, thinned
 from es_flipout.report.groups import differences, group_runs
+from es_flipout.report.page import duration, figure
 from es_flipout.report.panels import MAX_POINTS, curve_panels, update_panels
 from es_flipout.report.returns import Played, strip_figure
 from es_flipout.run.config import Config, EnvConfig, ESConfig, LoggingConfig, OptimizerConfig, ScheduleConfig
@@ -199,15 +200,22 @@ def test_totals_of_a_run(write_run):
     assert list(run.failures("failures").items()) == [("froze", 3), ("fell", 2)]
 
 
+def test_numbers_of_the_page():
+    assert [figure(value) for value in (None, float("nan"), 12.34567, 1234.5, 38608776)] == [
+        *("–", "–", "12.346", "1,234.5", "38,608,776")
+    ]
+    assert [duration(seconds) for seconds in (0.6, 3725.0, 90000.0)] == ["0:00:01", "1:02:05", "1 d 1 h"]
+
+
 def test_the_figure_of_returns(write_run):
     (group,) = groups = group_runs([write_run("<i>a", HOPPER, [])])
     played = [
         Played(group.runs[0], "last", 3, np.array([1.0, np.nan, 2.0, 6.0]), {"fell": 1}),
         Played(group.runs[0], "best", problem="gone"),
     ]
-    figure = strip_figure(played, groups)
-    assert figure["rows"] == ["A &lt;i&gt;a, last"]
-    episodes, average = figure["traces"]
+    drawn = strip_figure(played, groups)
+    assert drawn["rows"] == ["A &lt;i&gt;a, last"]
+    episodes, average = drawn["traces"]
     assert decoded(episodes["x"]).tolist() == [1, 2, 6]
     assert (abs(decoded(episodes["y"])) <= 0.5).all()
     assert decoded(average["x"]).tolist() == [3.0]

@@ -33,7 +33,8 @@ from es_flipout.run.run_directory import RunDirectory
 
 @pytest.fixture(autouse=True)
 def _private(monkeypatch):
-    """Nothing leaves the machine."""
+    """Nothing leaves the machine, however slow it is."""
+    monkeypatch.setattr(beside, "SECONDS_TO_CLOSE", 200.0)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
 
