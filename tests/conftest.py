@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, settings
-from small_runs import train_small_run
+from small_runs import TINY_RUN, train_small_run
 
 from es_flipout.run.run_directory import RunDirectory
 
@@ -19,17 +19,6 @@ settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
-
-TINY_RUN = {
-    "env": {"id": "InvertedPendulum-v5", "num_envs": 8, "kwargs": {"max_episode_steps": 60}},
-    "policy": {"hidden_sizes": [8]},
-    "es": {"population_size": 16, "sigma": 0.1},
-    "optimizer": {"lr": 0.05},
-    "evaluation": {"interval": 2, "episodes": 2},
-    "logging": {"reporters": ["jsonl"]},
-    "generations": 6,
-    "threads": 1,
-}
 
 
 @pytest.fixture(scope="session", autouse=True)

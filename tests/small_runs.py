@@ -1,4 +1,4 @@
-"""Runs of one generation, one for each kind of policy, and an environment whose observations have parts."""
+"""Small runs: a tiny one, one of a generation for each kind of policy; and observations with parts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ from es_flipout import Config, Trainer
 from es_flipout.run.config import EnvConfig, ESConfig, EvaluationConfig, LoggingConfig, PolicyConfig
 from es_flipout.run.reporters.jsonl import JsonLines
 from es_flipout.run.run_directory import RunDirectory
+
+TINY_RUN = {
+    "env": {"id": "InvertedPendulum-v5", "num_envs": 8, "kwargs": {"max_episode_steps": 60}},
+    "policy": {"hidden_sizes": [8]},
+    "es": {"population_size": 16, "sigma": 0.1},
+    "optimizer": {"lr": 0.05},
+    "evaluation": {"interval": 2, "episodes": 2},
+    "logging": {"reporters": ["jsonl"]},
+    "generations": 6,
+    "threads": 1,
+}
+"""The configuration of a run that takes a second."""
 
 KINDS = {
     "mlp": (EnvConfig("HalfCheetah-v5"), PolicyConfig("mlp", hidden_sizes=[16, 16])),

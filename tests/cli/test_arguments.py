@@ -145,7 +145,7 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for sentence in (
         "Standard deviation of the perturbation of every weight.",
-        "YAML file, or the name of a shipped configuration.",
+        "YAML file, or the name of a shipped configuration: ant, cartpole,",
         "Run directory to continue, exactly as if",
         "Live env steps to train for",
         "Class name in torch.optim",

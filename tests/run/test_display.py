@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY_RUN
 from rich.console import Console
+from small_runs import TINY_RUN
 
 from es_flipout.cli import eval as es_eval
 from es_flipout.cli import train
