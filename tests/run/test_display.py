@@ -187,6 +187,7 @@ def on_a_terminal(*command):
     return status, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", b"".join(parts).decode())
 
 
+@pytest.mark.slow
 def test_a_run_and_its_score_on_a_real_terminal(tiny_config):
     config = {**TINY_RUN, "generations": 1, "es": {"population_size": 2400, "num_bases": 8, "sigma": 0.1}}
     tiny_config.write_text(yaml.safe_dump(config))
