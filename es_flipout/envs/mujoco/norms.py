@@ -30,7 +30,7 @@ def squared_norm(values: Tensor) -> Tensor:
 def norm(values: Tensor) -> Tensor:
     """Returns the Euclidean norm of each env's values [N, D], [N], in their dtype."""
     if numpy_computes(values):
-        # As np.linalg.norm has it: by BLAS's dot product, whose rounding depends on the processor. And torch's
+        # As np.linalg.norm: by BLAS's dot product, whose rounding depends on the processor. And torch's
         # square root is not the nearest number everywhere.
         rows = np.ascontiguousarray(values.numpy())
         return torch.from_numpy(np.sqrt(rows[:, None, :] @ rows[:, :, None]).reshape(-1))
