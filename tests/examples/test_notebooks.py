@@ -45,8 +45,11 @@ def test_outputs_are_small_and_of_no_machine(path: Path) -> None:
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
 
 
-@pytest.mark.slow
-@every_notebook
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem == "quickstart" else ()) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pretrained").symlink_to(FOLDER.parent / "pretrained")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
