@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 import es_flipout
+from es_flipout.cli.arguments import parse_train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -111,6 +113,20 @@ def test_files_modules_and_configurations_exist(page: Path) -> None:
     configs = re.findall(r"--config (\w+\.yaml)", text)
     configs = [name for name in configs if name not in ("NAME.yaml", "mine.yaml")]
     assert not [name for name in configs if not (ROOT / "configs" / name).exists()]
+
+
+@every_page
+def test_commands_of_es_train_are_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for line in re.findall(r"^(?:torchrun .*)?es-train (.*)$", page.read_text(), flags=re.MULTILINE):
+        arguments = shlex.split(line, comments=True)
+        if {"--help", "--print_config"} & set(arguments) or re.search(r"\bmine\b|[A-Z]{3}|\\$", line):
+            continue
+        if "--resume" in arguments:  # of a run that is not there
+            at = arguments.index("--resume")
+            del arguments[at : at + 2]
+        if arguments:
+            parse_train(arguments)
 
 
 def test_the_api_reference_lists_the_public_names() -> None:
