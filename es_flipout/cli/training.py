@@ -229,5 +229,6 @@ def _close(
     if error is not None and issubclass(error, KeyboardInterrupt):
         for each in beside:
             each.abort()
-    with display.doing(f"waiting for {', '.join(beside.values())} to end"):
-        close_together(list(beside))
+    if beside:
+        with display.doing(f"waiting for {', '.join(beside.values())} to end"):
+            close_together(list(beside))
