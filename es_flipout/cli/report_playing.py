@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
 from es_flipout.cli.config_file import UsageError
 from es_flipout.cli.playback import Follow, play_run
+from es_flipout.cli.process import OutputConsole
 from es_flipout.report.groups import Group
 from es_flipout.report.returns import Filmed, Played
 from es_flipout.report.runs import Run
@@ -39,7 +39,7 @@ def play_and_film(
     """
     played: list[Played] = []
     films: dict[int, Filmed] = {}
-    with Console(stderr=True).status("") as status:
+    with OutputConsole(stderr=True).status("") as status:
         for group in groups:
             for run in group.runs:
                 policies = _policies(run)

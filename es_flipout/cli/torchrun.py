@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from es_flipout.cli.arguments import (
     RESUME_OPTIONS,
@@ -15,7 +14,7 @@ from es_flipout.cli.arguments import (
     check_resumed_schedules,
     load_config,
 )
-from es_flipout.run.config import Config
+from es_flipout.run.config import Config, flat_config
 from es_flipout.run.stored_paths import with_absolute_paths
 
 if TYPE_CHECKING:
@@ -83,8 +82,8 @@ def continued(request: TrainArguments) -> TrainArguments:
     if not path.is_file():
         return request
     stored = load_config(path)
-    wanted = dict(_fields(asdict(config)))
-    for name, value in _fields(asdict(stored)):
+    wanted = flat_config(config)
+    for name, value in flat_config(stored).items():
         free = name.partition(".")[0] in (*RESUME_OPTIONS, "out") or name in DECIDED
         if not free and wanted[name] != value:
             raise UsageError(
@@ -97,12 +96,3 @@ def continued(request: TrainArguments) -> TrainArguments:
     if not keeps_device:
         resumed = resumed.on_device(config.device)
     return TrainArguments(resumed, run, keeps_device)
-
-
-def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the settings of a configuration by dotted name; those of a user's own are one setting."""
-    for name, value in values.items():
-        if isinstance(value, dict) and not name.endswith("kwargs"):
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

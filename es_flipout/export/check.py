@@ -72,7 +72,7 @@ def check(policy: LoadedPolicy, module: ExportedModule, run: Run, steps: int, se
                 differing += int(not np.array_equal(action, wanted))
             else:
                 differences = np.abs(np.asarray(action, np.float64) - wanted)
-                largest = max(largest, float(differences.max()))
+                largest = float(np.maximum(largest, differences.max()))  # NaN stays NaN
                 scale = np.where(np.isfinite(reach), reach, np.maximum(np.abs(wanted), 1.0))
                 within &= bool((differences <= TOLERANCE * scale).all())  # also False for NaN
             observation, _, terminated, truncated, _ = env.step(action)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from es_flipout.envs.contract import torch_dtype
+from es_flipout.envs.flat_observations import one_hot
 from es_flipout.parameters import leading_parameter
 from es_flipout.policies import FlatBox
 from es_flipout.policies.flat_box import Leaf
@@ -98,19 +99,12 @@ class ExportedModule(nn.Module):
         """Returns observations as the policy takes them, of its dtype."""
         if self._leaves is None:
             return parts[0].to(self._dtype)
-        flat = [
-            _numbers(part, leaf).to(self._dtype).unsqueeze(-1).flatten(1)
-            for part, leaf in zip(parts, self._leaves, strict=True)
+        flat = [part.unsqueeze(-1).flatten(1) for part in parts]
+        numbers = [
+            each if leaf.categories is None else one_hot(each, leaf.categories)
+            for each, leaf in zip(flat, self._leaves, strict=True)
         ]
-        return torch.cat(flat, dim=1)
-
-
-def _numbers(part: Tensor, leaf: Leaf) -> Tensor:
-    """Returns a part of observations [N, ...] as numbers: one per category, if it has categories."""
-    if leaf.categories is None:
-        return part
-    columns, values = (torch.from_numpy(each) for each in (leaf.categories.columns, leaf.categories.values))
-    return part.unsqueeze(-1).flatten(1)[:, columns] == values
+        return torch.cat([each.to(self._dtype) for each in numbers], dim=1)
 
 
 def _observation_inputs(space: spaces.Box) -> list[Input]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any, Literal
 
 from es_flipout.run.checks import require, require_not_negative, require_positive
 from es_flipout.run.schedules import EpisodeLimitConfig, ScheduleConfig
@@ -29,6 +29,7 @@ __all__ = [
     "PolicyConfig",
     "RolloutConfig",
     "ScheduleConfig",
+    "flat_config",
 ]
 
 Backend = Literal["vectorized", "process_pool"]
@@ -117,3 +118,21 @@ class Config:
         if self.max_env_steps is not None:
             shares.append(env_steps / self.max_env_steps)
         return min(max(shares), 1.0)
+
+
+def flat_config(config: Config) -> dict[str, Any]:
+    """Returns the values of a configuration by dotted name, as on the command line: es.sigma, env.id.
+
+    Keyword arguments, lists and other values of a single option stay whole.
+    """
+    found: dict[str, Any] = {}
+
+    def add(section: Any, prefix: str) -> None:
+        for name, value in vars(section).items():
+            if is_dataclass(value):
+                add(value, f"{prefix}{name}.")
+            else:
+                found[prefix + name] = value
+
+    add(config, "")
+    return found

@@ -4,6 +4,7 @@ RUN/config.yaml            the resolved configuration
 RUN/metrics.jsonl          one line per generation
 RUN/starts.jsonl           one line per start of es-train: when, and on which machine
 RUN/events.out.tfevents.*  TensorBoard
+RUN/mlflow.json            which run of MLflow's it is, if it reports there; RUN/wandb.json: of W&B's
 RUN/checkpoints/last.pt    where a resumed run continues
 RUN/checkpoints/best.pt    the highest center score so far
 """

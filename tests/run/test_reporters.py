@@ -21,11 +21,11 @@ import yaml
 import es_flipout
 from es_flipout.cli import train, training
 from es_flipout.cli.arguments import UsageError, parse_train
-from es_flipout.run.config import Config
+from es_flipout.run.config import Config, flat_config
 from es_flipout.run.metrics import GenerationMetrics, Timing
 from es_flipout.run.reporters import beside, find
 from es_flipout.run.reporters.beside import ReporterBeside
-from es_flipout.run.reporters.contract import TAGS, Reporter, flat_config, scalars
+from es_flipout.run.reporters.contract import TAGS, Reporter, scalars
 from es_flipout.run.reporters.find import find_reporters
 from es_flipout.run.run_directory import RunDirectory
 

@@ -23,10 +23,10 @@ import pytest
 import yaml
 
 from es_flipout.cli import train
-from es_flipout.run.config import Config
+from es_flipout.run.config import Config, flat_config
 from es_flipout.run.metrics import GenerationMetrics
 from es_flipout.run.reporters import beside
-from es_flipout.run.reporters.contract import RunInfo, flat_config, scalars
+from es_flipout.run.reporters.contract import RunInfo, scalars
 from es_flipout.run.reporters.mlflow import MLflow
 from es_flipout.run.run_directory import RunDirectory
 

@@ -89,21 +89,3 @@ def scalars(metrics: GenerationMetrics) -> dict[str, float]:
     found |= {f"score_info/{name}": value for name, value in metrics.score_info.items()}
     found |= {f"time/{name}": value for name, value in vars(metrics.timing).items()}
     return {tag: float(value) for tag, value in found.items() if value is not None and np.isfinite(value)}
-
-
-def flat_config(config: Config) -> dict[str, Any]:
-    """Returns the values of a configuration by dotted name, as on the command line: es.sigma, env.id.
-
-    Keyword arguments, lists and other values of a single option stay whole.
-    """
-    found: dict[str, Any] = {}
-
-    def add(section: Any, prefix: str) -> None:
-        for name, value in vars(section).items():
-            if hasattr(value, "__dataclass_fields__"):
-                add(value, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = value
-
-    add(config, "")
-    return found

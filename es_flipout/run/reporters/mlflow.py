@@ -12,8 +12,9 @@ from typing import Any
 
 from typing_extensions import override
 
+from es_flipout.run.config import flat_config
 from es_flipout.run.metrics import GenerationMetrics
-from es_flipout.run.reporters.contract import Histograms, Reporter, RunInfo, flat_config, scalars
+from es_flipout.run.reporters.contract import Histograms, Reporter, RunInfo, scalars
 from es_flipout.run.run_directory import RunDirectory, atomic_write
 
 FILE = "mlflow.json"

@@ -9,8 +9,9 @@ from typing import Any
 
 from typing_extensions import override
 
+from es_flipout.run.config import flat_config
 from es_flipout.run.metrics import GenerationMetrics
-from es_flipout.run.reporters.contract import Histograms, Reporter, RunInfo, flat_config, scalars
+from es_flipout.run.reporters.contract import Histograms, Reporter, RunInfo, scalars
 from es_flipout.run.run_directory import RunDirectory, atomic_write
 
 FILE = "wandb.json"
@@ -76,10 +77,13 @@ class WandB(Reporter):
 
     @override
     def close(self) -> None:
+        import wandb
+
         best = self._directory.best
         if best.exists():
             self._run.save(str(best), base_path=str(best.parent), policy="now")
         self._run.finish(exit_code=0 if self._progress >= 1.0 else 1)
+        wandb.teardown()  # waits for W&B's own process, which may still be writing its file
 
 
 def _id_of(file: Path) -> str:
