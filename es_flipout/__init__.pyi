@@ -36,6 +36,7 @@ from .run.loaded_policy import LoadedPolicy, load_policy
 from .run.metrics import GenerationMetrics
 from .run.reporters.contract import Reporter, RunInfo
 from .run.trainer import Trainer
+from .sigma_adaptation import SigmaAdaptation
 from .strategy import FlipoutES
 from .update import Update
 
@@ -67,6 +68,7 @@ __all__ = [
     "RunInfo",
     "RunningStatistics",
     "Scorer",
+    "SigmaAdaptation",
     "StackedPolicy",
     "Trainer",
     "UnsupportedOperationError",

@@ -40,6 +40,13 @@ NUM_BASES: Final = 1
 RANK: Final = 1
 """Rank of low-rank noise."""
 
+SigmaRule = Literal["pgpe", "snes"]
+"""How the standard deviation of each weight's noise follows the fitness; see `sigma_adaptation`."""
+PGPE_SIGMA_LR: Final = 0.1
+"""Learning rate of PGPE's rule."""
+MAX_SIGMA_CHANGE: Final = 0.2
+"""Bound on the relative change of a weight's sigma per generation."""
+
 FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
 """How fitness becomes utilities; see `fitness`."""
 FITNESS_SHAPING: Final = "centered_ranks"

@@ -25,18 +25,36 @@ def mean_gradient(
         utilities: of all members, in the order of the populations, [B P].
         compute_tiles: computes the tiles of all populations' sums, in one call.
     """
-    parts = torch.split(utilities, [population.size for population in populations])
-    tiles = [
-        tile
-        for population, part in zip(populations, parts, strict=True)
-        for tile in population.gradient_tiles(part)
-    ]
+    parts = _parts(populations, utilities)
+    tiles = [tile for population, part in parts for tile in population.gradient_tiles(part)]
     values = iter(compute_tiles(tiles))
-    first, *others = (population.gradient_from(values) for population in populations)
+    return _mean([population.gradient_from(values) for population, _ in parts])
+
+
+@untracked
+def mean_magnitudes(
+    populations: Sequence[Population], utilities: Tensor, compute_tiles: ComputeTiles = compute_here
+) -> dict[str, Tensor]:
+    """Returns the mean of the populations' `magnitudes_from`; arguments as of `mean_gradient`."""
+    parts = _parts(populations, utilities)
+    tiles = [tile for population, part in parts for tile in population.magnitude_tiles(part)]
+    values = iter(compute_tiles(tiles))
+    return _mean([population.magnitudes_from(part, values) for population, part in parts])
+
+
+def _parts(populations: Sequence[Population], utilities: Tensor) -> list[tuple[Population, Tensor]]:
+    """Returns each population with the utilities of its members."""
+    sizes = [population.size for population in populations]
+    return list(zip(populations, torch.split(utilities, sizes), strict=True))
+
+
+def _mean(estimates: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the mean of estimates, by name of the parameter; the first is overwritten."""
+    first, *others = estimates
     for other in others:
         for name, value in other.items():
             first[name] += value
-    return {name: value / len(populations) for name, value in first.items()}
+    return {name: value / len(estimates) for name, value in first.items()}
 
 
 def signal_to_noise(

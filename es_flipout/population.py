@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ class NoiseOrigin:
         seed: the seed of the strategy.
         generation: the generation.
         block: which of that generation's populations.
+        scales: factors of the noise of every weight, by name of the parameter, each of its shape; empty if
+            all are 1.
     """
 
     perturbation: Perturbation
@@ -44,6 +46,7 @@ class NoiseOrigin:
     seed: int
     generation: int
     block: int
+    scales: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     @untracked
     def draw(self, policy: nn.Module) -> PopulationNoise:
@@ -59,6 +62,8 @@ class NoiseOrigin:
             parameters, self.population_size, generator, antithetic=self.antithetic
         )
         noise.pin(padding_entries(policy))
+        if self.scales:
+            noise.rescale(self.scales)
         return noise
 
 
@@ -217,9 +222,12 @@ class Population:
         Raises:
             ValueError: if there is not one utility per member.
         """
+        self._check(utilities)
+        return self.noise.tiles(utilities.to(self.noise.device)) if self.sigma else []
+
+    def _check(self, utilities: Tensor) -> None:
         if utilities.shape != (self.size,):
             raise ValueError(f"utilities must be [{self.size}], got {list(utilities.shape)}")
-        return self.noise.tiles(utilities.to(self.noise.device)) if self.sigma else []
 
     def gradient_from(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
         """Takes the values of all `gradient_tiles` from `values`, and returns the `gradient`."""
@@ -227,6 +235,27 @@ class Population:
             return {name: torch.zeros_like(self.policy.get_parameter(name)) for name in self.trained}
         total = self.noise.assembled(values)
         return {name: total[name] / (self.size * self.sigma) for name in self.trained}
+
+    def magnitude_tiles(self, utilities: Tensor) -> list[Tile]:
+        """Returns the tiles of the sum in `magnitudes_from`; see `gradient_tiles`."""
+        self._check(utilities)
+        return self.noise.tiles(utilities.to(self.noise.device), squared=True)
+
+    def magnitudes_from(self, utilities: Tensor, values: Iterator[Tensor]) -> dict[str, Tensor]:
+        """Returns which weights' noise should be larger (> 0) or smaller, by name of the trained parameter.
+
+        S = 1 / P Σ_m u_m (z_m² - 1), of the noise z_m = eps_m / scale, which has unit variance.
+
+        Args:
+            utilities: shaped fitness of every member, [P].
+            values: of all `magnitude_tiles`, which are taken from it.
+        """
+        total, sum_of_utilities = self.noise.assembled(values), utilities.sum()
+        scales = self.origin.scales if self.origin is not None else {}
+        squares = {
+            name: total[name] / scales[name].square() if scales else total[name] for name in self.trained
+        }
+        return {name: (squares[name] - sum_of_utilities) / self.size for name in self.trained}
 
 
 def _is_same(one: tuple[list[Any], list[Any]], other: tuple[list[Any], list[Any]]) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from es_flipout.choices import FITNESS_SHAPING, LEARNING_RATE, OPTIMIZER, FitnessShaping
-from es_flipout.estimate import mean_gradient
+from es_flipout.estimate import mean_gradient, mean_magnitudes
 from es_flipout.estimate import signal_to_noise as signal_to_noise_of
 from es_flipout.fitness import Shaping, as_fitness, as_shaping, as_utilities, tied_fraction
 from es_flipout.optimizers import check_optimizer, follow_policy, load_state, make_optimizer, with_frozen
@@ -36,6 +36,7 @@ from es_flipout.perturbations.module_copy import copy_state, deep_copy
 from es_flipout.perturbations.torch_modes import untracked
 from es_flipout.population import NoiseOrigin, Population
 from es_flipout.settings import integer, number, shown
+from es_flipout.sigma_adaptation import SigmaAdaptation
 from es_flipout.update import Update, cosine, norm, take_step
 
 
@@ -59,6 +60,7 @@ class FlipoutES:
         perturbation: Perturbation = Flipout(),  # noqa: B008 - it is frozen
         fitness_shaping: FitnessShaping | Shaping = FITNESS_SHAPING,
         antithetic: bool = True,
+        sigma_adaptation: SigmaAdaptation | None = None,
         weight_decay: float = 0.0,
         seed: int = 0,
         compute_tiles: ComputeTiles = compute_here,
@@ -68,12 +70,14 @@ class FlipoutES:
         Args:
             policy: the module to train. Parameters with `requires_grad=False` stay unchanged.
             population_size: members P per generation, both members of antithetic pairs counted.
-            sigma: standard deviation of each weight's perturbation.
+            sigma: standard deviation of each weight's perturbation (the initial one, if it adapts).
             optimizer: built over the policy's parameters; Adam with learning rate 0.01 if None.
             perturbation: the noise family.
             fitness_shaping: "centered_ranks", "standardized", "nes", "raw", or a function from returns [P]
                 to utilities [P].
             antithetic: whether members come in pairs of opposite perturbations.
+            sigma_adaptation: how each weight's standard deviation follows the fitness; None if it does not.
+                With flipout it needs a Gaussian base and several bases; LowRank cannot have it.
             weight_decay: L2 coefficient: the optimizer follows gradient - weight_decay * parameters.
             seed: seed of the noise of every generation.
             compute_tiles: computes the parts of the gradient estimate, of all populations in one call. It may
@@ -91,6 +95,7 @@ class FlipoutES:
         self.perturbation = perturbation
         self.fitness_shaping = fitness_shaping
         self.antithetic = antithetic
+        self.sigma_adaptation = sigma_adaptation
         self.weight_decay = weight_decay
         self.seed = seed
         self.compute_tiles = compute_tiles
@@ -105,15 +110,32 @@ class FlipoutES:
         self._populations: list[Population] = []
         self._parameters: dict[str, nn.Parameter] = {}  # trained by the populations asked for
         self._last_update: dict[str, Tensor] = {}
+        self._sigma_scales: dict[str, Tensor] = {}
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of each weight's perturbation, >= 0; may be changed between generations."""
+        """Standard deviation of the perturbations, >= 0; may be changed between generations.
+
+        If it adapts, each weight's standard deviation is this value times an entry of `sigma_scales`.
+        """
         return self._sigma
 
     @sigma.setter
     def sigma(self, sigma: float) -> None:
         self._sigma = number("sigma", sigma)
+
+    @property
+    def sigma_scales(self) -> Mapping[str, Tensor]:
+        """Factor of sigma for each weight, by name of the parameter; empty if sigma does not adapt."""
+        return self._sigma_scales
+
+    @property
+    def mean_sigma(self) -> float:
+        """Standard deviation of a perturbation, as the root mean square over all weights."""
+        if not self._sigma_scales:
+            return self.sigma
+        count = sum(scale.numel() for scale in self._sigma_scales.values())
+        return self.sigma * norm(self._sigma_scales) / math.sqrt(count)
 
     def _check_settings(self) -> None:
         """Checks the constructor's arguments, which are attributes that anyone may change later.
@@ -131,6 +153,12 @@ class FlipoutES:
                 "perturbation must be a Perturbation such as Flipout(), LowRank() or Independent(), got "
                 f"{self.perturbation!r:.80}"
             )
+        if self.sigma_adaptation is not None:
+            if not isinstance(self.sigma_adaptation, SigmaAdaptation):
+                raise ValueError(
+                    f"sigma_adaptation must be a SigmaAdaptation or None, got {self.sigma_adaptation!r:.80}"
+                )
+            self.perturbation.check_rescaling()
         self.fitness_shaping = as_shaping(self.fitness_shaping)
 
     def ask(self) -> Population:
@@ -159,6 +187,7 @@ class FlipoutES:
             check_unchanged(self._parameters, self.policy)
         else:
             self._follow_policy()
+            self._follow_adaptation()
         origin = NoiseOrigin(
             self.perturbation,
             self.population_size,
@@ -166,6 +195,7 @@ class FlipoutES:
             self.seed,
             self.generation,
             block=len(self._populations),
+            scales=self._sigma_scales,
         )
         population = Population(self.policy, origin.draw(self.policy), self.sigma, origin)
         self._populations.append(population)
@@ -179,6 +209,19 @@ class FlipoutES:
             follow_policy(self.optimizer, self.policy)
         check_optimizer(self.optimizer, parameters)
         self._parameters = parameters
+
+    def _follow_adaptation(self) -> None:
+        """Has a scale for every weight that is trained now, if sigma adapts: 1 for those that had none."""
+        if self.sigma_adaptation is None:
+            self._sigma_scales = {}
+            return
+        scales = self._sigma_scales
+        self._sigma_scales = {
+            name: scales[name].to(parameter)
+            if name in scales and scales[name].shape == parameter.shape
+            else torch.ones_like(parameter, requires_grad=False)
+            for name, parameter in self._parameters.items()
+        }
 
     @untracked
     def tell(self, fitness: Any, *, signal_to_noise: bool = False) -> Update:
@@ -225,12 +268,14 @@ class FlipoutES:
         ratio = None
         if signal_to_noise:
             ratio = signal_to_noise_of(populations, utilities, gradient, self.compute_tiles)
+        scales = self._adapted(populations, utilities)
         before = {name: value.detach().clone() for name, value in parameters.items()}
         # torch optimizers descend, fitness ascends
         descent = {name: self.weight_decay * before[name] - gradient[name] for name in parameters}
         for name, entry in padding_entries(self.policy).items():
             descent[name][entry] = 0
         parameter_norm = take_step(self.optimizer, parameters, descent, before)
+        self._sigma_scales = scales
         self._populations = []
         self.generation += 1
         change = {name: parameters[name].detach() - before[name] for name in before}
@@ -245,6 +290,13 @@ class FlipoutES:
             tied_fraction=tied,
             signal_to_noise=ratio,
         )
+
+    def _adapted(self, populations: list[Population], utilities: Tensor) -> dict[str, Tensor]:
+        """Returns the scales of the next generation."""
+        if self.sigma_adaptation is None:
+            return {}
+        magnitudes = mean_magnitudes(populations, utilities, self.compute_tiles)
+        return self.sigma_adaptation.updated(self._sigma_scales, magnitudes, len(utilities))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlipoutES:
         twin = memo[id(self)] = object.__new__(type(self))
@@ -261,6 +313,7 @@ class FlipoutES:
             "optimizer": self.optimizer.state_dict(),
             "generation": self.generation,
             "sigma": self.sigma,
+            "sigma_scales": self._sigma_scales,
             "last_update": self._last_update,
         }
         copied: dict[str, Any] = copy_state(state)
@@ -276,6 +329,7 @@ class FlipoutES:
         if not isinstance(state, Mapping):
             raise ValueError(f"the state must be what state_dict returned, got {shown(state)}")
         before = self.state_dict()
+        state = {"sigma_scales": {}, **state}  # which earlier versions did not have
         missing = [name for name in before if name not in state]
         if missing:
             raise ValueError(f"the state lacks {', '.join(map(repr, missing))}: it needs {', '.join(before)}")
@@ -294,6 +348,7 @@ class FlipoutES:
         load_state(self.optimizer, optimizer)
         self.generation = integer("generation", state["generation"])
         self.sigma = state["sigma"]
+        self._sigma_scales = dict(state["sigma_scales"])
         self._last_update = {
             name: value.to(self.policy.get_parameter(name).device)
             for name, value in state["last_update"].items()

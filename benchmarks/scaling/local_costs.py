@@ -96,7 +96,7 @@ class Update:
         update = es.tell(fitness)
         self._trainer.policy.normalizer.merge(episodes.observations())
         mark("tell")
-        GenerationMetrics.of(es, episodes, fitness, update, 0, None, Timing(0.0, 0.0, 1.0))
+        GenerationMetrics.of(es, episodes, fitness, update, 0, None, Timing(0.0, 0.0, 1.0), sigma=es.sigma)
         mark("metrics")
         digest(self._trainer.state_dict())
         mark("digest")

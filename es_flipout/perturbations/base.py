@@ -92,11 +92,21 @@ class PopulationNoise:
             for name, entry in entries.items():
                 table.pin(name, entry)
 
-    def tiles(self, weights: Tensor) -> list[Tile]:
-        """Returns the parts of sum_m weights_m eps_m, for weights [P]."""
+    def rescale(self, scales: Mapping[str, Tensor]) -> None:
+        """Multiplies the noise of parameters elementwise by `scales`, by name, of each parameter's shape.
+
+        Raises:
+            ValueError: if the family has no such noise; see `Perturbation.check_rescaling`.
+        """
+        for table in self.tables:
+            table.rescale(scales)
+
+    def tiles(self, weights: Tensor, *, squared: bool = False) -> list[Tile]:
+        """Returns the parts of sum_m weights_m eps_m, or of sum_m weights_m eps_m², for weights [P]."""
         if self.antithetic:
-            weights = weights[0::2] - weights[1::2]
-        return [tile for table in self.tables for tile in table.tiles(weights)]
+            positive, negative = weights[0::2], weights[1::2]
+            weights = positive + negative if squared else positive - negative
+        return [tile for table in self.tables for tile in table.tiles(weights, squared=squared)]
 
     def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
         """Takes the values of all `tiles` from `values`, and returns the sum by parameter name."""
@@ -151,6 +161,14 @@ class Perturbation(ABC):
         Raises:
             ValueError: if the family does not support this population size.
         """
+
+    def check_rescaling(self) -> None:
+        """Checks that every weight can have a scale of its own, and that members tell whether it should grow.
+
+        Raises:
+            ValueError: if that is not so.
+        """
+        raise ValueError(f"{type(self).__name__} noise cannot have a sigma for each weight")
 
 
 def num_directions(population_size: int, antithetic: bool) -> int:

@@ -108,6 +108,15 @@ class Flipout(Perturbation):
         tables += draw_dense(vectors, count, generator)
         return PopulationNoise(tables, population_size, antithetic, self.num_bases if matrices else 1)
 
+    @override
+    def check_rescaling(self) -> None:
+        # Signs do not change squares: members that share a base differ in no weight's magnitude.
+        if self.base != "gaussian" or self.num_bases < 2:
+            raise ValueError(
+                "a sigma for each weight needs base 'gaussian' and num_bases >= 2 with flipout, because "
+                f"members that share a base differ by signs only, got {self.base!r} and {self.num_bases}"
+            )
+
     def _draw_bases(self, weight: Tensor, generator: torch.Generator) -> Tensor:
         shape = (self.num_bases, *weight.shape)
         if self.base == "rademacher":
@@ -141,7 +150,7 @@ class FlipoutTable(NoiseTable):
         }
 
     @override
-    def tiles(self, weights: Tensor) -> list[Tile]:
+    def tiles(self, weights: Tensor, *, squared: bool) -> list[Tile]:
         dtype, signs = accumulation_dtype(self.dtype), self.split(self.values)
         weights = weights.to(dtype).unsqueeze(1)
 
@@ -158,10 +167,17 @@ class FlipoutTable(NoiseTable):
                 total.addcmul_(base, product.view(*product.shape, *(1,) * (base.ndim - 2)))
             return total
 
+        def squares_of(name: str, rows: slice) -> Tensor:
+            bases = self.bases[name][:, rows].to(dtype)
+            of_base = weights.view(len(bases), -1).sum(dim=1)
+            total: Tensor = torch.tensordot(of_base, bases.square(), dims=1)
+            return total
+
+        formula = squares_of if squared else rows_of
         return [
             tile
             for name, bases in self.bases.items()
-            for tile in tiles_of(bases.shape[1:], self.dtype, bases.device, partial(rows_of, name))
+            for tile in tiles_of(bases.shape[1:], self.dtype, bases.device, partial(formula, name))
         ]
 
     @override
@@ -172,6 +188,11 @@ class FlipoutTable(NoiseTable):
     def pin(self, name: str, entry: int) -> None:
         if name in self.bases:
             self.bases[name][:, entry] = 0
+
+    @override
+    def rescale(self, scales: Mapping[str, Tensor]) -> None:
+        for name, bases in self.bases.items():
+            bases *= scales[name]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Independent(Perturbation):
             tables.append(SeededTable(seed, count, shapes, next(iter(group.values())).detach()))
         return PopulationNoise(tables, population_size, antithetic)
 
+    @override
+    def check_rescaling(self) -> None:
+        """Every member has noise of its own."""
+
 
 class SeededTable(DenseTable):
     """Standard normal rows of D directions, each drawn tile by tile, every tile from its own seed.
@@ -68,6 +72,7 @@ class SeededTable(DenseTable):
         self._seeds = range(seed, seed + count * len(self._cut))
         self._drawn: dict[int, Tensor] = {}
         self._pinned: list[tuple[int, int]] = []  # first and last column, the latter excluded
+        self._scale: Tensor | None = None
 
     @override
     def _look_up(self, directions: Tensor) -> Tensor:
@@ -84,10 +89,10 @@ class SeededTable(DenseTable):
         return values
 
     @override
-    def _sum(self, weights: Tensor, columns: slice) -> Tensor:
+    def _sum(self, weights: Tensor, squared: bool, columns: slice) -> Tensor:
         total = weights.new_zeros(columns.stop - columns.start)
         for part, weight in zip(self._parts(columns), weights.tolist(), strict=True):
-            total.add_(part, alpha=weight)
+            total.add_(part.to(total.dtype).square() if squared else part, alpha=weight)
         return total
 
     def _parts(self, columns: slice) -> Iterator[Tensor]:
@@ -125,6 +130,8 @@ class SeededTable(DenseTable):
         part.normal_(generator=torch.Generator(part.device).manual_seed(seed))
         for first, last in self._pinned:
             part[max(first - columns.start, 0) : max(last - columns.start, 0)] = 0
+        if self._scale is not None:
+            part *= self._scale[columns]
         return part
 
     @override
@@ -134,3 +141,7 @@ class SeededTable(DenseTable):
             pinned = self.split(row)[name][entry]
             first = int(pinned.storage_offset())
             self._pinned.append((first, first + pinned.numel()))
+
+    @override
+    def rescale(self, scales: Mapping[str, Tensor]) -> None:
+        self._scale = self._row_of(scales)

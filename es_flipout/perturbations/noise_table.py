@@ -69,8 +69,8 @@ class NoiseTable(ABC):
         """
 
     @abstractmethod
-    def tiles(self, weights: Tensor) -> list[Tile]:
-        """Returns the parts of the sum of all directions' noise times weights [D]."""
+    def tiles(self, weights: Tensor, *, squared: bool) -> list[Tile]:
+        """Returns the parts of the sum of all directions' noise, or of its squares, times weights [D]."""
 
     @abstractmethod
     def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
@@ -79,6 +79,14 @@ class NoiseTable(ABC):
     @abstractmethod
     def pin(self, name: str, entry: int) -> None:
         """Leaves an entry of a parameter's first dimension without noise, if the noise is in this table."""
+
+    @abstractmethod
+    def rescale(self, scales: Mapping[str, Tensor]) -> None:
+        """Multiplies the noise of this table's parameters elementwise by `scales`, by name.
+
+        Raises:
+            ValueError: if it has no such form any more.
+        """
 
 
 class DenseTable(NoiseTable):
@@ -98,8 +106,8 @@ class DenseTable(NoiseTable):
         return {name: DenseRows(part) for name, part in self.split(values).items()}
 
     @override
-    def tiles(self, weights: Tensor) -> list[Tile]:
-        formula = partial(self._sum, weights.to(accumulation_dtype(self.dtype)))
+    def tiles(self, weights: Tensor, *, squared: bool) -> list[Tile]:
+        formula = partial(self._sum, weights.to(accumulation_dtype(self.dtype)), squared)
         return tiles_of(self.values.shape[1:], self.dtype, self.values.device, formula, self.tile_values)
 
     @override
@@ -111,9 +119,18 @@ class DenseTable(NoiseTable):
         if name in self.shapes:
             self.split(self.values)[name][:, entry] = 0
 
-    def _sum(self, weights: Tensor, columns: slice) -> Tensor:
-        """Returns some columns of the sum of all rows times weights [D], of the weights' dtype."""
-        return weights @ self.values[:, columns].to(weights.dtype)
+    @override
+    def rescale(self, scales: Mapping[str, Tensor]) -> None:
+        self.values *= self._row_of(scales)
+
+    def _row_of(self, scales: Mapping[str, Tensor]) -> Tensor:
+        """Returns the scales of this table's parameters in the order of its columns, [width]."""
+        return torch.cat([scales[name].flatten() for name in self.shapes])
+
+    def _sum(self, weights: Tensor, squared: bool, columns: slice) -> Tensor:
+        """Returns some columns of the sum of all rows, or of their squares, times weights [D]."""
+        values = self.values[:, columns].to(weights.dtype)
+        return weights @ (values.square() if squared else values)
 
 
 def draw_dense(

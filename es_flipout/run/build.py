@@ -34,7 +34,15 @@ from es_flipout.rollout import (
 )
 from es_flipout.rollout.rank_contract import ALONE
 from es_flipout.rollout.score_info import entries_of
-from es_flipout.run.config import Config, EnvConfig, ESConfig, OptimizerConfig, PolicyConfig
+from es_flipout.run.config import (
+    Config,
+    EnvConfig,
+    ESConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    SigmaAdaptationConfig,
+)
+from es_flipout.sigma_adaptation import SigmaAdaptation
 from es_flipout.strategy import FlipoutES
 
 
@@ -73,6 +81,7 @@ def make_strategy(config: Config, policy: nn.Module, compute_tiles: ComputeTiles
         perturbation=make_perturbation(es),
         fitness_shaping=es.fitness_shaping,
         antithetic=es.antithetic,
+        sigma_adaptation=make_adaptation(es.sigma_adaptation),
         weight_decay=es.weight_decay,
         seed=config.seed,
         compute_tiles=compute_tiles,
@@ -91,6 +100,11 @@ def make_perturbation(config: ESConfig) -> Perturbation:
     if config.perturbation == "low_rank":
         return LowRank(config.rank)
     return Flipout(config.num_bases, config.base)
+
+
+def make_adaptation(config: SigmaAdaptationConfig) -> SigmaAdaptation | None:
+    """Builds the configured adaptation of sigma; None for none."""
+    return None if config.rule is None else SigmaAdaptation(config.rule, config.lr, config.max_change)
 
 
 def num_threads(config: Config, ranks: Ranks = ALONE) -> int:

@@ -15,6 +15,7 @@ from es_flipout.run.sections import (
     OptimizerConfig,
     PolicyConfig,
     RolloutConfig,
+    SigmaAdaptationConfig,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PolicyConfig",
     "RolloutConfig",
     "ScheduleConfig",
+    "SigmaAdaptationConfig",
     "flat_config",
 ]
 

@@ -41,7 +41,7 @@ class GenerationMetrics:
     episode_limit: int | None
     """Adaptive limit on the length of an episode, in env steps; None without one."""
     sigma: float
-    """Standard deviation of the perturbation."""
+    """Standard deviation of the perturbation, the root mean square over all weights if each has its own."""
     lr: float
     """Learning rate."""
     gradient_norm: float
@@ -85,6 +85,8 @@ class GenerationMetrics:
         env_steps: int,
         episode_limit: int | None,
         timing: Timing,
+        *,
+        sigma: float,
     ) -> GenerationMetrics:
         """Returns the figures of a generation whose center has not been scored.
 
@@ -96,6 +98,7 @@ class GenerationMetrics:
             env_steps: since the run began.
             episode_limit: env steps after which an episode was cut off.
             timing: how long it took.
+            sigma: mean sigma of its population.
         """
         bad = failed(fitness)
         usable = fitness[~bad] if not bad.all() else fitness
@@ -110,7 +113,7 @@ class GenerationMetrics:
             failures=dict(episodes.failures),
             episode_length=float(episodes.lengths.mean()),
             episode_limit=episode_limit,
-            sigma=es.sigma,
+            sigma=sigma,
             lr=es.optimizer.param_groups[0]["lr"],
             **asdict(update),
             score=None,

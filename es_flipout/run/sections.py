@@ -19,6 +19,7 @@ from es_flipout.choices import (
     HIDDEN_SIZES,
     INITIALIZATION,
     LEARNING_RATE,
+    MAX_SIGMA_CHANGE,
     NORMALIZE_OBSERVATIONS,
     NUM_BASES,
     OBSERVATION_CLIP,
@@ -32,6 +33,7 @@ from es_flipout.choices import (
     FitnessShaping,
     Initialization,
     ResetSeeds,
+    SigmaRule,
 )
 from es_flipout.run.checks import require, require_not_negative, require_positive
 from es_flipout.run.reporters.names import JSONL, REPORTERS, TENSORBOARD, reporter_name
@@ -161,6 +163,26 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class SigmaAdaptationConfig:
+    """A standard deviation for each weight, which starts at `es.sigma`."""
+
+    rule: SigmaRule | None = None
+    """pgpe or snes (separable natural evolution strategies, with es.fitness_shaping nes); null for the same
+    sigma for all weights. Flipout needs es.base gaussian and several bases."""
+    lr: float | None = None
+    """Learning rate; null for 0.1 with pgpe and (3 + ln d) / (5 sqrt d), for d weights, with snes."""
+    max_change: float = MAX_SIGMA_CHANGE
+    """Bound on the relative change of a weight's sigma per generation, between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        require_positive("es.sigma_adaptation.lr", self.lr)
+        require(
+            0 < self.max_change < 1,
+            f"es.sigma_adaptation.max_change must be between 0 and 1, got {self.max_change}",
+        )
+
+
+@dataclass(frozen=True)
 class ESConfig:
     """The evolution strategy: how members are drawn and how their fitness is weighted."""
 
@@ -170,6 +192,8 @@ class ESConfig:
     """Standard deviation of the perturbation of every weight."""
     sigma_schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """How sigma changes over the run."""
+    sigma_adaptation: SigmaAdaptationConfig = field(default_factory=SigmaAdaptationConfig)
+    """How the standard deviation of each weight's perturbation follows the fitness."""
     perturbation: Literal["flipout", "low_rank", "independent"] = "flipout"
     """Noise family: flipout (shared bases, signs per member), low_rank (a product of two thin matrices per
     member) or independent (dense noise per member; slow)."""
@@ -202,6 +226,24 @@ class ESConfig:
             self.perturbation != "flipout" or self.population_size % unit == 0,
             f"es.population_size must be divisible by {pair}es.num_bases = {unit}{why}, "
             f"got {self.population_size}",
+        )
+        if self.sigma_adaptation.rule is not None:
+            self._check_adaptation()
+
+    def _check_adaptation(self) -> None:
+        require(
+            self.perturbation != "low_rank",
+            "es.sigma_adaptation needs es.perturbation flipout or independent: low-rank noise cannot have a "
+            "sigma for each weight",
+        )
+        require(
+            self.perturbation != "flipout" or (self.base == "gaussian" and self.num_bases > 1),
+            "es.sigma_adaptation needs es.base gaussian and es.num_bases >= 2 with flipout, because members "
+            f"that share a base differ by signs only, got {self.base} and {self.num_bases}",
+        )
+        require(
+            self.sigma_adaptation.rule != "snes" or self.fitness_shaping == "nes",
+            f"es.sigma_adaptation.rule snes needs es.fitness_shaping nes, got {self.fitness_shaping}",
         )
 
 

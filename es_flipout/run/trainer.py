@@ -225,6 +225,7 @@ class Trainer:
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
         fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
+        sigma = self.es.mean_sigma
         with self._agreement.errors():
             update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)
         normalizer = getattr(self.policy, "normalizer", None)
@@ -236,7 +237,9 @@ class Trainer:
         elapsed, self.update_seconds = elapsed + updated, self.update_seconds + updated
         self.seconds += time.perf_counter() - started
         timing = Timing(episodes.env_steps / elapsed, self.seconds, episodes.live_share)
-        metrics = GenerationMetrics.of(self.es, episodes, fitness, update, self.env_steps, limit, timing)
+        metrics = GenerationMetrics.of(
+            self.es, episodes, fitness, update, self.env_steps, limit, timing, sigma=sigma
+        )
         report = Report(metrics, self._histograms(episodes, fitness) if self._agreement.leads else {})
         is_saved = self._is_now_due(self.config.logging.checkpoint_interval)
         is_kept = is_scored or self._is_now_due(self.config.logging.keep_interval)
@@ -270,6 +273,7 @@ class Trainer:
             "fitness": fitness,
             "episode_length": torch.from_numpy(episodes.lengths),
             **{f"parameters/{name}": each.detach().cpu().clone() for name, each in parameters},
+            **{f"sigma/{name}": self.es.sigma * each.cpu() for name, each in self.es.sigma_scales.items()},
         }
 
     def _apply_schedules(self) -> None:

@@ -20,6 +20,7 @@ from es_flipout import (
     LinearPolicy,
     LowRank,
     MLPPolicy,
+    SigmaAdaptation,
     make_vec,
 )
 from es_flipout.envs.native import native_maker
@@ -55,6 +56,7 @@ def population_of(
     sigma=0.3,
     members=P,
     frozen=(),
+    adapts=False,
     **kwargs,
 ):
     generator = torch.Generator().manual_seed(0)
@@ -72,9 +74,12 @@ def population_of(
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
     for name in frozen:
         policy.get_parameter(name).requires_grad_(False)
-    return FlipoutES(
-        policy, population_size=members, sigma=sigma, perturbation=family, antithetic=antithetic
-    ).ask()
+    es = FlipoutES(policy, population_size=members, sigma=sigma, perturbation=family, antithetic=antithetic)
+    if adapts:
+        es.sigma_adaptation = SigmaAdaptation("pgpe")
+        scales = {name: 0.5 + torch.rand_like(each) for name, each in policy.named_parameters()}
+        es.load_state_dict(es.state_dict() | {"sigma_scales": scales})
+    return es.ask()
 
 
 def assert_alike(one, other, tolerance):
@@ -102,6 +107,8 @@ KINDS = {
     "rank 1": {"family": LowRank(1)},
     "rank 3": {"family": LowRank(3), "antithetic": False},
     "independent": {"family": Independent()},
+    "sigmas of its own": {"family": Flipout(num_bases=2, base="gaussian"), "adapts": True},
+    "independent, sigmas of its own": {"family": Independent(), "adapts": True},
     "independent, no pairs": {"family": Independent(), "antithetic": False},
     "linear": {"policy_class": LinearPolicy},
     "linear of rank 1": {"policy_class": LinearPolicy, "family": LowRank(1)},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from es_flipout.choices import SigmaRule
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.shipped import find_config, shipped_config_dir
 from es_flipout.run.config import (
@@ -18,8 +20,14 @@ from es_flipout.run.config import (
     PolicyConfig,
     RolloutConfig,
     ScheduleConfig,
+    SigmaAdaptationConfig,
 )
 from es_flipout.run.trainer import Trainer
+
+
+def adapting(rule: SigmaRule = "pgpe", **settings: Any) -> ESConfig:
+    return ESConfig(sigma_adaptation=SigmaAdaptationConfig(rule), **settings)
+
 
 SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
 
@@ -66,6 +74,15 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         (lambda: OptimizerConfig(kwargs={"lr": 0.1}), "must not contain lr: set optimizer.lr"),
         (lambda: OptimizerConfig(kwargs={"maximize": True}), "must not contain maximize: fitness is always"),
         (lambda: EvaluationConfig(interval=-1), "evaluation.interval must be >= 0"),
+        (lambda: SigmaAdaptationConfig(lr=0.0), "es.sigma_adaptation.lr must be > 0, got 0"),
+        (lambda: SigmaAdaptationConfig(max_change=1.0), "max_change must be between 0 and 1, got 1.0"),
+        (lambda: adapting(num_bases=8), "needs es.base gaussian and es.num_bases >= 2.*got rademacher and 8"),
+        (lambda: adapting(base="gaussian"), "needs es.base gaussian and.*got gaussian and 1"),
+        (lambda: adapting(perturbation="low_rank"), "needs es.perturbation flipout or independent"),
+        (
+            lambda: adapting("snes", perturbation="independent"),
+            "es.sigma_adaptation.rule snes needs es.fitness_shaping nes, got centered_ranks",
+        ),
         (lambda: Config(seed=-1), "seed must be >= 0"),
         (lambda: Config(threads=0), "threads must be > 0"),
         (lambda: Config(es=ESConfig(sigma_schedule=ScheduleConfig("linear"))), "a schedule needs a budget"),

@@ -28,7 +28,7 @@ from es_flipout.rollout import (
 from es_flipout.run import checkpoint
 from es_flipout.run import trainer as trainer_module
 from es_flipout.run.build import official_scorer
-from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig
+from es_flipout.run.config import Config, EpisodeLimitConfig, ScheduleConfig, SigmaAdaptationConfig
 from es_flipout.run.errors import RunBrokenError, RunError
 from es_flipout.run.journal import Journal
 from es_flipout.run.play_generation import play_generation
@@ -831,10 +831,11 @@ class Attentive(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", ["mlp", f"{__name__}:Attentive"])
 def test_a_run_on_worker_processes_repeats_and_resumes_to_the_last_bit(config, kind):
+    adapting = {"base": "gaussian", "num_bases": 4, "sigma_adaptation": SigmaAdaptationConfig("pgpe")}
     config = replace(
         config,
         env=replace(config.env, id="Hopper-v5", num_envs=16, kwargs={"max_episode_steps": 20}),
-        es=replace(config.es, population_size=32),
+        es=replace(config.es, population_size=32, **adapting),
         policy=replace(config.policy, kind=kind),
         evaluation=replace(config.evaluation, interval=0),
         threads=2,
@@ -849,6 +850,8 @@ def test_a_run_on_worker_processes_repeats_and_resumes_to_the_last_bit(config, k
     whole, parts = runs
     assert figures(whole) == figures(parts)
     assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+    sigmas = [line["sigma"] for line in figures(whole)]
+    assert len(set(sigmas)) == 3  # it adapts
 
 
 @pytest.mark.parametrize(
