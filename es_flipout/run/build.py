@@ -72,6 +72,7 @@ def make_strategy(config: Config, policy: nn.Module, compute_tiles: ComputeTiles
         optimizer=make_optimizer(config.optimizer, policy),
         perturbation=make_perturbation(es),
         fitness_shaping=es.fitness_shaping,
+        elite_fraction=es.elite_fraction,
         antithetic=es.antithetic,
         weight_decay=es.weight_decay,
         seed=config.seed,
