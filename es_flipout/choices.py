@@ -50,6 +50,8 @@ MAX_SIGMA_CHANGE: Final = 0.2
 FitnessShaping = Literal["centered_ranks", "standardized", "nes", "raw"]
 """How fitness becomes utilities; see `fitness`."""
 FITNESS_SHAPING: Final = "centered_ranks"
+ELITE_FRACTION: Final = 1.0
+"""Share of the directions whose members move the policy."""
 OPTIMIZER: Final = "Adam"
 """Name of the optimizer."""
 LEARNING_RATE: Final = 0.01

@@ -61,6 +61,7 @@ def signal_to_noise(
     populations: Sequence[Population],
     utilities: Tensor,
     gradient: Mapping[str, Tensor],
+    members: Tensor,
     compute_tiles: ComputeTiles = compute_here,
 ) -> float:
     """Returns how much of a gradient estimate is signal; see `FlipoutES.tell`.
@@ -69,14 +70,17 @@ def signal_to_noise(
         populations: B populations of P members.
         utilities: of all members, in the order of the populations, [B P].
         gradient: their `mean_gradient`.
+        members: those of whose noise it is made, in their order, int64 [M]; all others have utility 0.
         compute_tiles: computes the tiles of the gradient of the first half of the members.
     """
     # Halves alternate by antithetic pair; the second half's estimate follows from 2 g = g_A + g_B.
     unit = 2 if populations[0].noise.antithetic else 1
-    if len(utilities) < 2 * unit:
+    if len(members) < 2 * unit:
         return math.nan
-    in_first_half = torch.arange(len(utilities), device=utilities.device) // unit % 2 == 0
-    first = mean_gradient(populations, torch.where(in_first_half, 2 * utilities, 0.0), compute_tiles)
+    first_half = members[torch.arange(len(members)) // unit % 2 == 0].to(utilities.device)
+    doubled = torch.zeros_like(utilities)
+    doubled[first_half] = 2 * utilities[first_half]
+    first = mean_gradient(populations, doubled, compute_tiles)
     second = {name: 2 * gradient[name] - first[name] for name in first}
     difference = {name: first[name] - second[name] for name in first}
     noise = norm(difference) ** 2 / 4

@@ -114,19 +114,23 @@ def _remedy(shape: torch.Size, size: int) -> str:
     return ""
 
 
-def as_utilities(values: Any, size: int) -> Tensor:
-    """Returns the utilities that a fitness shaping returned, as float64 [P] on the CPU.
+def as_utilities(values: Any, members: Tensor) -> Tensor:
+    """Returns the utilities that a fitness shaping returned, as float64 [M] on the CPU.
+
+    Args:
+        values: what it returned.
+        members: those whose fitness it was given, int64 [M].
 
     Raises:
         TypeError: if these are not real numbers.
         ValueError: if there is not one finite number per member.
     """
-    utilities = as_fitness(values, size, "the utilities that fitness_shaping returned")
+    utilities = as_fitness(values, len(members), "the utilities that fitness_shaping returned")
     if bool((bad := failed(utilities)).any()):
         index = int(bad.nonzero()[0])
         raise ValueError(
-            f"fitness_shaping returned the utility {float(utilities[index])} for member {index}: utilities "
-            "must be finite (centered_ranks are, for any fitness)"
+            f"fitness_shaping returned the utility {float(utilities[index])} for member "
+            f"{int(members[index])}: utilities must be finite (centered_ranks are, for any fitness)"
         )
     return utilities
 

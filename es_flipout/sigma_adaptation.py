@@ -30,9 +30,27 @@ from torch import Tensor
 
 from es_flipout.choices import MAX_SIGMA_CHANGE, PGPE_SIGMA_LR, SigmaRule
 from es_flipout.settings import number
+from es_flipout.update import norm
 
 SMALLEST, LARGEST = 1e-6, 1e6
 """Bounds of a scale, far beyond useful ones: squares of noise must stay finite and above 0 in float32."""
+
+
+def scales_for(parameters: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a scale for every weight of parameters, by name: the known one, or 1."""
+    return {
+        name: known[name].to(parameter)
+        if name in known and known[name].shape == parameter.shape
+        else torch.ones_like(parameter, requires_grad=False)
+        for name, parameter in parameters.items()
+    }
+
+
+def mean_scale(scales: Mapping[str, Tensor]) -> float:
+    """Returns the root mean square of the scales of all weights; 1 if there are none."""
+    if not scales:
+        return 1.0
+    return norm(scales) / math.sqrt(sum(scale.numel() for scale in scales.values()))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from es_flipout.choices import FITNESS_SHAPING, LEARNING_RATE, OPTIMIZER, FitnessShaping
+from es_flipout.choices import ELITE_FRACTION, FITNESS_SHAPING, LEARNING_RATE, OPTIMIZER, FitnessShaping
+from es_flipout.elites import elite_members, elite_utilities
 from es_flipout.estimate import mean_gradient, mean_magnitudes
 from es_flipout.estimate import signal_to_noise as signal_to_noise_of
-from es_flipout.fitness import Shaping, as_fitness, as_shaping, as_utilities, tied_fraction
+from es_flipout.fitness import Shaping, as_fitness, as_shaping, tied_fraction
 from es_flipout.optimizers import check_optimizer, follow_policy, load_state, make_optimizer, with_frozen
 from es_flipout.parameters import (
     changed_parameter,
@@ -36,7 +37,7 @@ from es_flipout.perturbations.module_copy import copy_state, deep_copy
 from es_flipout.perturbations.torch_modes import untracked
 from es_flipout.population import NoiseOrigin, Population
 from es_flipout.settings import integer, number, shown
-from es_flipout.sigma_adaptation import SigmaAdaptation
+from es_flipout.sigma_adaptation import SigmaAdaptation, mean_scale, scales_for
 from es_flipout.update import Update, cosine, norm, take_step
 
 
@@ -59,6 +60,7 @@ class FlipoutES:
         optimizer: torch.optim.Optimizer | None = None,
         perturbation: Perturbation = Flipout(),  # noqa: B008 - it is frozen
         fitness_shaping: FitnessShaping | Shaping = FITNESS_SHAPING,
+        elite_fraction: float = ELITE_FRACTION,
         antithetic: bool = True,
         sigma_adaptation: SigmaAdaptation | None = None,
         weight_decay: float = 0.0,
@@ -75,6 +77,8 @@ class FlipoutES:
             perturbation: the noise family.
             fitness_shaping: "centered_ranks", "standardized", "nes", "raw", or a function from returns [P]
                 to utilities [P].
+            elite_fraction: share of the antithetic pairs (without them, of the members) that the update is
+                made of: those with the best members, as in ARS (see `elites`). Only their fitness is shaped.
             antithetic: whether members come in pairs of opposite perturbations.
             sigma_adaptation: how each weight's standard deviation follows the fitness; None if it does not.
                 With flipout it needs a Gaussian base and several bases; LowRank cannot have it.
@@ -94,6 +98,7 @@ class FlipoutES:
         self.population_size = population_size
         self.perturbation = perturbation
         self.fitness_shaping = fitness_shaping
+        self.elite_fraction = elite_fraction
         self.antithetic = antithetic
         self.sigma_adaptation = sigma_adaptation
         self.weight_decay = weight_decay
@@ -132,10 +137,7 @@ class FlipoutES:
     @property
     def mean_sigma(self) -> float:
         """Standard deviation of a perturbation, as the root mean square over all weights."""
-        if not self._sigma_scales:
-            return self.sigma
-        count = sum(scale.numel() for scale in self._sigma_scales.values())
-        return self.sigma * norm(self._sigma_scales) / math.sqrt(count)
+        return self.sigma * mean_scale(self._sigma_scales)
 
     def _check_settings(self) -> None:
         """Checks the constructor's arguments, which are attributes that anyone may change later.
@@ -146,6 +148,9 @@ class FlipoutES:
         self.population_size = integer("population_size", self.population_size, positive=True)
         self.seed = integer("seed", self.seed)
         self.weight_decay = number("weight_decay", self.weight_decay)
+        self.elite_fraction = number("elite_fraction", self.elite_fraction, positive=True)
+        if self.elite_fraction > 1:
+            raise ValueError(f"elite_fraction must be in (0, 1], got {self.elite_fraction}")
         if not isinstance(self.antithetic, bool | np.bool_):
             raise ValueError(f"antithetic must be True or False, got {self.antithetic!r}")
         if not isinstance(self.perturbation, Perturbation):
@@ -215,13 +220,7 @@ class FlipoutES:
         if self.sigma_adaptation is None:
             self._sigma_scales = {}
             return
-        scales = self._sigma_scales
-        self._sigma_scales = {
-            name: scales[name].to(parameter)
-            if name in scales and scales[name].shape == parameter.shape
-            else torch.ones_like(parameter, requires_grad=False)
-            for name, parameter in self._parameters.items()
-        }
+        self._sigma_scales = scales_for(self._parameters, self._sigma_scales)
 
     @untracked
     def tell(self, fitness: Any, *, signal_to_noise: bool = False) -> Update:
@@ -236,10 +235,10 @@ class FlipoutES:
                 tensor, an array, or an iterable of numbers. With further populations from `ask_more`, [B P]
                 for B populations in total.
             signal_to_noise: whether to estimate, at the price of a second gradient, how much of the gradient
-                estimate is signal: with the estimates g_A and g_B of the two halves of the members,
-                (g_A · g_B) / (|g_A - g_B|² / 4), the squared norm of the expected gradient over the summed
-                variance of the whole estimate. Below about 0.1 an update is mostly noise. Noise that members
-                share (flipout's bases) counts as signal.
+                estimate is signal: with the estimates g_A and g_B of the two halves of the members (of the
+                elites), (g_A · g_B) / (|g_A - g_B|² / 4), the squared norm of the expected gradient over the
+                summed variance of the whole estimate. Below about 0.1 an update is mostly noise. Noise that
+                members share (flipout's bases) counts as signal.
 
         Raises:
             RuntimeError: if there is no population: `ask` was not called.
@@ -255,8 +254,10 @@ class FlipoutES:
         fitness = as_fitness(fitness, sum(population.size for population in self._populations))
         populations, parameters = self._populations, self._parameters
         tied = tied_fraction(fitness)
+        noise = populations[0].noise
+        elites = elite_members(fitness, self.elite_fraction, antithetic=noise.antithetic)
         shaping: Any = self.fitness_shaping
-        utilities = as_utilities(shaping(fitness), len(fitness)).to(populations[0].noise.device)
+        utilities = elite_utilities(shaping, fitness, elites).to(noise.device)
         gradient = mean_gradient(populations, utilities, self.compute_tiles)
         gradient_norm = norm(gradient)
         if not math.isfinite(gradient_norm):
@@ -267,7 +268,7 @@ class FlipoutES:
             )
         ratio = None
         if signal_to_noise:
-            ratio = signal_to_noise_of(populations, utilities, gradient, self.compute_tiles)
+            ratio = signal_to_noise_of(populations, utilities, gradient, elites, self.compute_tiles)
         scales = self._adapted(populations, utilities)
         before = {name: value.detach().clone() for name, value in parameters.items()}
         # torch optimizers descend, fitness ascends

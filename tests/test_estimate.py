@@ -61,8 +61,9 @@ def test_populations_without_sigma_have_no_tiles() -> None:
 def test_signal_to_noise_is_of_the_values_that_it_is_given() -> None:
     populations, utilities = populations_of(Flipout(), 2), utilities_of(2 * P)
     gradient, recorder = mean_gradient(populations, utilities), Recorder()
-    ratio = signal_to_noise(populations, utilities, gradient, recorder)
-    assert ratio == signal_to_noise(populations, utilities, gradient)
+    members = torch.arange(2 * P)
+    ratio = signal_to_noise(populations, utilities, gradient, members, recorder)
+    assert ratio == signal_to_noise(populations, utilities, gradient, members)
     assert len(recorder.calls) == 1
     # Half of the sum as the first half's: (g / 2 . 3 g / 2) / (|g|² / 4) = 3.
     half = {"weight": gradient["weight"] / 2, "bias": gradient["bias"] / 2}
@@ -72,4 +73,4 @@ def test_signal_to_noise_is_of_the_values_that_it_is_given() -> None:
         values = [half["weight"] * scale, half["bias"] * scale]
         return values + [torch.zeros_like(value) for value in values]
 
-    assert signal_to_noise(populations, utilities, gradient, halves) == pytest.approx(3)
+    assert signal_to_noise(populations, utilities, gradient, members, halves) == pytest.approx(3)

@@ -14,7 +14,8 @@ from torch import nn
 from es_flipout import Config, FlipoutES, Independent
 from es_flipout.cli.arguments import parse_train
 
-PAGE = (Path(__file__).parents[1] / "docs" / "migrate.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "migrate.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 OURS = [block for block in BLOCKS if "es_flipout" in block]
 THEIRS = [block for block in BLOCKS if "es_flipout" not in block]
@@ -47,14 +48,15 @@ def test_the_yaml_of_rllib_is_a_configuration(tmp_path: Path) -> None:
 
 
 def test_the_update_is_that_of_ars() -> None:
-    names = run(OURS[0], generations=0)
+    translated = run(OURS[0], generations=0)["es"]
     layer = nn.Linear(4, 2, bias=False).double()
     es = FlipoutES(
         layer,
-        population_size=16,
-        sigma=0.05,
-        optimizer=torch.optim.SGD(layer.parameters(), lr=2 * 0.05 * 0.02),
-        fitness_shaping=names["of_best_pairs"],
+        population_size=translated.population_size,
+        sigma=translated.sigma,
+        optimizer=torch.optim.SGD(layer.parameters(), lr=translated.optimizer.param_groups[0]["lr"]),
+        fitness_shaping=translated.fitness_shaping,
+        elite_fraction=translated.elite_fraction,
         perturbation=Independent(),
     )
     population = es.ask()
@@ -63,9 +65,19 @@ def test_the_update_is_that_of_ars() -> None:
     es.tell(returns)
     plus, minus = returns[0::2], returns[1::2]
     top = torch.maximum(plus, minus).argsort(descending=True)[:4]
-    deviation = torch.cat([plus[top], minus[top]]).std()
+    deviation = torch.cat([plus[top], minus[top]]).std(correction=0)
     step = 0.02 / (4 * deviation) * torch.einsum("q,qji->ji", plus[top] - minus[top], deltas[top])
     torch.testing.assert_close(layer.weight.detach() - before, step, rtol=1e-5, atol=1e-9)
+
+
+def test_the_yaml_of_the_faq_is_ars(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "faq.md").read_text(), flags=re.DOTALL)
+    path = tmp_path / "ars.yaml"
+    path.write_text(text)
+    config: Config = parse_train(["--config", str(path)]).config
+    assert config.es.fitness_shaping == "standardized"
+    assert config.es.elite_fraction == 0.5
+    assert config.optimizer.lr == pytest.approx(2 * 0.02 * config.es.sigma)
 
 
 def test_weight_decay_is_that_of_rllib() -> None:

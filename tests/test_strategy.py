@@ -246,6 +246,7 @@ class TestAsk:
         assert make_perturbation(replace(config, perturbation="low_rank")) == LowRank()
         assert es.fitness_shaping is SHAPINGS[config.fitness_shaping]
         assert (es.antithetic, es.weight_decay) == (config.antithetic, config.weight_decay)
+        assert es.elite_fraction == config.elite_fraction == 1.0
         assert type(es.optimizer).__name__ == optimizer.name
         assert es.optimizer.param_groups[0]["lr"] == optimizer.lr
 

@@ -245,6 +245,7 @@ SETTINGS = [
     ("antithetic", [1, "yes", None]),
     ("weight_decay", [-1.0, math.nan, math.inf, "0", 1j, None]),
     ("fitness_shaping", ["ranks", None, 3, ["nes"]]),
+    ("elite_fraction", [0.0, -0.5, 1.01, math.nan, True, "1", None]),
     ("perturbation", [None, Flipout, "flipout"]),
     ("sigma", [-0.1, math.nan, math.inf, "0.1", 1j, None, True, torch.ones(2)]),
 ]
@@ -279,6 +280,7 @@ class TestSettings:
             ("sigma", np.float32(0.5), 0.5),
             ("sigma", Fraction(1, 2), 0.5),
             ("antithetic", np.True_, True),
+            ("elite_fraction", Fraction(1, 2), 0.5),
             ("fitness_shaping", "nes", SHAPINGS["nes"]),
         ],
         ids=lambda each: getattr(each, "__name__", repr(each)),

@@ -80,6 +80,7 @@ def make_strategy(config: Config, policy: nn.Module, compute_tiles: ComputeTiles
         optimizer=make_optimizer(config.optimizer, policy),
         perturbation=make_perturbation(es),
         fitness_shaping=es.fitness_shaping,
+        elite_fraction=es.elite_fraction,
         antithetic=es.antithetic,
         sigma_adaptation=make_adaptation(es.sigma_adaptation),
         weight_decay=es.weight_decay,

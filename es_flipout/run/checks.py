@@ -16,6 +16,6 @@ def require_positive(name: str, value: float | None) -> None:
     require(value is None or (value > 0 and math.isfinite(value)), f"{name} must be > 0, got {value}")
 
 
-def require_not_negative(name: str, value: float) -> None:
-    """Checks that a value is finite and at least 0."""
-    require(value >= 0 and math.isfinite(value), f"{name} must be >= 0, got {value}")
+def require_not_negative(name: str, value: float | None) -> None:
+    """Checks that a value is finite and at least 0; None passes."""
+    require(value is None or (value >= 0 and math.isfinite(value)), f"{name} must be >= 0, got {value}")

@@ -99,6 +99,10 @@ class Config:
         require(
             self.has_budget or not scheduled, "a schedule needs a budget: set generations or max_env_steps"
         )
+        require(
+            self.has_budget or self.rollout.final_alive_bonus is None,
+            "rollout.final_alive_bonus needs a budget: set generations or max_env_steps",
+        )
 
     @property
     def has_budget(self) -> bool:

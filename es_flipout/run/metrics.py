@@ -25,7 +25,7 @@ class GenerationMetrics:
     env_steps: int
     """Live env steps since the run began."""
     fitness_mean: float
-    """Mean fitness of the members that did not fail: their return minus rollout.alive_bonus per step."""
+    """Mean fitness of the members that did not fail: their return minus the alive bonus per step."""
     fitness_best: float
     """Highest fitness."""
     fitness_worst: float

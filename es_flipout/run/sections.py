@@ -15,6 +15,7 @@ from es_flipout.choices import (
     BASE,
     BLOCK_SIZE,
     CONV_LAYERS,
+    ELITE_FRACTION,
     FITNESS_SHAPING,
     HIDDEN_SIZES,
     INITIALIZATION,
@@ -207,6 +208,9 @@ class ESConfig:
     """Antithetic (mirrored) sampling: members come in pairs with opposite perturbations."""
     fitness_shaping: FitnessShaping = FITNESS_SHAPING
     """How fitness becomes utilities."""
+    elite_fraction: float = ELITE_FRACTION
+    """Share of the antithetic pairs (of the members, if es.antithetic is false) that an update is made of:
+    those with the best members, as in ARS. Only their fitness is shaped; 1 takes all."""
     weight_decay: float = 0.0
     """L2 coefficient: the ascent direction is the gradient estimate minus weight_decay times the weights."""
 
@@ -215,6 +219,9 @@ class ESConfig:
         require_positive("es.sigma", self.sigma)
         require_positive("es.num_bases", self.num_bases)
         require_positive("es.rank", self.rank)
+        require(
+            0 < self.elite_fraction <= 1, f"es.elite_fraction must be in (0, 1], got {self.elite_fraction}"
+        )
         require_not_negative("es.weight_decay", self.weight_decay)
         require(
             not self.antithetic or self.population_size % 2 == 0,
@@ -272,13 +279,23 @@ class RolloutConfig:
     alive_bonus: float = 0.0
     """Reward per env step survived, to be subtracted from the fitness: 1 for Hopper, Walker2d and Ant, 5 for
     Humanoid. Members then compete by what they do, not by how long they stand. Scores always include it."""
+    final_alive_bonus: float | None = None
+    """Value that alive_bonus changes to, linearly over the run's budget; null keeps it constant. From 0 to 5,
+    members first learn to stand, then to move; from 0.5 to 0, a policy that walks learns not to fall."""
 
     def __post_init__(self) -> None:
         require_positive("rollout.episodes", self.episodes)
         require_positive("rollout.block_size", self.block_size)
         require_not_negative("rollout.action_noise", self.action_noise)
         require_not_negative("rollout.alive_bonus", self.alive_bonus)
+        require_not_negative("rollout.final_alive_bonus", self.final_alive_bonus)
         require_not_negative("rollout.min_env_steps", self.min_env_steps)
+
+    def alive_bonus_at(self, progress: float) -> float:
+        """Returns the alive bonus at `progress` in [0, 1] of the budget."""
+        if self.final_alive_bonus is None:
+            return self.alive_bonus
+        return self.alive_bonus + (self.final_alive_bonus - self.alive_bonus) * progress
 
 
 @dataclass(frozen=True)

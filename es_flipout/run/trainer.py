@@ -198,6 +198,7 @@ class Trainer:
     def _run_generation(self, journal: Journal, should_stop: Callable[[], bool]) -> None:
         started = time.perf_counter()
         self._apply_schedules()
+        alive_bonus = self.config.rollout.alive_bonus_at(self.progress)
         try:
             episodes = play_generation(
                 self.config,
@@ -224,7 +225,7 @@ class Trainer:
         self._report_scored(journal, should_stop, wait=is_scored)
         # From here on nothing is interrupted before the generation is whole.
         told = time.perf_counter()
-        fitness = episodes.fitness_without(self.config.rollout.alive_bonus)
+        fitness = episodes.fitness_without(alive_bonus)
         sigma = self.es.mean_sigma
         with self._agreement.errors():
             update = self.es.tell(fitness, signal_to_noise=self.config.logging.signal_to_noise)

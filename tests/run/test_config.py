@@ -60,10 +60,15 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         (lambda: PolicyConfig(hidden_sizes=[64, 0]), "policy.hidden_sizes"),
         (lambda: OptimizerConfig(lr=0.0), "optimizer.lr must be > 0"),
         (lambda: ESConfig(rank=0), "es.rank must be > 0, got 0"),
+        (lambda: ESConfig(elite_fraction=0.0), r"es.elite_fraction must be in \(0, 1\], got 0.0"),
+        (lambda: ESConfig(elite_fraction=1.5), r"es.elite_fraction must be in \(0, 1\], got 1.5"),
+        (lambda: ESConfig(elite_fraction=float("nan")), "es.elite_fraction"),
         (lambda: ESConfig(weight_decay=-1.0), "es.weight_decay must be >= 0, got -1.0"),
         (lambda: ESConfig(weight_decay=float("nan")), "es.weight_decay must be >= 0, got nan"),
         (lambda: PolicyConfig(observation_stack=0), "policy.observation_stack must be > 0, got 0"),
         (lambda: RolloutConfig(action_noise=-0.1), "rollout.action_noise must be >= 0, got -0.1"),
+        (lambda: RolloutConfig(final_alive_bonus=-1.0), "rollout.final_alive_bonus must be >= 0, got -1.0"),
+        (lambda: RolloutConfig(final_alive_bonus=float("inf")), "rollout.final_alive_bonus must be >= 0"),
         (lambda: PolicyConfig(recurrent_size=0), "policy.recurrent_size must be > 0, got 0"),
         (
             lambda: PolicyConfig(conv_layers=[[8, 3, 1]]),
@@ -86,6 +91,10 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         (lambda: Config(seed=-1), "seed must be >= 0"),
         (lambda: Config(threads=0), "threads must be > 0"),
         (lambda: Config(es=ESConfig(sigma_schedule=ScheduleConfig("linear"))), "a schedule needs a budget"),
+        (
+            lambda: Config(rollout=RolloutConfig(final_alive_bonus=0.0)),
+            "rollout.final_alive_bonus needs a budget: set generations or max_env_steps",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_name(build, message):
@@ -109,6 +118,16 @@ def test_a_schedule_goes_from_its_start_to_its_final_fraction(kind, halfway):
     assert schedule.value(2.0, 0.5) == pytest.approx(halfway)
     end = 2.0 if kind == "constant" else 0.5
     assert schedule.value(2.0, 1.0) == schedule.value(2.0, 1.7) == pytest.approx(end)
+
+
+def test_the_alive_bonus_goes_from_its_start_to_its_end():
+    rising, falling = (
+        RolloutConfig(final_alive_bonus=5.0),
+        RolloutConfig(alive_bonus=0.5, final_alive_bonus=0.0),
+    )
+    assert [rising.alive_bonus_at(progress) for progress in (0.0, 0.1, 0.5, 1.0)] == [0.0, 0.5, 2.5, 5.0]
+    assert [falling.alive_bonus_at(progress) for progress in (0.0, 0.5, 1.0)] == [0.5, 0.25, 0.0]
+    assert RolloutConfig(alive_bonus=0.3).alive_bonus_at(0.7) == 0.3
 
 
 def test_progress_is_the_budget_that_is_used_up_most():

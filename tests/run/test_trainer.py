@@ -238,6 +238,43 @@ def test_the_alive_bonus_counts_in_scores_but_not_in_fitness(config):
     assert figures(run)[-1]["score"] > 2
 
 
+@pytest.mark.parametrize("budget", [{"generations": 4}, {"generations": None, "max_env_steps": 192}])
+@pytest.mark.parametrize(
+    ("start", "end", "fitness"),
+    # In three steps no pole falls: all 16 returns of a generation are 3, and four have 192 env steps.
+    # The progress at the start of each generation is 0, 1/4, 2/4, 3/4.
+    [
+        (0.5, 2.5, [1.5, 0.0, -1.5, -3.0]),  # 3 minus 3 x 0.5, 1, 1.5, 2
+        (1.0, 0.0, [0.0, 0.75, 1.5, 2.25]),  # 3 minus 3 x 1, 0.75, 0.5, 0.25
+        (0.5, None, [1.5] * 4),
+    ],
+)
+def test_the_alive_bonus_follows_the_budget(config, budget, start, end, fitness):
+    config = replace(
+        config,
+        env=replace(config.env, kwargs={"max_episode_steps": 3}),
+        rollout=replace(config.rollout, alive_bonus=start, final_alive_bonus=end),
+        **budget,
+    )
+    run = RunDirectory.create(config)
+    train(config, run)
+    assert [line["fitness_mean"] for line in figures(run)] == fitness
+    assert [line["fitness_best"] for line in figures(run)] == fitness
+
+
+def test_a_resumed_run_goes_on_with_its_alive_bonus(config):
+    rollout = replace(config.rollout, final_alive_bonus=2.0)
+    config = replace(config, rollout=rollout, generations=None, max_env_steps=1000)
+    whole, parts = (RunDirectory.create(replace(config, out=out)) for out in ("whole", "parts"))
+    train(config, whole)
+    train(config, parts, stop_after=2)
+    train(config, parts)
+    assert figures(whole) == figures(parts)
+    assert_same_state(checkpoint.load(whole.last), checkpoint.load(parts.last))
+    # Two is more than a step pays, whatever members do.
+    assert figures(whole)[0]["fitness_worst"] > 0 > figures(whole)[-1]["fitness_best"]
+
+
 def test_of_several_episodes_each_loses_its_own_bonus():
     episodes = Episodes.of_population([[0, 1], [2, 3]])
     episodes.returns[:], episodes.lengths[:] = [10.0, 4.0, np.nan, 1.0], [4, 2, 1, 1]
