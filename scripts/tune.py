@@ -4,9 +4,10 @@ python -m scripts.tune --config hopper --space scripts/spaces/hopper.yaml --env-
 
 A space has settings with the names that es-train uses and the values to choose from: a list, or a range
 `{low: 0.01, high: 0.3}` that is searched on a logarithmic scale. Everything else is as in the configuration.
-Trials are compared by their score when they have used 1/9, 1/3 and all of the env steps. Only the best third
-of those that have come so far continues (asynchronous successive halving: Li et al., 2020, arXiv 1810.05934).
-The training seed of a trial is 1000 plus its number, so that it differs from the seeds of published scores.
+A trial trains several seeds, and its score is their mean: a single one may be lucky. Trials are compared when
+they have used 1/9, 1/3 and all of the env steps. Only the best third of those that have come so far continues
+(asynchronous successive halving: Li et al., 2020, arXiv 1810.05934). Training seeds are 1000 and more, no two
+trials have the same, and none is a seed of published scores.
 
 A stopped search can be continued: finished trials count, unfinished ones start again.
 """
@@ -17,9 +18,10 @@ import argparse
 import json
 import multiprocessing
 import shlex
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,25 +96,34 @@ def run_trial(trial: optuna.Trial, arguments: argparse.Namespace) -> None:
         TrialPruned: if the trial is not among the best third.
     """
     out = arguments.out / f"trial{trial.number:03}"
-    try:
-        config = config_of(arguments, trial.params, out, FIRST_TRAINING_SEED + trial.number)
-        trainer = Trainer(config)
-    except ValueError as error:
-        trial.set_user_attr("error", str(error))
-        raise optuna.TrialPruned from error
-    run = RunDirectory.create(config)
-    scorer = official_scorer(config.env, config.evaluation.episodes)
-    with closing(scorer), closing(trainer), closing(JsonLines(run.metrics)) as lines:
+    first = FIRST_TRAINING_SEED + trial.number * arguments.seeds
+    with ExitStack() as stack:
+        try:
+            seeds = range(first, first + arguments.seeds)
+            configs = [config_of(arguments, trial.params, out / f"seed{seed}", seed) for seed in seeds]
+            trainers = [stack.enter_context(closing(Trainer(config))) for config in configs]
+        except ValueError as error:
+            trial.set_user_attr("error", str(error))
+            raise optuna.TrialPruned from error
+        runs = [RunDirectory.create(config) for config in configs]
+        lines = [stack.enter_context(closing(JsonLines(run.metrics))) for run in runs]
+        config = configs[0]
+        scorer = stack.enter_context(closing(official_scorer(config.env, config.evaluation.episodes)))
+        of_seeds: list[list[float]] = []
         for rung in RUNGS:
             target = arguments.env_steps * rung // RUNGS[-1]
             try:
-                trainer.train(run, [lines], lambda target=target: trainer.env_steps >= target)
+                for trainer, run, line in zip(trainers, runs, lines, strict=True):
+                    trainer.train(run, [line], lambda each=trainer, target=target: each.env_steps >= target)
             except RunError as error:
                 trial.set_user_attr("error", str(error))
                 raise optuna.TrialPruned from error
-            trial.report(scorer.score(trainer.policy, seed=SCORE_SEED).mean_return, rung)
-            trial.set_user_attr("env_steps", trainer.env_steps)
-            trial.set_user_attr("seconds", trainer.seconds)
+            scores = [scorer.score(each.policy, seed=SCORE_SEED).mean_return for each in trainers]
+            of_seeds.append(scores)
+            trial.report(statistics.fmean(scores), rung)
+            trial.set_user_attr("scores_of_seeds", of_seeds)
+            trial.set_user_attr("env_steps", max(each.env_steps for each in trainers))
+            trial.set_user_attr("seconds", sum(each.seconds for each in trainers))
             if rung < RUNGS[-1] and trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -188,6 +199,9 @@ def main(words: Sequence[str] | None = None) -> None:
         "--env-steps", type=int, required=True, help="live env steps of a trial that is not stopped early"
     )
     parser.add_argument("--trials", type=int, default=30, help="number of trials (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="training seeds of a trial (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="trials in parallel, one core each")
     parser.add_argument("--episodes", type=int, default=16, help="episodes per score (default: %(default)s)")
     parser.add_argument(

@@ -24,10 +24,21 @@ def search(tiny_config, tmp_path):
     tiny_config.write_text(yaml.safe_dump(config))
     space, result = tmp_path / "space.yaml", tmp_path / "results" / "tune.json"
 
-    def run(trials, space_=SPACE, jobs=1):
+    def run(trials, space_=SPACE, jobs=1, seeds=1):
         space.write_text(yaml.safe_dump(space_))
         words = ["--config", tiny_config, "--space", space, "--env-steps", 3000, "--episodes", 2]
-        words += ["--trials", trials, "--jobs", jobs, "--out", tmp_path / "out", "--json", result]
+        words += [
+            "--trials",
+            trials,
+            "--jobs",
+            jobs,
+            "--seeds",
+            seeds,
+            "--out",
+            tmp_path / "out",
+            "--json",
+            result,
+        ]
         tune.main([str(word) for word in words])
         return json.loads(result.read_text())
 
@@ -59,15 +70,25 @@ def test_a_search_stops_the_worse_trials_early_and_goes_on_where_it_was(search):
 
 @pytest.mark.slow
 def test_what_is_chosen_is_what_is_trained(search, tmp_path):
-    (trial,) = search(1)["trials"]
-    config = yaml.safe_load((tmp_path / "out" / "trial000" / "config.yaml").read_text())
-    for name, value in trial["settings"].items():
-        section = config
-        for part in name.split("."):
-            section = section[part]
-        assert section == value
-    assert config["seed"] == 1000
-    assert config["env"]["id"] == "InvertedPendulum-v5"
+    (trial,) = search(1, seeds=2)["trials"]
+    for seed in (1000, 1001):
+        config = yaml.safe_load((tmp_path / "out" / "trial000" / f"seed{seed}" / "config.yaml").read_text())
+        for name, value in trial["settings"].items():
+            section = config
+            for part in name.split("."):
+                section = section[part]
+            assert section == value
+        assert config["seed"] == seed
+        assert config["env"]["id"] == "InvertedPendulum-v5"
+
+
+@pytest.mark.slow
+def test_a_trial_is_judged_by_the_mean_of_its_seeds(search):
+    (trial,) = search(1, seeds=2)["trials"]
+    assert len(trial["scores_of_seeds"]) == 3
+    for scores, mean in zip(trial["scores_of_seeds"], trial["scores"].values(), strict=True):
+        assert len(set(scores)) == 2
+        assert mean == pytest.approx(sum(scores) / 2)
 
 
 def test_a_trial_that_cannot_be_trained_is_noted(search):
