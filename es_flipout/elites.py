@@ -1,8 +1,9 @@
 """Elites: only the best directions of a generation move the policy, as the top directions do in ARS.
 
 A direction is an antithetic pair, or a member where there are no pairs. Of the N directions, the
-b = max(1, round(fraction N)) with the highest fitness of a member, max(r+, r-), are chosen (Mania, Guy and
-Recht, 2018, arXiv 1803.07055, algorithm 2, V1-t and V2-t), and the gradient estimate is the mean over them.
+b = round(fraction N) with the highest fitness of a member, max(r+, r-), are chosen (Mania, Guy and Recht,
+2018, arXiv 1803.07055, algorithm 2, V1-t and V2-t), and the gradient estimate is the mean over them. At least
+two members are: one alone cannot be better than others.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def elite_members(fitness: Tensor, fraction: float, *, antithetic: bool) -> Tens
         return members
     unit = 2 if antithetic else 1
     best_of_direction = torch.where(failed(fitness), -math.inf, fitness).view(-1, unit).amax(dim=1)
-    count = max(1, round(fraction * len(best_of_direction)))
+    count = max(2 // unit, round(fraction * len(best_of_direction)))
     directions = best_of_direction.argsort(descending=True, stable=True)[:count]
     return members.view(-1, unit)[directions.sort().values].flatten()
 

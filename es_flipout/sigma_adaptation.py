@@ -13,7 +13,7 @@ is positive if members far from the center in weight i did well. Two published r
 (Sehnke, Osendorfer, Rückstieß, Graves, Peters and Schmidhuber, "Parameter-exploring policy gradients", Neural
 Networks 23, 2010: Δσ = α ((r⁺ + r⁻) / 2 - b) (ε² - σ²) / σ with ε = σ z; Schaul, Glasmachers and Schmidhuber,
 "High dimensions and heavy tails for natural evolution strategies", GECCO 2011.) In both, the center moves
-along Σ_m u_m σ_i z_mi, which is the gradient estimate of the scaled noise.
+along Σ_m u_m σ_i z_mi, so a weight's step grows with the square of its scale.
 
 Flipout's signs cancel in z²: S compares the bases with each other, so it is as noisy as K members would make
 it, and several bases of Gaussian noise are needed.
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from es_flipout.choices import MAX_SIGMA_CHANGE, PGPE_SIGMA_LR, SigmaRule
+from es_flipout.perturbations.noise_table import accumulation_dtype
 from es_flipout.settings import number
 from es_flipout.update import norm
 
@@ -37,11 +38,11 @@ SMALLEST, LARGEST = 1e-6, 1e6
 
 
 def scales_for(parameters: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a scale for every weight of parameters, by name: the known one, or 1."""
+    """Returns a scale for every weight of parameters, by name: the known one, or 1, in float32 or wider."""
     return {
-        name: known[name].to(parameter)
+        name: known[name].to(parameter.device)
         if name in known and known[name].shape == parameter.shape
-        else torch.ones_like(parameter, requires_grad=False)
+        else torch.ones(parameter.shape, dtype=accumulation_dtype(parameter.dtype), device=parameter.device)
         for name, parameter in parameters.items()
     }
 
@@ -72,9 +73,10 @@ class SigmaAdaptation:
         if self.rule not in ("pgpe", "snes"):
             raise ValueError(f"rule must be 'pgpe' or 'snes', got {self.rule!r}")
         if self.lr is not None:
-            number("lr", self.lr, positive=True)
-        if not 0 < number("max_change", self.max_change) < 1:
-            raise ValueError(f"max_change must be in (0, 1), got {self.max_change}")
+            object.__setattr__(self, "lr", number("lr", self.lr, positive=True))
+        object.__setattr__(self, "max_change", number("max_change", self.max_change, positive=True))
+        if self.max_change >= 1:
+            raise ValueError(f"max_change must be < 1, got {self.max_change}")
 
     def updated(
         self, scales: Mapping[str, Tensor], magnitudes: Mapping[str, Tensor], num_members: int
@@ -84,7 +86,7 @@ class SigmaAdaptation:
         Args:
             scales: c, of each parameter's shape.
             magnitudes: S, likewise.
-            num_members: P.
+            num_members: P, or the number of elites, whose utilities are P / M times as large.
         """
         lr = self._lr(sum(scale.numel() for scale in scales.values()))
         factors = {name: self._factor(magnitudes[name], lr, num_members) for name in scales}

@@ -269,7 +269,7 @@ class FlipoutES:
         ratio = None
         if signal_to_noise:
             ratio = signal_to_noise_of(populations, utilities, gradient, elites, self.compute_tiles)
-        scales = self._adapted(populations, utilities)
+        scales = self._adapted(populations, utilities, len(elites))
         before = {name: value.detach().clone() for name, value in parameters.items()}
         # torch optimizers descend, fitness ascends
         descent = {name: self.weight_decay * before[name] - gradient[name] for name in parameters}
@@ -292,12 +292,15 @@ class FlipoutES:
             signal_to_noise=ratio,
         )
 
-    def _adapted(self, populations: list[Population], utilities: Tensor) -> dict[str, Tensor]:
+    def _adapted(
+        self, populations: list[Population], utilities: Tensor, num_elites: int
+    ) -> dict[str, Tensor]:
         """Returns the scales of the next generation."""
-        if self.sigma_adaptation is None:
-            return {}
+        scales = self._sigma_scales
+        if self.sigma_adaptation is None or not scales or populations[0].sigma == 0:  # no member differs
+            return scales
         magnitudes = mean_magnitudes(populations, utilities, self.compute_tiles)
-        return self.sigma_adaptation.updated(self._sigma_scales, magnitudes, len(utilities))
+        return self.sigma_adaptation.updated(scales, magnitudes, num_elites)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlipoutES:
         twin = memo[id(self)] = object.__new__(type(self))

@@ -18,9 +18,13 @@ def main() -> None:
     parser.add_argument("film", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="a file that ends in .webp")
     parser.add_argument(
-        "--frames", nargs=2, type=int, default=[0, None], help="the first, and that after the last"
+        "--frames",
+        nargs=2,
+        type=int,
+        default=[0, None],
+        help="the first frame, and the first that is left out",
     )
-    parser.add_argument("--rows", nargs=2, type=int, default=[0, None], help="of pixels: likewise")
+    parser.add_argument("--rows", nargs=2, type=int, default=[0, None], help="of pixels, likewise")
     parser.add_argument("--every", type=int, default=1, help="take every n-th frame (default: 1)")
     parser.add_argument("--quality", type=int, default=70, help="of the pictures, 0 to 100 (default: 70)")
     arguments = parser.parse_args()

@@ -46,7 +46,8 @@ class TestElites:
 
     def test_are_the_best_members_where_there_are_no_pairs(self) -> None:
         assert chosen(PAIRS, 0.5, antithetic=False) == [2, 5, 6, 7]
-        assert chosen([3.0, 7.0, 5.0], 1 / 3, antithetic=False) == [1]
+        assert chosen([3.0, 7.0, 5.0, 4.0], 0.6, antithetic=False) == [1, 2]  # 2.4, rounded
+        assert chosen([3.0, 7.0, 5.0], 0.01, antithetic=False) == [1, 2]  # one alone is no better than others
 
     def test_a_pair_with_one_failed_member_is_ranked_by_the_other(self) -> None:
         # Better members: 1, 8, none, 3. An infinite return has failed, too.

@@ -29,7 +29,7 @@ def linear_policy() -> nn.Linear:
 
 
 def strategy(
-    policy: nn.Module, perturbation: Perturbation, rule: SigmaAdaptation, **options: object
+    policy: nn.Module, perturbation: Perturbation, rule: SigmaAdaptation | None, **options: object
 ) -> FlipoutES:
     settings = {"population_size": 16, "sigma": SIGMA, **options}
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
@@ -195,6 +195,59 @@ def test_several_populations_are_one() -> None:
         torch.testing.assert_close(es.sigma_scales[name], 1 + 0.4 * magnitudes)
 
 
+def test_snes_adds_up_over_the_elites() -> None:
+    es = strategy(
+        linear_policy(), Independent(), SigmaAdaptation("snes"), fitness_shaping="nes", elite_fraction=0.25
+    )
+    population = es.ask()
+    noise, fitness = noise_of(population)["weight"], torch.arange(16.0)  # the best pairs: members 12 to 15
+    es.tell(fitness)
+    squares = torch.tensordot(nes(fitness[12:]), (noise[12:] / SIGMA).square() - 1, dims=1)
+    expected = torch.exp((3 + math.log(8)) / (5 * math.sqrt(8)) / 2 * squares).clamp(0.8, 1.2)
+    torch.testing.assert_close(es.sigma_scales["weight"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scales_of_half_precision_policies_are_not(dtype: torch.dtype) -> None:
+    """Changes of half a percent must add up: bfloat16 has steps of 0.8% above 1."""
+    es = strategy(linear_policy().to(dtype), Independent(), SigmaAdaptation("pgpe", lr=0.02))
+    for _ in range(4):
+        es.tell(fitness_of(es.ask()))
+    scales = es.sigma_scales["weight"]
+    assert scales.dtype == torch.float32
+    assert len(scales.unique()) == 6
+    assert float((scales - 1).abs().max()) < 0.02
+
+
+def test_without_sigma_nothing_adapts() -> None:
+    es = strategy(linear_policy(), Independent(), SigmaAdaptation("pgpe"))
+    es.sigma = 0.0
+    es.ask()
+    es.tell(torch.arange(16.0) ** 2)
+    assert all(bool((scale == 1).all()) for scale in es.sigma_scales.values())
+
+
+def test_adaptation_begins_with_the_next_population() -> None:
+    es = strategy(linear_policy(), LowRank(), None, fitness_shaping="nes")
+    es.ask()
+    es.perturbation, es.sigma_adaptation = Independent(), SigmaAdaptation("snes")
+    es.tell(torch.arange(16.0))
+    assert not es.sigma_scales
+    es.tell(fitness_of(es.ask()))
+    assert bool((es.sigma_scales["weight"] != 1).all())
+
+
+@pytest.mark.parametrize("perturbation", FAMILIES)
+def test_scales_multiply(perturbation: Perturbation) -> None:
+    parameters = dict(linear_policy().named_parameters())
+    once, twice = (perturbation.sample(parameters, 8, torch.Generator().manual_seed(0)) for _ in range(2))
+    scales = {name: torch.full_like(value, 3.0) for name, value in parameters.items()}
+    twice.rescale(scales)
+    twice.rescale(scales)
+    for name, noise in once.member(5).items():
+        torch.testing.assert_close(twice.member(5)[name], 9 * noise)
+
+
 def test_state_continues_exactly_and_old_states_load() -> None:
     es, twin = (strategy(linear_policy(), Independent(), SigmaAdaptation("pgpe", lr=0.4)) for _ in range(2))
     es.tell(fitness_of(es.ask()))
@@ -233,7 +286,7 @@ def test_parameters_that_come_later_begin_at_sigma() -> None:
     [
         (lambda: SigmaAdaptation("cma"), "rule must be 'pgpe' or 'snes', got 'cma'"),  # type: ignore[arg-type]
         (lambda: SigmaAdaptation("pgpe", lr=0.0), "lr must be > 0, got 0"),
-        (lambda: SigmaAdaptation("pgpe", max_change=1.0), r"max_change must be in \(0, 1\), got 1"),
+        (lambda: SigmaAdaptation("pgpe", max_change=1.0), "max_change must be < 1, got 1"),
         (lambda: strategy(linear_policy(), LowRank(), SigmaAdaptation("pgpe")), "LowRank noise cannot have"),
         (lambda: strategy(linear_policy(), Flipout(4), SigmaAdaptation("pgpe")), "got 'rademacher' and 4"),
         (

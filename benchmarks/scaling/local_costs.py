@@ -114,13 +114,13 @@ class Update:
 def steps(num_envs: int) -> Iterator[float]:
     """Yields the seconds of a step of Humanoid envs on one core, as often as asked; the first warms up.
 
-    The policy is that of `pretrained/humanoid`, so that no episode ends before the limit.
+    The policy is that of `humanoid_half_trained`, so that no episode ends before the limit.
     """
     config = Config(
         env=EnvConfig(id="Humanoid-v5", num_envs=num_envs, kwargs=_kwargs()),
         policy=PolicyConfig(kind="linear", action_bounds="clip"),
         evaluation=EvaluationConfig(interval=0),
-        init_from=str(ROOT / "pretrained/humanoid/checkpoints/last.pt"),
+        init_from=str(ROOT / "benchmarks/results/humanoid_half_trained/checkpoints/last.pt"),
         device="cpu",
         threads=1,
     )

@@ -1,7 +1,8 @@
 """Records how long episodes of Humanoid's populations are: python -m benchmarks.scaling.record.
 
-Three populations: that of a policy without training, that of `pretrained/humanoid`, which keeps its balance
-for a while, and that of the long run in `benchmarks/results/humanoid_long_run`, which mostly stays up.
+Three populations, the latter two of policies in `benchmarks/results`: that of a policy without training, that
+of `humanoid_half_trained`, which keeps its balance for a while, and that of `humanoid_long_run`, which mostly
+stays up.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from es_flipout.run.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG_RUN = "benchmarks/results/humanoid_long_run"
+HALF_TRAINED = "benchmarks/results/humanoid_half_trained"
 POPULATIONS: dict[str, tuple[str, str | None]] = {
-    "untrained": ("pretrained/humanoid/config.yaml", None),
-    "half_trained": ("pretrained/humanoid/config.yaml", "pretrained/humanoid/checkpoints/last.pt"),
+    "untrained": (f"{HALF_TRAINED}/config.yaml", None),
+    "half_trained": (f"{HALF_TRAINED}/config.yaml", f"{HALF_TRAINED}/checkpoints/last.pt"),
     "upright": (f"{LONG_RUN}/config.yaml", f"{LONG_RUN}/checkpoints/last.pt"),
 }
 """Configuration and policy of each, relative to the checkout."""

@@ -193,6 +193,10 @@ def _one_line(message: str) -> str:
     if match := re.match(r"unrecognized arguments: --([\w.]+)", message, re.IGNORECASE):
         return f"unknown option --{match[1]}{suggestion(match[1], list(_option_names(Config)))}"
     if match := re.match(
+        r"Parser key \"([^\"]+)\": .*Expected a typing.Literal\[(.*?)\].*NoneType.*Given value: (.*)", message
+    ):
+        return f"{match[1]} must be one of {match[2]} or null, got {match[3]}"
+    if match := re.match(
         r"Parser key \"([^\"]+)\": .*Expected a <class .*(?:Got|Given) value: (.*)", message
     ):
         kinds = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", message))

@@ -173,11 +173,11 @@ class FlipoutTable(NoiseTable):
             total: Tensor = torch.tensordot(of_base, bases.square(), dims=1)
             return total
 
-        formula = squares_of if squared else rows_of
+        formula, result = (squares_of, dtype) if squared else (rows_of, self.dtype)
         return [
             tile
             for name, bases in self.bases.items()
-            for tile in tiles_of(bases.shape[1:], self.dtype, bases.device, partial(formula, name))
+            for tile in tiles_of(bases.shape[1:], result, bases.device, partial(formula, name))
         ]
 
     @override

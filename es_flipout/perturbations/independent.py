@@ -144,4 +144,5 @@ class SeededTable(DenseTable):
 
     @override
     def rescale(self, scales: Mapping[str, Tensor]) -> None:
-        self._scale = self._row_of(scales)
+        row = self._row_of(scales)
+        self._scale = row if self._scale is None else self._scale * row

@@ -103,7 +103,7 @@ class LowRankTable(NoiseTable):
     @override
     def tiles(self, weights: Tensor, *, squared: bool) -> list[Tile]:
         if squared:
-            raise ValueError("the squares of low-rank noise are not of low rank")
+            raise ValueError("low-rank noise has no squares of low rank")
         dtype, parts = accumulation_dtype(self.dtype), self.split(self.values)
         weights = weights.to(dtype).view(-1, 1, 1)
 
@@ -130,10 +130,6 @@ class LowRankTable(NoiseTable):
     def pin(self, name: str, entry: int) -> None:
         if name in self._weights:
             self.split(self.values)[f"left {name}"][:, :, entry] = 0
-
-    @override
-    def rescale(self, scales: Mapping[str, Tensor]) -> None:
-        raise ValueError("low-rank noise with a scale for each weight is not of low rank")
 
 
 @dataclass(frozen=True)

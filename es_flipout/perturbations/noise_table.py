@@ -70,7 +70,13 @@ class NoiseTable(ABC):
 
     @abstractmethod
     def tiles(self, weights: Tensor, *, squared: bool) -> list[Tile]:
-        """Returns the parts of the sum of all directions' noise, or of its squares, times weights [D]."""
+        """Returns the parts of the sum of all directions' noise times weights [D].
+
+        Args:
+            weights: of the directions.
+            squared: whether to sum the squares of the noise instead, in `accumulation_dtype`; only for tables
+                that `rescale`.
+        """
 
     @abstractmethod
     def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:
@@ -80,13 +86,13 @@ class NoiseTable(ABC):
     def pin(self, name: str, entry: int) -> None:
         """Leaves an entry of a parameter's first dimension without noise, if the noise is in this table."""
 
-    @abstractmethod
     def rescale(self, scales: Mapping[str, Tensor]) -> None:
         """Multiplies the noise of this table's parameters elementwise by `scales`, by name.
 
         Raises:
-            ValueError: if it has no such form any more.
+            ValueError: if the table cannot hold such noise.
         """
+        raise ValueError(f"{type(self).__name__} cannot hold noise with a scale for each weight")
 
 
 class DenseTable(NoiseTable):
@@ -107,8 +113,15 @@ class DenseTable(NoiseTable):
 
     @override
     def tiles(self, weights: Tensor, *, squared: bool) -> list[Tile]:
-        formula = partial(self._sum, weights.to(accumulation_dtype(self.dtype)), squared)
-        return tiles_of(self.values.shape[1:], self.dtype, self.values.device, formula, self.tile_values)
+        dtype = accumulation_dtype(self.dtype)
+        formula = partial(self._sum, weights.to(dtype), squared)
+        return tiles_of(
+            self.values.shape[1:],
+            dtype if squared else self.dtype,
+            self.values.device,
+            formula,
+            self.tile_values,
+        )
 
     @override
     def assembled(self, values: Iterator[Tensor]) -> dict[str, Tensor]:

@@ -178,6 +178,10 @@ class SigmaAdaptationConfig:
     def __post_init__(self) -> None:
         require_positive("es.sigma_adaptation.lr", self.lr)
         require(
+            self.rule is not None or self.lr is None,
+            "es.sigma_adaptation.lr needs es.sigma_adaptation.rule, pgpe or snes",
+        )
+        require(
             0 < self.max_change < 1,
             f"es.sigma_adaptation.max_change must be between 0 and 1, got {self.max_change}",
         )
@@ -280,8 +284,8 @@ class RolloutConfig:
     """Reward per env step survived, to be subtracted from the fitness: 1 for Hopper, Walker2d and Ant, 5 for
     Humanoid. Members then compete by what they do, not by how long they stand. Scores always include it."""
     final_alive_bonus: float | None = None
-    """Value that alive_bonus changes to, linearly over the run's budget; null keeps it constant. From 0 to 5,
-    members first learn to stand, then to move; from 0.5 to 0, a policy that walks learns not to fall."""
+    """Value that alive_bonus changes to, linearly over the run's budget; null keeps it constant. From 0 to 5
+    rewards standing at first and moving later; from 0.5 to 0 makes falls cost more and more."""
 
     def __post_init__(self) -> None:
         require_positive("rollout.episodes", self.episodes)

@@ -54,6 +54,10 @@ def test_free_form_keywords_merge_key_by_key():
         ("seed: true\n", "seed must be int, got True"),
         ("generations: many\n", "generations must be int or null, got many"),
         ("policy: {init: zeros}\n", "policy.init must be one of 'orthogonal', 'normc', got zeros"),
+        (
+            "es: {sigma_adaptation: {rule: cma}}\n",
+            "es.sigma_adaptation.rule must be one of 'pgpe', 'snes' or null, got cma",
+        ),
         ("policy: {conv_layers: [[8, 3]]}\n", "policy.conv_layers must hold [channels, kernel, stride, pad"),
         ("policy: {conv_layers: [8]}\n", "policy.conv_layers"),
         ("optimizer: {weight_decay: 0.1}\n", "unknown key optimizer.weight_decay in run.yaml"),

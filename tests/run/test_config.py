@@ -79,6 +79,7 @@ SHIPPED = sorted(path.name for path in shipped_config_dir().glob("*.yaml"))
         (lambda: OptimizerConfig(kwargs={"lr": 0.1}), "must not contain lr: set optimizer.lr"),
         (lambda: OptimizerConfig(kwargs={"maximize": True}), "must not contain maximize: fitness is always"),
         (lambda: EvaluationConfig(interval=-1), "evaluation.interval must be >= 0"),
+        (lambda: SigmaAdaptationConfig(lr=0.1), "es.sigma_adaptation.lr needs es.sigma_adaptation.rule"),
         (lambda: SigmaAdaptationConfig(lr=0.0), "es.sigma_adaptation.lr must be > 0, got 0"),
         (lambda: SigmaAdaptationConfig(max_change=1.0), "max_change must be between 0 and 1, got 1.0"),
         (lambda: adapting(num_bases=8), "needs es.base gaussian and es.num_bases >= 2.*got rademacher and 8"),
