@@ -1,6 +1,5 @@
 """Draws the learning curves of runs: the score over env steps and over time.
 
-python -m scripts.plot_curve runs/suite/published/ant/seed? --out docs/ant.png --title Ant-v5
 python -m scripts.plot_curve benchmarks/results/humanoid_long_run --over env_steps --out docs/humanoid.png
 """
 
