@@ -16,7 +16,7 @@ from es_flipout.run.machine import describe_machine
 from es_flipout.run.run_directory import RunDirectory
 
 NOT_TOLD = ("out", "threads", "device", "env.engine", "logging.reporters", "logging.histogram_interval")
-"""Settings on which no result depends."""
+"""Settings that say where a run took place and what it wrote."""
 
 
 def trial(run: RunDirectory) -> dict[str, Any]:

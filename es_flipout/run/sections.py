@@ -361,7 +361,7 @@ class LoggingConfig:
     (events in the run directory), mlflow, wandb, a class of your own as MODULE:CLASS, or a name with keyword
     arguments, for example {name: mlflow, tracking_uri: 'http://localhost:5000'}."""
     histogram_interval: int = 10
-    """Generations between histograms of fitness and parameters. 0 turns them off."""
+    """Generations between histograms of fitness, parameters and, if it adapts, sigma. 0 turns them off."""
     checkpoint_interval: int = 1
     """Generations between writes of checkpoints/last.pt."""
     keep_interval: int = 0

@@ -1,0 +1,26 @@
+"""scripts/trials: what is kept of runs that were started by hand."""
+
+from __future__ import annotations
+
+import json
+
+from scripts import trials
+
+
+def test_settings_that_are_not_defaults_and_the_curve_are_kept(small_run, tmp_path, monkeypatch):
+    run, file = small_run("linear"), tmp_path / "trials.json"
+    monkeypatch.setattr("sys.argv", ["trials", str(run.path), "--json", str(file)])
+    trials.main()
+    (trial,) = json.loads(file.read_text())["trials"]
+    (*_, last) = run.read_metrics()
+    assert (trial["generations"], trial["env_steps"]) == (last["generation"], last["env_steps"])
+    settings = trial["settings"]
+    assert (settings["env.id"], settings["policy.kind"], settings["policy.action_bounds"]) == (
+        "Hopper-v5",
+        "linear",
+        "clip",
+    )
+    assert "es.antithetic" not in settings  # the default
+    assert "out" not in settings
+    assert trial["curve"]["score"][-1] == round(last["score"], 1)
+    assert trial["curve"]["env_steps"][-1] == last["env_steps"]
