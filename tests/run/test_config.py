@@ -10,6 +10,7 @@ import pytest
 from es_flipout.choices import SigmaRule
 from es_flipout.cli.arguments import load_config
 from es_flipout.cli.shipped import find_config, shipped_config_dir
+from es_flipout.envs.gymnasium_ids import NATIVE_IDS
 from es_flipout.run.config import (
     Config,
     EnvConfig,
@@ -171,6 +172,10 @@ def test_every_shipped_configuration_builds_a_trainer(name):
         assert not trainer.finished
     finally:
         trainer.close()
+
+
+def test_every_native_task_has_a_configuration():
+    assert set(NATIVE_IDS) <= {load_config(find_config(name)).env.id for name in SHIPPED}
 
 
 def test_a_configuration_is_found_by_path_before_name_and_with_or_without_suffix():
