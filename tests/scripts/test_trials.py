@@ -24,3 +24,15 @@ def test_settings_that_are_not_defaults_and_the_curve_are_kept(small_run, tmp_pa
     assert "out" not in settings
     assert trial["curve"]["score"][-1] == round(last["score"], 1)
     assert trial["curve"]["env_steps"][-1] == last["env_steps"]
+    assert trial["returns"] is None
+
+
+def test_other_trials_of_the_file_stay(small_run, tmp_path, monkeypatch):
+    run, file = small_run("linear"), tmp_path / "trials.json"
+    file.write_text(json.dumps({"trials": [{"name": "another"}, {"name": run.path.name, "settings": "old"}]}))
+    monkeypatch.setattr("sys.argv", ["trials", str(run.path), "--json", str(file), "--episodes", "2"])
+    trials.main()
+    kept = {trial["name"]: trial for trial in json.loads(file.read_text())["trials"]}
+    assert kept.keys() == {"another", run.path.name}
+    assert kept[run.path.name]["settings"]["env.id"] == "Hopper-v5"
+    assert len(kept[run.path.name]["returns"]) == 2
