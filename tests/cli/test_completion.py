@@ -45,7 +45,7 @@ def test_bash_completes_a_training(tmp_path, capsys):
     assert completed(text, ["es-train", "--es.perturbation", "l"], tmp_path) == ["low_rank"]
     (tmp_path / "humble.yaml").touch()
     offered = completed(text, ["es-train", "--config", "hum"], tmp_path)
-    assert set(offered) == {"humble.yaml", "humanoid.yaml", "humanoid_gpu.yaml"}
+    assert set(offered) == {"humble.yaml", "humanoid.yaml", "humanoid_gpu.yaml", "humanoid_standup.yaml"}
     (tmp_path / "runs").mkdir()
     assert completed(text, ["es-train", "--resume", "r"], tmp_path) == ["runs"]
 
