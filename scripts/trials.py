@@ -31,6 +31,8 @@ def trial(run: RunDirectory, episodes: int) -> dict[str, Any]:
     """
     config = load_config(run.config)
     defaults, settings = flat_config(Config()), flat_config(config)
+    if config.init_from is not None:
+        settings["init_from"] = Path(config.init_from).name  # the name of a trial, wherever its folder is
     lines = run.read_metrics()
     scored = [line for line in lines if line["score"] is not None]
     return {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
+from es_flipout.cli.arguments import load_config
+from es_flipout.run.run_directory import RunDirectory
 from scripts import trials
 
 
@@ -36,3 +40,11 @@ def test_other_trials_of_the_file_stay(small_run, tmp_path, monkeypatch):
     assert kept.keys() == {"another", run.path.name}
     assert kept[run.path.name]["settings"]["env.id"] == "Hopper-v5"
     assert len(kept[run.path.name]["returns"]) == 2
+
+
+def test_the_run_that_a_trial_begins_from_is_told_by_its_name(small_run, tmp_path):
+    from_run = small_run("linear")
+    run = RunDirectory(tmp_path / "warm")
+    shutil.copytree(from_run.path, run.path)
+    run.write_config(dataclasses.replace(load_config(run.config), init_from=str(from_run.path)))
+    assert trials.trial(run, episodes=0)["settings"]["init_from"] == from_run.path.name
